@@ -1,1 +1,1 @@
-"""Reads the files that users bring as data."""
+"""Reads users' data files."""

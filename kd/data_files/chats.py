@@ -1,4 +1,4 @@
-"""Checks chats as users write them, and brings them into one form."""
+"""Checks users' chats and converts them to one format."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import json
@@ -12,10 +12,10 @@ from kd.data_files import image_parts
 from kd.images import loading
 from kd.models import chat_turns
 
-# Other names of roles, as data sets and APIs have them.
+# Names of roles in other data sets and APIs.
 _ALIASES = {'model': 'assistant', 'human': 'user', 'gpt': 'assistant'}
 ROLES = ('system', 'user', 'assistant', 'tool')
-# Keys without a part in the text that the model reads.
+# Keys that do not affect the model's input.
 _IGNORED = ('name', 'tool_call_id')
 KEYS = ('role', 'content', 'weight', 'train', 'rationale', 'tool_calls')
 _LEGAL = '{"role": "user", "content": "text"}'
@@ -30,24 +30,25 @@ def check(
   loader: loading.Loader | None = None,
   images: Sequence[Any] = (),
 ) -> list[Message]:
-  """Returns a chat's messages in one form.
+  """Returns a chat's messages in one format.
 
   Args:
-    messages: a list of dicts with role and content; the assistant's may have
-      weight (a number) or train (true or false), rationale (the beginning of
-      the content) and tool_calls; the user's contents may have images.
-    where: the file and line, for messages.
-    loader: reads images; None: from the messages themselves alone.
-    images: those of the parts {"type": "image"} that name none, in their order.
+    messages: a list of dicts with role and content. Assistant messages may also
+      have weight (a number) or train (true or false), rationale (the beginning
+      of the content) and tool_calls. The contents of user messages may have
+      images.
+    where: the file and line, for errors.
+    loader: reads images; None: only inline images.
+    images: the images for the parts {"type": "image"} without one, in order.
 
   Returns:
-    By message: role (one of ROLES), content, weight (0 on all but the
-    assistant's) and, where they are given, rationale and tool_calls, a list of
-    {name, arguments}, and images, the files in base64: chat_turns.IMAGE stands
-    for each of them in the content.
+    A dict per message: role (one of ROLES), content, weight (0 except for the
+    assistant) and, where given, rationale, tool_calls (a list of
+    {name, arguments}) and images (files in base64, each marked by
+    chat_turns.IMAGE in the content).
 
   Raises:
-    ConfigError: names the message and the field that is wrong.
+    ConfigError: a message is wrong; names the message and the field.
   """
   if not isinstance(messages, list) or not messages:
     raise errors.ConfigError(
@@ -85,7 +86,7 @@ def check(
 
 
 def check_trained(chat: list[Message], where: str) -> None:
-  """Raises ConfigError if a chat, from `check`, has no message to learn."""
+  """Raises ConfigError if no message of a checked chat is trained on."""
   if not any(message['weight'] for message in chat):
     raise errors.ConfigError(
       where,
@@ -144,7 +145,7 @@ def _content(message, where, optional):
   if isinstance(content, list):
     content = ''.join(_part(part, where) for part in content)
     if chat_turns.IMAGE in content:
-      return content  # Its texts are checked.
+      return content  # _part has checked the texts.
   if content is None:
     raise errors.ConfigError(where, 'has no content', legal=_LEGAL)
   return text(content, f'{where}.content', optional)
@@ -163,11 +164,11 @@ def _part(part, where):
 
 
 def text(value: Any, where: str, may_be_empty: bool = False) -> str:
-  """Returns a text that can be tokenized.
+  """Checks that a text can be tokenized and returns it.
 
   Raises:
-    ConfigError: it is no text, has no characters but white space, holds a null
-      character or half of a surrogate pair.
+    ConfigError: the value is not text, contains only white space, or contains a
+      null character or half of a surrogate pair.
   """
   if not isinstance(value, str):
     raise errors.ConfigError(
@@ -186,7 +187,7 @@ def text(value: Any, where: str, may_be_empty: bool = False) -> str:
 
 
 def _weight(message, role, where):
-  """Returns what each token of a message counts for."""
+  """Returns the weight of each token of a message."""
   if 'weight' in message and 'train' in message:
     raise errors.ConfigError(
       where, 'has both weight and train', legal='one of them'
@@ -212,10 +213,10 @@ def _weight(message, role, where):
 
 
 def weight(value: Any, where: str) -> float:
-  """Returns a weight, checked.
+  """Checks a weight and returns it.
 
   Raises:
-    ConfigError: it is no finite number from 0 to MOST_WEIGHT.
+    ConfigError: the value is not a finite number from 0 to MOST_WEIGHT.
   """
   is_number = isinstance(value, int | float)
   if not is_number or not math.isfinite(value) or not 0 <= value <= MOST_WEIGHT:
@@ -256,7 +257,7 @@ def _calls(calls, where):
 
 
 def _call(call, where):
-  """Returns a tool call as {name, arguments}; its arguments as written."""
+  """Returns a tool call as {name, arguments}, with arguments unchanged."""
   legal = '{"name": "tool", "arguments": {"name": "value"}}'
   function = call.get('function') if isinstance(call, Mapping) else None
   call = function or call
@@ -276,7 +277,7 @@ def _call(call, where):
 
 
 def _is_json(value) -> bool:
-  """Returns whether JSON can write a value: Parquet has dates and NaN."""
+  """Returns whether JSON can represent a value, unlike Parquet's dates, NaN."""
   try:
     json.dumps(value, allow_nan=False)
   except (TypeError, ValueError):
@@ -287,12 +288,12 @@ def _is_json(value) -> bool:
 def parse(
   data: str, where: str, loader: loading.Loader | None = None
 ) -> list[Message]:
-  """Returns the messages of a chat that is written as JSON; see `check`."""
+  """Parses a chat in JSON; see `check`."""
   legal = f'a JSON list of {_LEGAL}'
   read = json_files.parse(data.encode('utf-8'), where, legal)
   return check(read, where, loader)
 
 
 def dump(messages: list[Message]) -> str:
-  """Returns messages as JSON, which `parse` reads."""
+  """Returns messages as JSON for `parse`."""
   return json.dumps([*map(image_parts.restored, messages)], ensure_ascii=False)

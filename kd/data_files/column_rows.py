@@ -10,11 +10,11 @@ _BATCH = 256  # rows at a time
 
 
 def read_parquet(path: str, bad: json_rows.Bad) -> Iterator[json_rows.Row]:
-  """Yields 'FILE: row N', from 1, and the row as a dict.
+  """Yields 'FILE: row N', with N from 1, and the row as a dict.
 
   Args:
     path: the file.
-    bad: called with the error of a row that is wrong.
+    bad: called with the error of each invalid row.
 
   Raises:
     ConfigError: the file is damaged.
@@ -66,9 +66,9 @@ def _rows(path, batches, bad, damage) -> Iterator[json_rows.Row]:
 
 
 def _without_nulls(value: Any) -> Any:
-  """Returns a value without the keys that Arrow adds to nested dicts.
+  """Returns a value without the null entries of nested dicts.
 
-  All dicts of a column have the same keys, null where a row lacks one.
+  Arrow gives all dicts of a column the same keys, with null for missing ones.
   """
   if isinstance(value, dict):
     return {k: _without_nulls(x) for k, x in value.items() if x is not None}
@@ -76,7 +76,10 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _dicts(batch: Any) -> list[dict[str, Any] | UnicodeDecodeError]:
-  """Returns the rows of a batch; Arrow checks no text before it is read."""
+  """Returns the rows of a batch, or an error for each that is not UTF-8.
+
+  Arrow does not validate text until it is converted.
+  """
   try:
     return batch.to_pylist()
   except UnicodeDecodeError as e:

@@ -19,10 +19,10 @@ _LEGAL = (
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-  """The names that a file has for what an example consists of.
+  """A file's column names for the parts of an example.
 
-  `inputs` and `targets`, as seqio calls them, also stand for the defaults of
-  prompt and completion.
+  seqio's names `inputs` and `targets` are accepted in place of the default
+  names of prompt and completion.
   """
 
   prompt: str = 'prompt'
@@ -51,14 +51,14 @@ def example(
   """Returns the example of a row to train on.
 
   Args:
-    row: as the file has it.
+    row: row of the file.
     where: the file and line, for messages.
-    columns: names of its columns.
-    default_id: the example's id if the row gives none.
-    loader: reads images; None: from the row itself alone.
+    columns: names of the file's columns.
+    default_id: id of the example if the row has none.
+    loader: reads images; None: only inline images.
 
   Returns:
-    As examples.stream in kd/input_pipeline yields it.
+    An example in the format of examples.stream in kd/input_pipeline.
 
   Raises:
     ConfigError: a column is missing or wrong, or no message is trained on.
@@ -115,10 +115,9 @@ def prompt(
   columns: Columns,
   loader: loading.Loader | None = None,
 ) -> list[chats.Message]:
-  """Returns the messages of a row that a model is to continue.
+  """Returns the messages of a row that a model should continue.
 
-  An answer that the row has, in `completion` or as the last message, is left
-  out.
+  An answer in `completion` or in the last message is left out.
 
   Raises:
     ConfigError: a column is missing or wrong.
@@ -127,7 +126,7 @@ def prompt(
   fields.pop('completion', None)
   asked = fields.get('prompt')
   is_text = isinstance(asked, str) and not fields.get('images')
-  if is_text:  # May be empty: the model begins by itself.
+  if is_text:  # May be empty: the model then generates without a prompt.
     return [
       {'role': 'user', 'content': chats.text(asked, f'{where}: prompt', True)}
     ]
@@ -138,7 +137,7 @@ def prompt(
 
 
 def _fields(row, where, columns, generate=False):
-  """Returns the values of a row by kd's names for them."""
+  """Returns the values of a row by kd's names of the columns."""
   fields = {}
   for field in dataclasses.fields(columns):
     column = getattr(columns, field.name)
@@ -148,7 +147,7 @@ def _fields(row, where, columns, generate=False):
     if value is not None:
       fields[field.name] = value
   if 'messages' in fields and 'completion' not in fields:
-    fields.pop('prompt', None)  # Data sets repeat the first message there.
+    fields.pop('prompt', None)  # Some data sets repeat the first message here.
   if generate:
     fields.pop('text', None)
   if fields.get('tools'):
@@ -227,7 +226,7 @@ def _messages(fields, where, columns, loader):
 
 
 def _asked(text, images):
-  """Returns a user's message: the images, then the text."""
+  """Returns a user message with the images before the text."""
   if not images:
     return {'role': 'user', 'content': text}
   parts = [{'type': 'image'}] * len(images) + [{'type': 'text', 'text': text}]
@@ -235,7 +234,7 @@ def _asked(text, images):
 
 
 def _images(fields):
-  """Returns the images of a row's column, a list of them or a single one."""
+  """Returns the images of a row, whose column holds a list or a single one."""
   images = fields.get('images') or []
   return images if isinstance(images, list) else [images]
 

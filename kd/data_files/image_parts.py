@@ -1,4 +1,4 @@
-"""The images among the parts of a message's content."""
+"""Handles the images in message contents."""
 
 import base64
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +13,7 @@ _TYPES = ('image', 'image_url')
 
 
 def is_image(part: Any) -> bool:
-  """Returns whether a part of a content is an image."""
+  """Returns whether a part of a message's content is an image."""
   return isinstance(part, Mapping) and part.get('type') in _TYPES
 
 
@@ -24,17 +24,17 @@ def load(
   loader: loading.Loader,
   waiting: Iterator[Any],
 ) -> list[str]:
-  """Returns the files of a content's images, in base64.
+  """Returns the image files of a message's content, in base64.
 
   Args:
-    content: as a user's file has it: text, or a list of parts.
-    role: who says it.
+    content: content in a user's file: text or a list of parts.
+    role: role of the message.
     where: the file, line and message, for errors.
     loader: reads images.
-    waiting: the images of the parts that name none.
+    waiting: images for the parts that do not contain or name one.
 
   Raises:
-    ConfigError: an image is missing or damaged, or not a user's.
+    ConfigError: an image is missing, damaged or not in a user message.
   """
   parts = filter(is_image, content if isinstance(content, list) else ())
   files = []
@@ -60,7 +60,7 @@ def load(
 def noting(
   names: dict[str | bytes, str],
 ) -> Callable[[str | bytes, bytes], None]:
-  """Returns `given` of a loading.Loader, which fills `names` for by_name."""
+  """Returns a `given` callback for loading.Loader that fills `names`."""
 
   def note(value, data):
     names[value] = f'sha256:{hashlib.sha256(data).hexdigest()}'
@@ -69,11 +69,11 @@ def noting(
 
 
 def by_name(value: Any, names: Mapping[str | bytes, str]) -> Any:
-  """Returns a row that names the images which it has in itself.
+  """Returns a row with its inline images replaced by their names.
 
   Args:
-    value: a row as a user's file has it, or what is in it.
-    names: by the text or bytes of an image.
+    value: a row of a user's file, or a value in it.
+    names: names of images by their text or bytes, see `noting`.
   """
   if isinstance(value, str | bytes):
     return names.get(value, value)
@@ -85,7 +85,7 @@ def by_name(value: Any, names: Mapping[str | bytes, str]) -> Any:
 
 
 def restored(message: Mapping[str, Any]) -> Mapping[str, Any]:
-  """Returns a checked message whose images are parts of its content again."""
+  """Returns a checked message with the images back in its content."""
   images = chat_turns.images(message)
   if not images:
     return message

@@ -16,7 +16,7 @@ _UTF8_BOM = b'\xef\xbb\xbf'
 _UTF16_BOMS = (b'\xff\xfe', b'\xfe\xff')
 
 Row = tuple[str, dict[str, Any]]
-# Called with what is wrong with a row: raises it, or takes note.
+# Called with the error of a row: raises it or records it.
 Bad = Callable[[errors.ConfigError], None]
 
 
@@ -26,15 +26,15 @@ def refuse(error: errors.ConfigError) -> None:
 
 
 def read(path: str, bad: Bad = refuse, legal: str = LEGAL) -> Iterator[Row]:
-  """Yields 'FILE:LINE' and the object of each line; blank lines are none.
+  """Yields 'FILE:LINE' and the object of each line that is not blank.
 
   Args:
     path: the file.
-    bad: called with the error of a line that is wrong, names it.
-    legal: what a line may hold, for messages.
+    bad: called with the error of each invalid line, which names the line.
+    legal: description of a valid line, for messages.
 
   Raises:
-    ConfigError: the file is compressed and damaged.
+    ConfigError: a compressed file is damaged.
   """
   with _opened(path) as stream, _damage_told(path):
     for number, line, is_torn in _lines(stream, path, bad):
@@ -70,7 +70,7 @@ def _opened(path: str) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _damage_told(path: str) -> Iterator[None]:
-  """Raises ConfigError for what decompression raises; disks fail otherwise."""
+  """Turns decompression errors into ConfigError; OS errors have an errno."""
   try:
     yield
   except (OSError, EOFError, zlib.error) as e:
@@ -84,7 +84,7 @@ def _damage_told(path: str) -> Iterator[None]:
 def _lines(
   stream: BinaryIO, path: str, bad: Bad
 ) -> Iterator[tuple[int, bytes, bool]]:
-  """Yields number, bytes, and whether a line is the last and has no end."""
+  """Yields each line's number and bytes, and whether it has no newline."""
   number = 0
   while line := stream.readline(LONGEST + 1):
     number += 1
@@ -105,7 +105,7 @@ def _lines(
 
 
 def _without_mark(line: bytes, path: str, bad: Bad) -> bytes:
-  """Tells of a byte order mark."""
+  """Reports a byte order mark; returns a blank line in place of that line."""
   if line.startswith(_UTF16_BOMS):
     raise errors.ConfigError(
       f'{path}:1', 'is UTF-16, not UTF-8', legal=f'{LEGAL}; save it as UTF-8'

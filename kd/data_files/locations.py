@@ -1,4 +1,4 @@
-"""The files that a path, a pattern or a folder stands for."""
+"""Finds the files of a location: a path, a pattern or a folder."""
 
 from collections.abc import Sequence
 import glob
@@ -17,18 +17,18 @@ LEGAL = (
   'JSON lines (.jsonl, .ndjson, .json; also .gz, .zst), .parquet, a folder or '
   "pattern of them, or a folder of Hugging Face's save_to_disk"
 )
-_SPLITS = 'dataset_dict.json'  # A folder that has it has a folder by split.
-_STATE = 'state.json'  # Names the files of one split, in order.
-COPY = 'copy of '  # In front of a pattern of files in a bucket.
+_SPLITS = 'dataset_dict.json'  # In a folder with one subfolder per split.
+_STATE = 'state.json'  # Lists the files of one split, in order.
+COPY = 'copy of '  # Prefix of patterns of files in a bucket.
 
 
 def is_location(text: str) -> bool:
-  """Returns whether a text names files, not a seqio task or mixture."""
+  """Returns whether a text names files rather than a seqio task or mixture."""
   return bool(re.search(r'[/*?\[~]', text)) or bool(kind(text))
 
 
 def kind(path: str) -> str:
-  """Returns the part of a file's name that says its format, '' if none does."""
+  """Returns the extension that identifies a file's format, '' if unknown."""
   name = os.path.basename(path).lower()
   for compression in COMPRESSIONS:
     name = name.removesuffix(compression)
@@ -37,10 +37,10 @@ def kind(path: str) -> str:
 
 
 def splits(location: str) -> tuple[str, ...]:
-  """Returns the splits that a folder has by itself, () for any other place.
+  """Returns the splits that a folder declares, () for any other location.
 
   Raises:
-    ConfigError: the file that names them is damaged.
+    ConfigError: the file that lists them is damaged.
   """
   path = os.path.join(local(location), _SPLITS)
   if not os.path.isfile(path):
@@ -49,7 +49,7 @@ def splits(location: str) -> tuple[str, ...]:
 
 
 def local(location: str) -> str:
-  """Returns the path of a place; of one in a bucket, that of its local copy.
+  """Returns the local path of a location; a bucket is copied first.
 
   Raises:
     ConfigError: the bucket cannot be read.
@@ -63,15 +63,15 @@ def local(location: str) -> str:
 
 
 def files(location: str, field: str, split: str = '') -> list[str]:
-  """Returns the files of a place, in order.
+  """Returns the files of a location, in order.
 
   Args:
     location: a file, a pattern or a folder.
-    field: the config field that names it, for messages.
+    field: config field that contains the location, for messages.
     split: one of `splits(location)`, if there are any.
 
   Raises:
-    ConfigError: there are none, or one of another format.
+    ConfigError: there are no files, or the format of one is unknown.
   """
   path = local(location)
   if split:
@@ -87,7 +87,7 @@ def files(location: str, field: str, split: str = '') -> list[str]:
   matches = [path]
   if not os.path.exists(path):
     matches = sorted(glob.glob(path, recursive=True))
-    if '**' in path:  # It also matches the folders.
+    if '**' in path:  # Also matches folders.
       matches = [match for match in matches if not os.path.isdir(match)]
   if not matches:
     raise errors.ConfigError(
@@ -114,7 +114,7 @@ def _of_folder(folder: str, field: str) -> list[str]:
       'data.split', f'{folder!r} has no such split', legal=', '.join(names)
     )
   names = sorted(name for name in os.listdir(folder) if kind(name))
-  # A .json next to other formats tells about the data.
+  # A .json file next to other formats is metadata.
   names = [n for n in names if kind(n) != '.json'] or names
   if not names:
     raise errors.ConfigError(field, f'no data in {folder!r}', legal=LEGAL)
@@ -122,7 +122,7 @@ def _of_folder(folder: str, field: str) -> list[str]:
 
 
 def _list(path: str, key: str) -> list:
-  """Returns a list of a file of save_to_disk."""
+  """Returns a list from a JSON file of save_to_disk."""
   try:
     with open(path, encoding='utf-8') as f:
       value = json.load(f)[key]
@@ -145,9 +145,9 @@ def _nearest(path: str) -> str:
 
 
 def patterns(location: str) -> Sequence[str]:
-  """Returns absolute glob patterns of all that a place may hold.
+  """Returns absolute glob patterns of the files that a location may contain.
 
-  That of a bucket is COPY and the location: the files of `local`.
+  For a bucket, the pattern is COPY and the location; see `local`.
   """
   if objects.is_url(location):
     return [COPY + location]
@@ -157,7 +157,7 @@ def patterns(location: str) -> Sequence[str]:
 
 
 def task_name(location: str) -> str:
-  """Returns a name for the task of a place, from the end of its path."""
+  """Returns a task name for a location, from the end of its path."""
   parts = [part for part in re.split(r'[/\\]+', location) if part not in '.~']
   shown = parts[-1:] if parts and not glob.has_magic(parts[-1]) else parts[-2:]
   name = re.sub(r'[^\w.]|_', ' ', '_'.join(shown))

@@ -1,4 +1,4 @@
-"""A file, pattern or folder as a source of examples, with a held-out split."""
+"""Reads examples from data files and holds some out for validation."""
 
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
@@ -16,27 +16,27 @@ from kd.images import loading
 from kd.models import chat_turns
 
 TRAIN, VALIDATION = 'train', 'validation'
-# Smaller sources are read twice to hold out exactly the given fraction.
+# Smaller sources are read an extra time to hold out exactly the given fraction.
 _SMALL = 16 << 20  # bytes
 
-# From a row and its place, for messages, to fields of its example.
+# Maps a row, and its location for messages, to extra fields of its example.
 Added = Callable[[Mapping[str, Any], str], dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """A place of data files.
+  """A source of examples in data files.
 
   Attributes:
     location: a file, a pattern or a folder.
     columns: names of the files' columns.
-    held_out: what the split `validation` has and `train` lacks: a fraction of
-      the prompts, or from 1 on their number. With 0 each split is the whole. A
-      folder with a split `validation` of its own holds out nothing else; other
-      splits of its own are whole.
-    field: the config field that names it, for messages.
+    held_out: fraction of the prompts, or their number if at least 1, that are
+      in the split `validation` and not in `train`. If 0, both contain all
+      examples. If a folder has its own split `validation`, nothing else is held
+      out. A folder's other splits are complete.
+    field: config field that contains the location, for messages.
     urls: whether images that rows name by URL are downloaded.
-    recorded: a column that examples keep as text in `field`; '': none.
+    recorded: column whose text is stored in examples as `field`; '' for none.
   """
 
   location: str
@@ -48,12 +48,12 @@ class Source:
 
   @property
   def identity(self) -> dict[str, Any]:
-    """Returns what the examples depend on, other than the files' contents."""
+    """Returns the settings that determine the examples, besides the files."""
     columns = dataclasses.asdict(self.columns)
     if self.columns.images == examples.Columns.images:
-      del columns['images']  # As earlier versions identified text.
+      del columns['images']  # Earlier versions had no such column.
     request = {
-      # A relative location is another place in another folder.
+      # Absolute, since relative locations depend on the working directory.
       'patterns': list(locations.patterns(self.location)),
       'columns': columns,
       'held_out': self.held_out,
@@ -72,14 +72,14 @@ class Source:
     opened: loading.Opened = lambda name, data: None,
     added: Added | None = None,
   ) -> Iterator[examples.Example]:
-    """Yields the examples of a split, checked, in the order of the files.
+    """Yields the checked examples of a split, in the order of the files.
 
     Args:
       split: one of `splits`.
-      bad: called with the error of an example that is wrong; names file, line
-        and field.
-      opened: called with images that rows name, see loading.Loader.
-      added: from a row and its place to more fields of its example.
+      bad: called with the error of each invalid example, which names the file,
+        line and field.
+      opened: called with each image that a row names, see loading.Loader.
+      added: returns additional fields of an example, see Added.
 
     Raises:
       ConfigError: there are no such files, or one is damaged.
@@ -99,22 +99,22 @@ class Source:
       yield example
 
   def places(self, split: str) -> list[float]:
-    """Returns the places of the prompts, rising, each once.
+    """Returns the distinct `place` values of the prompts, in ascending order.
 
-    Whether an image of a URL can be downloaded changes none of them.
+    They do not depend on whether images can be downloaded.
 
     Args:
-      split: of the folder's own; '' for all files.
+      split: a split that the folder declares; '' for all files.
     """
     rows = self._rows(split, bad=lambda error: None)
     return sorted({place(example) for _, example in rows})
 
   def column(self, split: str, name: str) -> dict[str, Any]:
-    """Returns what the rows of a split have in a column, by the example's id.
+    """Returns the values of a column by example id.
 
     Args:
       split: one of `splits`.
-      name: of the column; rows without it are left out.
+      name: name of the column; rows without it are left out.
     """
     own = locations.splits(self.location)
     chosen = split if split in own else TRAIN
@@ -132,10 +132,11 @@ class Source:
     """Yields each row with its example.
 
     Args:
-      split: of the folder's own; '' for all files.
+      split: a split that the folder declares; '' for all files.
       bad: called with errors.
-      opened: see `read`. None: nothing is downloaded, URLs stand for images.
-      is_chosen: of examples in which URLs stand for images.
+      opened: see `read`. None: nothing is downloaded, URLs replace images.
+      is_chosen: returns whether to yield an example, in which URLs replace
+        images.
       added: see `read`.
     """
     for path in locations.files(self.location, self.field, split):
@@ -167,7 +168,7 @@ class Source:
         yield row, example
 
   def _highest_held_out(self, split: str) -> float:
-    """Returns the place up to which prompts are held out."""
+    """Returns the highest `place` of the held-out prompts."""
     files = locations.files(self.location, self.field, split)
     state = tuple(
       (f, os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files
@@ -179,8 +180,8 @@ class Source:
 
 @functools.lru_cache(maxsize=64)
 def _nth_place(source: Source, split: str, state: tuple) -> float:
-  """Returns the place of the last prompt that is held out, exactly."""
-  del state  # The same files have the same places.
+  """Returns the highest `place` of the held-out prompts, exactly."""
+  del state  # Only part of the cache key: the files may change.
   places = source.places(split)
   count = int(source.held_out)
   if source.held_out < 1:
@@ -196,11 +197,11 @@ def _nth_place(source: Source, split: str, state: tuple) -> float:
 
 
 def prompt_key(example: examples.Example) -> str:
-  """Returns the text by which an example is held out: how its prompt begins.
+  """Returns the beginning of an example's prompt, which determines its split.
 
-  Chats that begin with the same question are in the same split; images belong
-  to the question, by their URLs where they have some. A text without a prompt
-  is its own.
+  Chats that begin with the same question are in the same split. The question
+  includes its images, or their URLs where they have one. For a text, the key is
+  the text itself.
   """
   if 'text' in example:
     return example['text'].strip()
@@ -211,13 +212,13 @@ def prompt_key(example: examples.Example) -> str:
 
 
 def place(example: examples.Example) -> float:
-  """Returns a number from 0 to 1 that the prompt alone determines."""
+  """Returns a hash of the prompt as a number from 0 to 1."""
   digest = hashlib.sha256(prompt_key(example).encode('utf-8')).digest()
   return int.from_bytes(digest[:8], 'big') / 2**64
 
 
 def read_file(path: str, bad: json_rows.Bad) -> Iterator[json_rows.Row]:
-  """Yields where each row of a file is, and the row."""
+  """Yields the location of each row of a file, for messages, and the row."""
   kind = locations.kind(path)
   if kind == locations.PARQUET:
     return column_rows.read_parquet(path, bad)

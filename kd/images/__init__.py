@@ -1,1 +1,1 @@
-"""Images: read, checked, decoded and resized."""
+"""Reads, checks, decodes and resizes images."""

@@ -1,7 +1,7 @@
-"""Downloads with one deadline for everything, from the first byte to the last.
+"""Downloads files with one deadline for the whole transfer.
 
-A time-out of a socket begins again with every byte: a server that sends one a
-second would hold a thread for as long as it likes.
+A socket's timeout restarts with every byte, so a server that sends one byte per
+second could hold a thread indefinitely.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import urllib.request
 
 
 class _Deadline:
-  """Shuts the connections that were added to it once its time is over."""
+  """Shuts the registered connections when the time is over."""
 
   def __init__(self, seconds: float):
     self._ends = time.monotonic() + seconds
@@ -28,7 +28,7 @@ class _Deadline:
     return time.monotonic() >= self._ends
 
   def add(self, connection: socket.socket) -> None:
-    """Adds a connection; its copy stays open when TLS takes the socket over."""
+    """Registers a copy of a connection, since TLS detaches the original."""
     with self._lock:
       self._sockets.append(connection.dup())
     if self.passed:
@@ -49,7 +49,7 @@ class _Deadline:
 
 
 def _handlers(deadline):
-  """Returns handlers whose connections end with the deadline."""
+  """Returns HTTP handlers that register their connections with a deadline."""
 
   class Plain(http.client.HTTPConnection):
     def connect(self):
@@ -57,7 +57,7 @@ def _handlers(deadline):
       deadline.add(self.sock)
 
   class Secure(http.client.HTTPSConnection, Plain):
-    """Adds its socket before the handshake, by way of Plain.connect."""
+    """Registers its socket before the handshake, through Plain.connect."""
 
   class Http(urllib.request.HTTPHandler):
     def http_open(self, req):
@@ -71,21 +71,21 @@ def _handlers(deadline):
 
 
 def read(url: str, most_bytes: int, seconds: float) -> bytes:
-  """Returns the beginning of what a URL has.
+  """Returns the content of a URL, up to a number of bytes.
 
   Args:
-    url: http: or https:.
-    most_bytes: the rest is not read.
-    seconds: for connecting, headers, redirects and content together.
+    url: an http: or https: URL.
+    most_bytes: maximum number of bytes to read.
+    seconds: limit for connection, headers, redirects and content together.
 
   Raises:
-    TimeoutError: it took longer.
-    OSError: it cannot be read.
-    ValueError: it is no URL.
-    http.client.HTTPException: the server does not speak HTTP.
+    TimeoutError: the download took longer.
+    OSError: the URL cannot be read.
+    ValueError: the URL is malformed.
+    http.client.HTTPException: the response is not valid HTTP.
   """
   deadline = _Deadline(seconds)
-  # build_opener would add ftp:, to which a server may redirect.
+  # build_opener would add an ftp: handler, and servers may redirect to ftp:.
   opener = urllib.request.OpenerDirector()
   for handler in (
     urllib.request.ProxyHandler(),

@@ -12,7 +12,7 @@ from kd.images import downloads
 
 @contextlib.contextmanager
 def _server(*pieces, pause_s=0.0):
-  """Answers each connection with pieces, one after each pause; its URL."""
+  """Serves pieces, each after a pause, on each connection; returns the URL."""
   with socket.create_server(('127.0.0.1', 0)) as server:
 
     def serve():

@@ -1,10 +1,11 @@
 """Stores the features that a frozen vision tower computes, in files.
 
-A folder is of one tower and one kind; its name says which. A file has a line of
-JSON with the keys of its images, then for each image a record of one size: the
-values, and a checksum. Files are written aside and renamed, or to a bucket as
-one object, and never changed: each that is there is complete, and several
-processes write theirs side by side.
+A folder contains the features of one tower in one format (kind), which its name
+identifies. A file starts with a line of JSON that lists the keys of its images,
+followed by a fixed-size record for each image: the values and a checksum. Files
+are written to a temporary name and renamed, or uploaded to a bucket as one
+object, and never modified. So every visible file is complete, and several
+processes can write to a folder.
 """
 
 from collections.abc import Sequence
@@ -25,8 +26,8 @@ from kd.core import json_files
 
 BFLOAT16, INT8 = 'bfloat16', 'int8'
 KINDS = (BFLOAT16, INT8)
-NONE = 'none'  # Of the config: the tower runs in every step.
-# Values that share a scale in int8: a few channels are far larger than others.
+NONE = 'none'  # Config value: features are not cached.
+# Values that share an int8 scale; small, as a few channels have large values.
 _BLOCK = 32
 _LEVELS = 127
 _SUFFIX = '.features'
@@ -34,22 +35,22 @@ _CHECKSUM_BYTES = 4
 
 
 def key(data: bytes, crop: int) -> str:
-  """Returns what names an image: its file's digest, and its crop.
+  """Returns the key of an image: its file's digest and the crop number.
 
   Args:
-    data: the image's file.
-    crop: 0 for the whole image, or the number of one of pictures.crops.
+    data: content of the image file.
+    crop: 0 for the whole image, or the 1-based index of one of pictures.crops.
   """
   return f'{hashlib.sha256(data).hexdigest()}-{crop}'
 
 
 def record_bytes(kind: str, tokens: int, width: int) -> int:
-  """Returns the bytes of an image's values.
+  """Returns the size of an image's encoded values in bytes.
 
   Args:
     kind: one of KINDS.
-    tokens: T, soft tokens of an image.
-    width: E, of the tower.
+    tokens: T, number of soft tokens per image.
+    width: E, width of the tower.
   """
   if kind == BFLOAT16:
     return 2 * tokens * width
@@ -57,7 +58,7 @@ def record_bytes(kind: str, tokens: int, width: int) -> int:
 
 
 def encode(values: np.ndarray, kind: str) -> bytes:
-  """Returns the record of an image.
+  """Encodes the features of an image.
 
   Args:
     values: float32 [T, E].
@@ -74,7 +75,7 @@ def encode(values: np.ndarray, kind: str) -> bytes:
 
 
 def decode(record: bytes, kind: str, tokens: int, width: int) -> np.ndarray:
-  """Returns the values of a record: bfloat16 [T, E]."""
+  """Decodes a record to bfloat16 [T, E]."""
   if kind == BFLOAT16:
     return np.frombuffer(record, ml_dtypes.bfloat16).reshape(tokens, width)
   count = tokens * width
@@ -85,39 +86,40 @@ def decode(record: bytes, kind: str, tokens: int, width: int) -> np.ndarray:
 
 
 class Store:
-  """The outputs of one tower in a folder.
+  """A folder that contains the outputs of one tower.
 
   Attributes:
     kind: one of KINDS.
-    tokens: T, soft tokens of an image.
-    width: E, of the tower.
+    tokens: T, number of soft tokens per image.
+    width: E, width of the tower.
   """
 
   def __init__(self, folder: str, kind: str, tokens: int, width: int):
     """Opens a folder, which need not exist.
 
     Args:
-      folder: of this tower and kind alone; may be a local copy of a bucket's.
+      folder: folder of this tower and kind only, or its local copy in case of a
+        bucket.
       kind: one of KINDS.
       tokens: T.
       width: E.
 
     Raises:
-      ConfigError: a file in it is damaged.
+      ConfigError: a file in the folder is damaged.
     """
     self.kind, self.tokens, self.width = kind, tokens, width
     self._folder = folder
     self._bytes = record_bytes(kind, tokens, width) + _CHECKSUM_BYTES
-    # By key the file, and where its record begins. Files are not kept open: a
-    # process may have fewer descriptors than there are files.
+    # Maps a key to (file, offset of the record). Files are not kept open, as
+    # there may be more files than a process can have descriptors.
     self._places: dict[str, tuple[str, int]] = {}
-    # Sums of squares of errors and of values, over the images.
+    # Sums of squared errors and of squared values over all images.
     self._error = self._square = 0.0
     self._files: set[str] = set()
     self.refresh()
 
   def refresh(self) -> None:
-    """Adds the images that other processes have written.
+    """Indexes the files that other processes have written.
 
     Raises:
       ConfigError: a file is damaged.
@@ -131,7 +133,7 @@ class Store:
           self._open(os.path.join(self._folder, name))
 
   def _open(self, path):
-    """Adds the images of a file."""
+    """Indexes the images of a file."""
     with open(path, 'rb') as f:
       line = f.readline()
     header = json_files.parse_object(line, path, 'a line of JSON with keys')
@@ -150,23 +152,23 @@ class Store:
 
   @property
   def record_bytes(self) -> int:
-    """Returns the bytes of an image's values."""
+    """Returns the size of an image's encoded values in bytes."""
     return self._bytes - _CHECKSUM_BYTES
 
   def __contains__(self, image: str) -> bool:
-    """Returns whether it has the image of a key."""
+    """Returns whether the store contains the image with a key."""
     return image in self._places
 
   @property
   def relative_error(self) -> float:
-    """Returns the root mean square of errors over that of values."""
+    """Returns the RMS encoding error divided by the RMS value."""
     return (self._error / self._square) ** 0.5 if self._square else 0.0
 
   def add(self, keys: Sequence[str], values: np.ndarray) -> None:
-    """Writes images.
+    """Writes the features of images.
 
     Args:
-      keys: of n images that it does not have.
+      keys: keys of n images that the store does not contain.
       values: float32 [n, T, E].
 
     Raises:
@@ -185,7 +187,7 @@ class Store:
     square = float(np.sum(np.square(values, dtype=np.float64)))
     header = {'keys': list(keys), 'error': error, 'square': square}
     os.makedirs(self._folder, exist_ok=True)
-    # Several runs may fill a folder at once.
+    # A random name, since several runs may write to a folder at once.
     path = os.path.join(self._folder, secrets.token_hex(8) + _SUFFIX)
     line = json.dumps(header, allow_nan=False).encode() + b'\n'
     atomic_files.write_bytes(path, b''.join([line, *records]))
@@ -195,10 +197,10 @@ class Store:
     """Returns the features of an image: bfloat16 [T, E].
 
     Args:
-      image: its key.
+      image: key of the image.
 
     Raises:
-      ConfigError: its record is damaged.
+      ConfigError: the record is damaged.
     """
     path, begin = self._places[image]
     with open(path, 'rb') as f:

@@ -1,4 +1,4 @@
-"""Describes the images that a model reads: their size and number of tokens."""
+"""Describes the image inputs of a model: size and number of tokens."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -9,14 +9,14 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-  """The images that a model reads.
+  """The image inputs of a model.
 
   Attributes:
-    size: S, the width and height in pixels that images are resized to.
-    tokens: T, soft tokens of an image.
-    soft_id: stands in rows at the place of each of them.
-    per_row: I, images of a row at most.
-    pan_and_scan: whether crops of long images are added to them.
+    size: S, width and height in pixels to which images are resized.
+    tokens: T, number of soft tokens per image.
+    soft_id: id that marks the positions of soft tokens in rows.
+    per_row: I, maximum number of images per row.
+    pan_and_scan: whether crops of elongated images are added to them.
   """
 
   size: int
@@ -27,13 +27,16 @@ class Form:
 
   @property
   def request(self) -> dict[str, Any]:
-    """Returns what rows depend on; images are resized when they are read."""
+    """Returns the fields that rows depend on: all except the size.
+
+    Images are resized when they are read.
+    """
     fields = dataclasses.asdict(self)
     return {name: fields[name] for name in fields if name != 'size'}
 
   @classmethod
   def of_request(cls, request: Mapping[str, Any]) -> 'Form | None':
-    """Returns the form of a request for rows, without the size."""
+    """Returns the form in a request for rows; its size is 0."""
     fields = request.get('images')
     return cls(size=0, **fields) if fields else None
 
@@ -41,7 +44,7 @@ class Form:
     """Returns types.Images.index of rows.
 
     Args:
-      tokens: [..., L]; a row has the soft tokens of its images in order.
+      tokens: [..., L]; the soft tokens of a row are in the order of its images.
     """
     is_soft = tokens == self.soft_id
     return np.where(is_soft, np.cumsum(is_soft, -1) - 1, -1).astype(np.int32)

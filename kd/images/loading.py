@@ -1,4 +1,4 @@
-"""Reads the images that messages name: bytes, base64, paths, URLs."""
+"""Reads the images of messages, given as bytes, base64, paths or URLs."""
 
 import base64
 import binascii
@@ -18,32 +18,33 @@ LEGAL = (
 KEYS = ('image', 'path', 'base64', 'bytes', 'url', 'image_url')
 _URLS = ('http://', 'https://')
 _URL_BYTES = tuple(url.encode() for url in _URLS)
-_TIMEOUT_S = 30  # of a whole download
+_TIMEOUT_S = 30  # for a whole download
 _MOST_DEPTH = 2  # {"image_url": {"url": ...}}
 
 
-# Takes the path or URL of an image, and its file.
+# Receives the path or URL of an image and the content of its file.
 Opened = Callable[[str, bytes], None]
 
 
 def is_url(name: str) -> bool:
-  """Returns whether the name of an image is a URL of the web."""
+  """Returns whether the name of an image is an http: or https: URL."""
   return name.startswith(_URLS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Loader:
-  """What images may be read from.
+  """Loads images from the allowed sources.
 
   Attributes:
-    folder: of relative paths; None: messages cannot name files.
+    folder: base of relative paths; None if messages cannot name files.
     urls: whether images are downloaded.
-    opened: called with the path or URL of each image, and its file.
-    given: called with what has an image in itself (bytes, base64, or a URL of
-      data), and its file.
-    deferred: called with each URL that would be downloaded: the URL then stands
-      for the file. None: it is downloaded.
-    most_pixels: of an image.
+    opened: called with the path or URL of each image and the content of its
+      file.
+    given: called with each inline image (bytes, base64 or a data: URL) and the
+      content of its file.
+    deferred: called with each URL instead of downloading it; the URL then
+      replaces the content of the file. None: URLs are downloaded.
+    most_pixels: maximum number of pixels of an image.
   """
 
   folder: str | None = None
@@ -54,12 +55,12 @@ class Loader:
   most_pixels: int = pictures.MOST_PIXELS
 
   def load(self, value: Any, where: str) -> bytes:
-    """Returns an image's file, checked.
+    """Returns the content of an image file, checked.
 
     Args:
-      value: bytes, a path, a URL (of data, or where `urls`, of the web), or a
-        mapping with one of these, as a part of a message or a Hugging Face
-        column has it.
+      value: bytes, a path, a data: URL, an http: or https: URL (if `urls` is
+        set), or a mapping that contains one of these, as in a part of a message
+        or a Hugging Face column.
       where: the file, row and message, for errors.
 
     Raises:
@@ -79,7 +80,8 @@ class Loader:
     if isinstance(value, Mapping) and depth < _MOST_DEPTH:
       if value.get('base64') is not None:
         return self._inline(value['base64'], value['base64'], where)
-      for key in ('bytes', *KEYS):  # A column's path names no file then.
+      # Bytes first: the path next to them in a column need not exist.
+      for key in ('bytes', *KEYS):
         if value.get(key) is not None:
           return self._data(value[key], where, depth + 1)
     raise errors.ConfigError(
@@ -132,7 +134,7 @@ class Loader:
     return data
 
   def _inline(self, text, value, where) -> bytes:
-    """Returns the file that `value` has as base64, in `text`."""
+    """Returns the file that `text`, the base64 part of `value`, encodes."""
     data = _of_base64(text, where)
     self.given(value, data)
     return data

@@ -1,9 +1,9 @@
-"""Decodes images to the pixels that a vision tower reads.
+"""Decodes images to the pixels that a vision tower takes.
 
-Equal to Gemma 3's image processor in transformers within one level per pixel:
-antialiased bilinear, whatever the proportions. An image is turned as its EXIF
-data say, as transformers' load_image does, and transparent pixels are on white,
-as the processor has them.
+Matches Gemma 3's image processor in transformers within one level per pixel:
+images are resized with antialiased bilinear interpolation, regardless of their
+proportions. They are rotated according to their EXIF data, as by transformers'
+load_image, and transparent pixels are blended with white.
 """
 
 import io
@@ -20,28 +20,28 @@ from kd.core import errors
 if typing.TYPE_CHECKING:
   from PIL import Image
 
-# Others are not decoded: some of Pillow's formats run programs.
+# No other formats: Pillow runs external programs for some of them.
 FORMATS = ('PNG', 'JPEG', 'WEBP', 'GIF', 'BMP')
-MOST_PIXELS = 89_000_000  # of an image, before it is resized
-MOST_BYTES = 64 << 20  # of an image's file
+MOST_PIXELS = 89_000_000  # per image, before it is resized
+MOST_BYTES = 64 << 20  # per image file
 LEGAL = (
   f'a complete image ({", ".join(FORMATS)}) of at most {MOST_PIXELS:,} pixels '
   f'and {MOST_BYTES >> 20} MiB'
 )
 
-# Gemma 3's pan and scan, as its processor has it.
+# Parameters of pan and scan in Gemma 3's processor.
 _CROP_RATIO = 1.2  # width to height, or height to width
 _MOST_CROPS = 4
 _SHORTEST_CROP = 256  # pixels
 
 
-# Images that are decoded at a time, over all threads: a large one takes a GB.
+# Limits concurrent decoding over all threads: a large image takes a GB.
 _DECODERS = min(8, os.cpu_count() or 1)
 _decoding = threading.BoundedSemaphore(_DECODERS)
 
 
 def _after_fork():
-  """Forgets what the parent's threads were decoding."""
+  """Resets the semaphore, which the parent's threads may have held."""
   global _decoding
   _decoding = threading.BoundedSemaphore(_DECODERS)
 
@@ -53,9 +53,9 @@ def check(data: bytes, where: str, most_pixels: int = MOST_PIXELS) -> None:
   """Raises ConfigError unless all of an image can be decoded.
 
   Args:
-    data: the image's file.
+    data: content of the image file.
     where: the file and row, for messages.
-    most_pixels: of the image; one with more is not decoded.
+    most_pixels: maximum number of pixels; larger images are not decoded.
   """
   _opened(data, where, most_pixels)
   with _decoding:
@@ -63,11 +63,11 @@ def check(data: bytes, where: str, most_pixels: int = MOST_PIXELS) -> None:
 
 
 def size(data: bytes, where: str = 'image') -> tuple[int, int]:
-  """Returns an image's width and height, turned as its EXIF data say.
+  """Returns an image's width and height after EXIF rotation.
 
   Args:
-    data: the image's file, as `check` takes it.
-    where: names it in messages.
+    data: content of the image file.
+    where: name of the image, for messages.
   """
   image = _opened(data, where)
   turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
@@ -75,14 +75,14 @@ def size(data: bytes, where: str = 'image') -> tuple[int, int]:
 
 
 def crops(width: int, height: int) -> list[tuple[int, int, int, int]]:
-  """Returns the parts that Gemma 3's pan and scan adds to an image.
+  """Returns the crops that Gemma 3's pan and scan adds to an image.
 
   Args:
-    width: of the image.
-    height: of the image.
+    width: width of the image in pixels.
+    height: height of the image in pixels.
 
   Returns:
-    The (left, top, right, bottom) of each; [] for an image that is nearly
+    (left, top, right, bottom) of each crop; [] for an image that is nearly
     square or small.
   """
   longer, shorter = max(width, height), min(width, height)
@@ -108,16 +108,16 @@ def pixels(
   """Returns an image, or a crop of it, resized to a square.
 
   Args:
-    data: the image's file.
-    side: S, the width and height in pixels.
-    crop: 0 for the whole image, from 1 on the number of a crop of `crops`.
-    where: names it in messages.
+    data: content of the image file.
+    side: S, width and height of the result in pixels.
+    crop: 0 for the whole image, or the 1-based index of one of `crops`.
+    where: name of the image, for messages.
 
   Returns:
     uint8 [S, S, 3], RGB.
 
   Raises:
-    ConfigError: it cannot be decoded.
+    ConfigError: the image cannot be decoded.
   """
   from PIL import Image
 
@@ -131,7 +131,7 @@ def pixels(
 def _opened(
   data: bytes, where: str, most_pixels: int = MOST_PIXELS
 ) -> 'Image.Image':
-  """Returns an image whose header has been read."""
+  """Opens an image and reads its header."""
   from PIL import Image
   from PIL import UnidentifiedImageError
 
@@ -154,14 +154,14 @@ def _opened(
 
 
 def upright(data: bytes, where: str = 'image') -> 'Image.Image':
-  """Returns an image as RGB, turned as its EXIF data say.
+  """Returns an image as RGB, rotated according to its EXIF data.
 
   Args:
-    data: the image's file.
-    where: names it in messages.
+    data: content of the image file.
+    where: name of the image, for messages.
 
   Raises:
-    ConfigError: it cannot be decoded.
+    ConfigError: the image cannot be decoded.
   """
   from PIL import Image
   from PIL import ImageOps

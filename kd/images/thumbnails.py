@@ -1,4 +1,4 @@
-"""Small pictures of images, which pages show without another file."""
+"""Creates thumbnails that pages embed as data URIs."""
 
 import base64
 import io
@@ -11,13 +11,13 @@ _QUALITY = 80
 
 
 def data_uri(data: bytes) -> str:
-  """Returns a thumbnail of an image as a data URI, a few thousand characters.
+  """Returns a thumbnail of an image as a data URI of a few thousand characters.
 
   Args:
-    data: the image's file.
+    data: content of the image file.
 
   Raises:
-    ConfigError: it cannot be decoded.
+    ConfigError: the image cannot be decoded.
   """
   image = pictures.upright(data)
   image.thumbnail((_SIDE, _SIDE))

@@ -1,8 +1,8 @@
 """Reads the tokens that a Hugging Face folder adds to its vocabulary.
 
-Tokenizers look for these tokens in the text before they merge anything, as
-SentencePiece looks for its user-defined pieces. Their ids may lie beyond those
-of tokenizer.model.
+Tokenizers match these tokens in the text before they apply merges, like the
+user-defined pieces of SentencePiece. Their ids may exceed those of
+tokenizer.model.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ TOKENIZER_JSON = 'tokenizer.json'
 CONFIG = 'tokenizer_config.json'
 ADDED = 'added_tokens.json'
 
-# The placeholder of an image, for which a text model has no embedding.
+# Placeholder for an image, without an embedding in text-only models.
 VISION = ('<image_soft_token>',)
 
 _SPECIAL = ('bos_token', 'eos_token', 'pad_token', 'unk_token')
@@ -34,11 +34,11 @@ class Token:
   """An added token.
 
   Attributes:
-    content: its text.
+    content: text of the token.
     normalized: whether it is matched against the normalized text.
-    flags: the values of FLAGS: whether it matches whole words only, and
-      whether it takes the spaces to its left and right.
-    file: the file that declares it.
+    flags: the values of FLAGS: whether it matches only whole words, and whether
+      it includes the spaces to its left and to its right.
+    file: file that declares the token.
   """
 
   content: str
@@ -55,10 +55,10 @@ class Folder:
     directory: the folder.
     json: the contents of tokenizer.json, {} without that file.
     added: the added tokens by id.
-    special: the texts of bos_token, eos_token, pad_token and unk_token where
-      tokenizer_config.json gives them.
-    named: all tokens that tokenizer_config.json calls special; their ids are in
-      other files, if anywhere.
+    special: the texts of those of bos_token, eos_token, pad_token and unk_token
+      that tokenizer_config.json defines.
+    named: all tokens that tokenizer_config.json lists as special; their ids are
+      in other files, if anywhere.
   """
 
   directory: str
@@ -75,10 +75,10 @@ def read(directory: str) -> Folder:
     directory: a Hugging Face model directory.
 
   Returns:
-    Their contents.
+    The contents of the files.
 
   Raises:
-    ConfigError: a file is damaged, or two give one id to different tokens.
+    ConfigError: a file is damaged, or two assign an id to different tokens.
   """
   return from_values(
     directory,
@@ -98,15 +98,15 @@ def from_values(
 
   Args:
     directory: the folder, for messages.
-    whole: the contents of tokenizer.json; {} for each file that is missing.
-    config: those of tokenizer_config.json.
-    more: those of added_tokens.json.
+    whole: the contents of tokenizer.json; {} if missing, as for the others.
+    config: the contents of tokenizer_config.json.
+    more: the contents of added_tokens.json.
 
   Returns:
     The folder.
 
   Raises:
-    ConfigError: as `read`.
+    ConfigError: see `read`.
   """
   at = lambda name: os.path.join(directory, name)
   added: dict[int, Token] = {}
@@ -192,7 +192,7 @@ def _content(value: Any, path: str) -> str:
 
 
 def _named(config: Mapping[str, Any], file: str) -> Iterable[str]:
-  """Yields the tokens of the lists of special tokens in the config."""
+  """Yields the tokens in the config's lists of special tokens."""
   for key in _LISTS:
     value = config.get(key)
     if value is None:
@@ -207,7 +207,7 @@ def check_flags(folder: Folder) -> None:
   """Raises ConfigError unless all added tokens match anywhere in text.
 
   Args:
-    folder: holds the added tokens.
+    folder: folder with the added tokens.
   """
   for token in folder.added.values():
     for name, value in zip(FLAGS, token.flags, strict=True):
@@ -220,13 +220,13 @@ def check_flags(folder: Folder) -> None:
 
 
 def check(folder: Folder) -> None:
-  """Rejects added tokens that SentencePiece would not match as transformers.
+  """Rejects added tokens that SentencePiece and transformers match differently.
 
   Args:
-    folder: holds the added tokens.
+    folder: folder with the added tokens.
 
   Raises:
-    ConfigError: names the token.
+    ConfigError: there is such a token; names it.
   """
   legal = 'added tokens without spaces, none of which overlap'
   raw, replaced = set(), set()
@@ -239,8 +239,8 @@ def check(folder: Folder) -> None:
         token.file, f'the added token {text!r} holds a space', legal=legal
       )
     (replaced if token.normalized else raw).add(text)
-  # transformers matches the raw tokens first, even where a normalized one
-  # begins further left.
+  # transformers matches raw tokens first, even if a normalized one begins
+  # earlier in the text.
   heads = {text[:n] for text in raw for n in range(1, len(text) + 1)}
   tails = {text[n:] for text in raw for n in range(len(text))}
   for text in sorted(replaced):

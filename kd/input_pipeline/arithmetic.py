@@ -1,4 +1,4 @@
-"""Arithmetic problems with worked steps, short enough for a tiny byte model."""
+"""Generates arithmetic problems with worked steps for tiny byte models."""
 
 from collections.abc import Iterator
 import dataclasses
@@ -8,14 +8,14 @@ import random
 from kd.core import errors
 
 SPLITS = ('train', 'validation')
-# One problem in this many is held out, by the hash of its question: the splits
-# can share none, whatever the seeds and counts.
+# One problem in this many is held out, by the hash of its question, so the
+# splits are disjoint for all seeds and counts.
 HELD_OUT = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """One problem.
+  """An arithmetic problem.
 
   Attributes:
     question: e.g. '37+85-4'.
@@ -31,22 +31,22 @@ class Problem:
 def generate(
   split: str, count: int, digits: int, terms: int, seed: int
 ) -> list[Problem]:
-  """Makes distinct problems of sums and differences, never below zero.
+  """Generates distinct sums and differences without negative results.
 
-  The first problems of a longer list are those of a shorter one.
+  A shorter list is a prefix of a longer one.
 
   Args:
-    split: 'train' or 'validation'; they share no problem.
-    count: how many.
-    digits: the longest number's digits; shorter ones are as frequent.
-    terms: how many numbers a problem has, 2 or more.
-    seed: chooses the problems and their order.
+    split: 'train' or 'validation', which are disjoint.
+    count: number of problems.
+    digits: maximum number of digits per number; all lengths are equally likely.
+    terms: number of numbers per problem, 2 or more.
+    seed: seed of the choice of problems and their order.
 
   Returns:
     The problems.
 
   Raises:
-    ConfigError: an unknown split, or fewer such problems exist.
+    ConfigError: the split is unknown, or fewer such problems exist.
   """
   if split not in SPLITS:
     raise errors.unknown('data.split', 'split', split, SPLITS)
@@ -69,7 +69,7 @@ def generate(
 
 
 def split_of(question: str) -> str:
-  """The split that a question belongs to, from its text alone."""
+  """Returns the split of a question, which only depends on its text."""
   digest = hashlib.sha256(question.encode()).digest()
   held_out = int.from_bytes(digest[:8], 'big') % HELD_OUT == 0
   return 'validation' if held_out else 'train'
@@ -94,25 +94,25 @@ def _number(rng: random.Random, digits: int) -> int:
 
 
 def _step(total: int, sign: str, number: int, slip: int = 0) -> tuple[str, int]:
-  """One step's text and its result, off by `slip`."""
+  """Returns a step's text and its result, off by `slip`."""
   result = total + number if sign == '+' else total - number
   result += slip
   return f'{total}{sign}{number}={result}', result
 
 
 def spoil(problem: Problem, probability: float, seed: int) -> Problem:
-  """Replaces the worked steps by wrong ones with some probability.
+  """Replaces the worked steps with wrong ones with some probability.
 
-  One step's result is 1 to 9 too large and the later steps go on from it, as a
-  slip of a human annotator would.
+  One step's result is 1 to 9 too large and the later steps continue from it,
+  like a slip of a human annotator.
 
   Args:
-    problem: a right one.
-    probability: of being spoilt.
-    seed: with the question, decides; the same problem is always spoilt alike.
+    problem: a correct problem.
+    probability: probability of an error.
+    seed: together with the question, determines the error.
 
   Returns:
-    The problem with its new steps and answer, or as it was.
+    The problem with its new steps and answer, or unchanged.
   """
   rng = random.Random(f'{seed}:{problem.question}')
   if rng.random() >= probability:

@@ -1,4 +1,4 @@
-"""What both kinds of tokenizers do alike."""
+"""The base class of the tokenizers."""
 
 import abc
 from collections.abc import Collection, Sequence
@@ -6,7 +6,7 @@ import functools
 
 
 class BaseTokenizer(abc.ABC):
-  """Looks up the ids of marks, and leaves ids without text out.
+  """Looks up the ids of marks, and drops ids without text.
 
   Attributes:
     vocab_size: number of ids.
@@ -15,7 +15,7 @@ class BaseTokenizer(abc.ABC):
 
   vocab_size: int
   image_ids: tuple[int, int, int] | None = None
-  _silent: Collection[int | None]  # Ids that give no text.
+  _silent: Collection[int | None]  # Ids without text.
 
   @abc.abstractmethod
   def encode(self, text: str) -> list[int]:
@@ -34,9 +34,9 @@ class BaseTokenizer(abc.ABC):
     return {}
 
   def id_of(self, text: str) -> int | None:
-    """Returns the id as which a text is read; None if it is not one token.
+    """Returns the id of a text; None if it is not encoded as one token.
 
-    Templates ask for the same few marks with every example.
+    Cached, since templates look up the same few marks for every example.
     """
     if text not in self._known:
       ids = self.encode(text)
@@ -45,7 +45,7 @@ class BaseTokenizer(abc.ABC):
     return self._known[text]
 
   def _with_text(self, ids: Sequence[int]) -> list[int]:
-    """Returns the ids that `decode` gives to the library."""
+    """Returns the ids that `decode` passes to the library."""
     return [
       int(i)
       for i in ids

@@ -1,8 +1,8 @@
 """Prepares shards with Apache Beam: on Dataflow, Flink, Spark or this machine.
 
-The workers need this package, the module of the tasks and a folder that all of
-them see. apache_beam is in an environment of its own (docs/data.md) and
-imported here alone.
+The workers need this package, the module that defines the tasks, and a shared
+folder. apache_beam needs a separate environment (docs/data.md) and is only
+imported here.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,15 +22,15 @@ from kd.input_pipeline import shard_files
 from kd.input_pipeline import shard_worker
 from kd.input_pipeline import shards as shards_lib
 
-_READ = '.read.json'  # What reading a task came to.
-_ERROR = 'error.json'  # What the user must hear, whatever a runner makes of it.
+_READ = '.read.json'  # Results of reading a task.
+_ERROR = 'error.json'  # A ConfigError, since runners wrap exceptions.
 
-_writers: dict[str, shard_worker.Writer] = {}  # Of this process, by folder.
+_writers: dict[str, shard_worker.Writer] = {}  # This process's, by folder.
 
 
 @contextlib.contextmanager
 def _noted(folder: str) -> Iterator[None]:
-  """Within it, an error of the user's is written to the folder as well."""
+  """Writes a ConfigError of its body to the folder before it propagates."""
   try:
     yield
   except errors.ConfigError as e:
@@ -41,7 +41,7 @@ def _noted(folder: str) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class _Read:
-  """Reads a task and yields the shards that are not complete; pickles."""
+  """Reads a task and yields its incomplete shards. Can be pickled."""
 
   reading: reading_lib.Reading
   setup: shard_worker.Setup
@@ -59,7 +59,7 @@ class _Read:
       if not shard_files.finished(folder, shard.name, shard.digest):
         yield shard
     skipped = skips[-1].record() if skips[-1] else {}
-    # Another attempt may read the task a second time, to the same end.
+    # A retry of the runner may read the task again, with the same result.
     atomic_files.write_json(
       os.path.join(folder, name + _READ),
       {'digests': digests, 'skipped': skipped},
@@ -68,7 +68,7 @@ class _Read:
 
 @dataclasses.dataclass(frozen=True)
 class _Write:
-  """Writes a shard; returns its name; pickles."""
+  """Writes a shard and returns its name. Can be pickled."""
 
   setup: shard_worker.Setup
 
@@ -82,7 +82,7 @@ class _Write:
 
 
 def check(folder: str) -> None:
-  """Raises ConfigError if Beam is not installed, or can't write a folder.
+  """Raises ConfigError if Beam is not installed or cannot write to a folder.
 
   Args:
     folder: data.folder.
@@ -110,16 +110,17 @@ def prepare(
   """Prepares all shards.
 
   Args:
-    reading: gives the shards.
-    setup: what their files depend on.
-    arguments: of the pipeline, such as '--runner=DataflowRunner'.
+    reading: reads the tasks and divides them into shards.
+    setup: settings of the workers.
+    arguments: pipeline options, such as '--runner=DataflowRunner'.
 
   Returns:
-    By task: the counts of its shards, and the record of wrong examples.
+    The counts of the shards by task, and the records of skipped examples by
+    task.
 
   Raises:
-    ConfigError: the data are wrong.
-    Exception: the runner's own, if the pipeline fails otherwise.
+    ConfigError: the data are invalid.
+    Exception: the pipeline fails otherwise; the runner's own exception.
   """
   import apache_beam as beam
   from apache_beam.options import pipeline_options
@@ -137,7 +138,7 @@ def prepare(
   error = os.path.join(setup.folder, _ERROR)
   try:
     pipeline.run().wait_until_finish()
-  except Exception as e:  # Runners raise kinds of their own.
+  except Exception as e:  # Each runner raises its own types.
     if os.path.exists(error):
       with open(error, encoding='utf-8') as f:
         raise errors.ConfigError(*json.load(f)) from e

@@ -1,9 +1,10 @@
-"""Relates SentencePiece's scores to the list of merges of a tokenizer.json.
+"""Converts between SentencePiece scores and the merges of a tokenizer.json.
 
 SentencePiece merges the two neighbors that form the piece with the highest
-score, leftmost first; the `tokenizers` library merges the pair that comes first
-in a list. Both give the same ids if the list holds every split of each piece
-into two pieces, in order of decreasing score, and if no two scores are equal.
+score, leftmost first. The `tokenizers` library merges the pair that comes first
+in a list. Both produce the same ids if the list contains every split of each
+piece into two pieces, in order of decreasing score, and no two scores are
+equal.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,8 +28,8 @@ def is_run(piece: str, kind: int) -> bool:
   never matches: merges must produce it.
 
   Args:
-    piece: its text.
-    kind: its type.
+    piece: text of the piece.
+    kind: type of the piece.
   """
   return kind == _Type.USER_DEFINED and set(piece) == {_SPACE}
 
@@ -45,8 +46,8 @@ def merges(pieces: Sequence[Piece]) -> list[Merge]:
     (left, right) pairs.
   """
   normal = {p: -score for p, score, kind in pieces if kind == _Type.NORMAL}
-  # Runs come before all others, the longest first: a run then grows from its
-  # left end into the longest match, as in SentencePiece.
+  # Runs of spaces come first, the longest before shorter ones, so that merging
+  # from the left forms the longest match, as in SentencePiece.
   runs = {p: -len(p) for p, _, kind in pieces if is_run(p, kind)}
   result = []
   for rank in sorted(runs, key=runs.__getitem__):
@@ -67,13 +68,13 @@ def _cuts(piece: str, parts: Iterable[str]) -> list[Merge]:
 
 
 def problem(pieces: Sequence[Piece]) -> str:
-  """Explains why no list of merges gives the ids that these scores give.
+  """Explains why no list of merges can reproduce the ids of a vocabulary.
 
   Args:
     pieces: (text, score, type) by id.
 
   Returns:
-    The reason, '' if there is a list.
+    The reason, '' if there is such a list.
   """
   texts = {text for text, _, _ in pieces}
   missing = [byte for byte in BYTES if byte not in texts]
@@ -102,17 +103,17 @@ def problem(pieces: Sequence[Piece]) -> str:
 def scores(
   vocabulary: Sequence[str], kinds: Sequence[int], listed: Sequence[Merge]
 ) -> list[float]:
-  """Returns scores in the order of a list of merges.
+  """Returns scores that correspond to a list of merges.
 
   Args:
-    vocabulary: the pieces' texts by id.
-    kinds: their types.
+    vocabulary: texts of the pieces by id.
+    kinds: types of the pieces by id.
     listed: the merges.
 
   Returns:
-    0, -1, -2, ... for the NORMAL pieces, in order of ids if that agrees with
-    the list, as in Gemma's models, else in the order of the list; 0 for all
-    other pieces.
+    0, -1, -2, ... for the NORMAL pieces, in the order of their ids if that
+    agrees with the list, as in Gemma's models, else in the order of the list.
+    0 for all other pieces.
   """
   first: dict[str, int] = {}
   for at, (left, right) in enumerate(listed):
@@ -131,13 +132,12 @@ def scores(
 def difference(pieces: Sequence[Piece], listed: Sequence[Merge]) -> str:
   """Describes how a list of merges differs from the one the pieces imply.
 
-  Merges that form a user-defined piece are ignored: such a piece is split off
-  the text before anything is merged. Runs of spaces are compared by the result
-  of their merges.
+  Merges that form a user-defined piece are ignored, since such pieces are split
+  off before merging. Merges of runs of spaces are compared by their results.
 
   Args:
     pieces: (text, score, type) by id.
-    listed: the list.
+    listed: the list of merges.
 
   Returns:
     The first difference, '' if there is none.

@@ -1,8 +1,8 @@
-"""Reads and checks a tokenizer.json whose model is a byte-level BPE.
+"""Reads and checks a tokenizer.json with a byte-level BPE model.
 
-Such a tokenizer writes every byte of the normalized text as one printable
+Such a tokenizer maps every byte of the normalized text to one printable
 character, splits the text by a regular expression, and merges characters within
-each part. GPT-2, Llama 3 and Qwen work this way.
+each part. Examples are GPT-2, Llama 3 and Qwen.
 """
 
 from collections.abc import Collection, Mapping
@@ -17,12 +17,12 @@ from kd.input_pipeline import bpe
 from kd.input_pipeline import tokenizer_json
 
 _TYPE = 'ByteLevel'
-# Defaults of the library where a file leaves a field out.
+# Defaults of the library for fields that a file omits.
 _SPLITTING = {'add_prefix_space': True, 'use_regex': True}
 
 
 def _byte_characters() -> list[str]:
-  """Returns the character that stands for each byte, as GPT-2 chose them."""
+  """Returns the character that represents each byte, as in GPT-2."""
   printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
   others = (byte for byte in range(256) if byte not in printable)
   characters = {byte: chr(byte) for byte in printable}
@@ -36,19 +36,18 @@ BYTES = {character: byte for byte, character in enumerate(CHARACTERS)}
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-  """Everything in a tokenizer.json that decides ids and text.
+  """The parts of a tokenizer.json that affect ids and text.
 
-  Two files that differ in nothing but how a library writes them have equal
-  specs.
+  Files that only differ in how a library serialized them have equal specs.
 
   Attributes:
-    tokens: the text of each id, added tokens included.
+    tokens: text of each id, including added tokens.
     merges: pairs of tokens in order of priority.
-    added: tokens that match in text before it is split, by id.
-    normalizer: how the text is normalized.
-    pre_tokenizer: how the normalized text is split.
-    decoder: how tokens are converted to text.
-    ignore_merges: whether a part that is a token itself skips the merges.
+    added: tokens that are matched before the text is split, by id.
+    normalizer: normalization of the text.
+    pre_tokenizer: split of the normalized text.
+    decoder: conversion of tokens to text.
+    ignore_merges: whether a part that is itself a token skips the merges.
   """
 
   tokens: tuple[str, ...]
@@ -63,7 +62,7 @@ class Spec:
     """Returns canonical JSON of the spec and of the special ids.
 
     Args:
-      special_ids: ids of the padding, EOS and BOS.
+      special_ids: ids of padding, EOS and BOS.
     """
     fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
     fields['added'] = [
@@ -74,10 +73,10 @@ class Spec:
 
 
 def is_byte_level(value: Mapping[str, Any]) -> bool:
-  """Returns whether a tokenizer.json splits text and decodes it as bytes.
+  """Returns whether a tokenizer.json splits and decodes text as bytes.
 
   Args:
-    value: the file's contents.
+    value: the contents of the file.
   """
   return all(
     any(_is_byte_level(part) for part in tokenizer_json.parts(value, key))
@@ -93,14 +92,14 @@ def read(folder: added_tokens.Folder, file: str) -> Spec:
   """Checks the tokenizer of a folder.
 
   Args:
-    folder: the contents of its files; see is_byte_level.
-    file: the name of tokenizer.json, for messages.
+    folder: the contents of the folder's files; see is_byte_level.
+    file: path of tokenizer.json, for messages.
 
   Returns:
     The spec of the tokenizer.
 
   Raises:
-    ConfigError: names what is damaged, missing, or not supported.
+    ConfigError: a part is damaged, missing or not supported; names it.
   """
   model = folder.json.get('model')
   if not isinstance(model, dict) or model.get('type') != 'BPE':
@@ -150,11 +149,11 @@ def read(folder: added_tokens.Folder, file: str) -> Spec:
 
 
 def _canonical(value: Mapping[str, Any], key: str) -> list[Any]:
-  """Returns the members of a part without fields that change nothing."""
+  """Returns the members of a part without fields that have no effect."""
   result = []
   for part in tokenizer_json.parts(value, key):
     if _is_byte_level(part):
-      # trim_offsets acts in post-processors alone, and decoders read no field.
+      # trim_offsets only affects post-processors, and decoders use no field.
       fields = _SPLITTING if key == 'pre_tokenizer' else {}
       part = {'type': _TYPE} | {k: part.get(k, v) for k, v in fields.items()}
     result.append(part)
@@ -162,21 +161,22 @@ def _canonical(value: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def first_id(value: Mapping[str, Any], size: int, file: str) -> int | None:
-  """Returns the id that a tokenizer.json puts before a text, or None.
+  """Returns the id that a tokenizer.json prepends to a text, or None.
 
-  transformers goes by this alone; it reads no bos_token for it.
+  Like transformers, this ignores bos_token.
 
   Args:
     value: the contents of the file.
     size: number of ids.
-    file: the name of the file, for messages.
+    file: path of the file, for messages.
 
   Raises:
-    ConfigError: the file puts several tokens there, or does so in another way.
+    ConfigError: the file prepends several tokens, or uses another type of
+      post-processor.
   """
   path = f'{file}: post_processor'
   for part in tokenizer_json.parts(value, 'post_processor'):
-    if _is_byte_level(part):  # Changes offsets, and no ids.
+    if _is_byte_level(part):  # Only changes offsets.
       continue
     try:
       if part['type'] != 'TemplateProcessing':
@@ -204,13 +204,13 @@ def to_library(
   added: Mapping[int, added_tokens.Token],
   unread: Collection[str],
 ) -> str:
-  """Returns the tokenizer.json that the `tokenizers` library is given.
+  """Returns the tokenizer.json to load with the `tokenizers` library.
 
   Args:
     value: the contents of the file.
     added: all added tokens by id.
-    unread: the added tokens that are not read in text. They alone are marked
-      as special, which the library can be told to leave alone.
+    unread: the added tokens that are not matched in text. Only they are marked
+      as special, since the library can skip special tokens.
   """
   entries = [
     {
@@ -222,6 +222,6 @@ def to_library(
     }
     for index, token in sorted(added.items())
   ]
-  # A post-processor adds BOS, which callers do, and may trim offsets.
+  # No post-processor: it may trim offsets, and callers add BOS themselves.
   changes = {'truncation': None, 'padding': None, 'post_processor': None}
   return json.dumps({**value, 'added_tokens': entries, **changes})

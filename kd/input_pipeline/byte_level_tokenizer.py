@@ -1,4 +1,4 @@
-"""Byte-level BPE tokenizers, run by the `tokenizers` library."""
+"""Runs byte-level BPE tokenizers with the `tokenizers` library."""
 
 from collections.abc import Mapping, Sequence
 import hashlib
@@ -16,7 +16,7 @@ from kd.input_pipeline import byte_level
 from kd.models import families
 
 GENERATION_CONFIG = 'generation_config.json'
-# Kept with a run, and exported, byte by byte.
+# Stored with a run and exported unchanged.
 FILES = (
   added_tokens.TOKENIZER_JSON,
   added_tokens.CONFIG,
@@ -26,8 +26,8 @@ FILES = (
   'chat_template.json',
   GENERATION_CONFIG,
 )
-# A vocabulary's own end of a document comes first: chat models name the end of
-# a turn as their eos_token, and keep the vocabulary of their base model.
+# Take precedence over eos_token, which is the end of a turn in chat models.
+# These keep the vocabulary of their base model.
 _DOCUMENT_ENDS = ('<|endoftext|>', '<|end_of_text|>')
 
 
@@ -35,11 +35,12 @@ class ByteLevelTokenizer(base_tokenizer.BaseTokenizer):
   """Converts text to ids and back; see tokenizers.Tokenizer.
 
   BOS, EOS and padding never match in text, so data cannot end a prompt by
-  spelling `<|endoftext|>`. All other added tokens do.
+  containing `<|endoftext|>`. All other added tokens match, including the marks
+  of turns.
 
   Attributes:
-    spec: everything that decides the ids.
-    tokens: the text of each id.
+    spec: the parts of tokenizer.json that affect the ids.
+    tokens: text of each id.
   """
 
   def __init__(
@@ -48,12 +49,12 @@ class ByteLevelTokenizer(base_tokenizer.BaseTokenizer):
     """Builds the tokenizer.
 
     Args:
-      folder: the contents of its files.
-      files: the same files as bytes, by name, out of FILES.
-      file: the name of tokenizer.json, for messages.
+      folder: the parsed contents of the folder's files.
+      files: the contents of the files as bytes, by name (of FILES).
+      file: path of tokenizer.json, for messages.
 
     Raises:
-      ConfigError: names what is damaged, missing, or not supported.
+      ConfigError: a part is damaged, missing or not supported; names it.
     """
     self._files = dict(files)
     self.spec = byte_level.read(folder, file)
@@ -88,8 +89,8 @@ class ByteLevelTokenizer(base_tokenizer.BaseTokenizer):
     encoding = self._encode(text)
     offsets, end, last = [], len(text), None
     for begin, _ in reversed(encoding.offsets):
-      # NFC composes a mark with the letter before it, which alone has the
-      # token: each token extends to the beginning of the next one.
+      # NFC composes a mark with the preceding letter, and the offsets only
+      # contain the letter. So each token extends to the start of the next one.
       if last is not None and last > begin:
         end = last
       offsets.append((begin, max(end, begin + 1)))
@@ -118,7 +119,7 @@ class ByteLevelTokenizer(base_tokenizer.BaseTokenizer):
     return bytes(map(byte_level.BYTES.__getitem__, text))
 
   def files(self) -> dict[str, bytes]:
-    """Returns the files that hold the tokenizer, by name."""
+    """Returns the contents of the tokenizer's files by name."""
     return dict(self._files)
 
   def _encode(self, text: str) -> Any:
@@ -126,12 +127,12 @@ class ByteLevelTokenizer(base_tokenizer.BaseTokenizer):
     return self._tokenizer.encode(text, add_special_tokens=False)
 
   def _load(self, text: str, file: str) -> Any:
-    """Returns the library's tokenizer of a tokenizer.json."""
+    """Returns the library's tokenizer for the text of a tokenizer.json."""
     import tokenizers  # Takes 20 ms, and only this kind of tokenizer needs it.
 
     try:
       return tokenizers.Tokenizer.from_str(text)
-    except Exception as e:  # The library raises nothing more special.
+    except Exception as e:  # The library raises no specific type.
       raise errors.ConfigError(
         file,
         f'is no tokenizer: {json_files.short(str(e))}',
@@ -139,7 +140,7 @@ class ByteLevelTokenizer(base_tokenizer.BaseTokenizer):
       ) from e
 
   def _check_ids(self, file: str) -> None:
-    """Refuses added tokens to which the library gives other ids."""
+    """Rejects added tokens to which the library assigns other ids."""
     for index, token in self.spec.added.items():
       actual = self._tokenizer.token_to_id(token.content)
       if actual != index:
@@ -155,7 +156,7 @@ def from_folder(folder: added_tokens.Folder) -> ByteLevelTokenizer:
   """Builds the tokenizer of a folder.
 
   Args:
-    folder: its files.
+    folder: the parsed contents of the folder's files.
 
   Raises:
     ConfigError: see ByteLevelTokenizer.
@@ -176,7 +177,7 @@ def _ends(
   ends: Sequence[int],
   file: str,
 ) -> tuple[int, int]:
-  """Returns the ids of EOS and of the padding."""
+  """Returns the ids of EOS and padding."""
   for text in _DOCUMENT_ENDS:
     if text in ids:
       return ids[text], ids[text]
@@ -193,7 +194,7 @@ def _ends(
 def _generation_ends(
   files: Mapping[str, bytes], file: str, size: int
 ) -> list[int]:
-  """Returns the ids that end an answer by generation_config.json."""
+  """Returns the ids that end an answer according to generation_config.json."""
   if GENERATION_CONFIG not in files:
     return []
   where = os.path.join(os.path.dirname(file), GENERATION_CONFIG)

@@ -1,8 +1,8 @@
-"""Chats as users write them, for tests."""
+"""Chats in users' formats, for tests."""
 
 from kd.data_files import chats
 
-# Calls as OpenAI's API and as kd's own form have them.
+# Calls in the formats of OpenAI's API and of kd.
 _CALLS = [
   {
     'function': {'name': 'get', 'arguments': {'city': 'K\u00f6ln', 'n': [1, 2]}}
@@ -23,7 +23,7 @@ WITH_TOOLS = [
 
 
 def checked(chat):
-  """Returns a chat as examples have it, if it has tools or parts."""
+  """Returns a chat, checked if it has tool calls or lists of parts."""
   has_tools = any('tool_calls' in message for message in chat)
   has_parts = any(isinstance(m.get('content'), list) for m in chat)
   return chats.check(chat, 'chat') if has_tools or has_parts else chat

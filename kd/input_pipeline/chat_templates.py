@@ -1,4 +1,4 @@
-"""Compares the chat templates that come with weights with data.template."""
+"""Compares data.template with the chat templates that come with weights."""
 
 import os
 from typing import NamedTuple
@@ -20,10 +20,11 @@ class ChatTemplate(NamedTuple):
   """A chat template that comes with weights.
 
   Attributes:
-    file: where it is.
-    names: those of templates.TEMPLATES that have the same turns, the one that
-      it writes by default first; () if there is none.
-    jinja: its text; '' where the name of a template stands for it.
+    file: path of the file with the template.
+    names: names of the templates in templates.TEMPLATES with the same turns,
+      starting with the default format of the chat template; () if there are
+      none.
+    jinja: text of the template; '' if it is only given by name.
   """
 
   file: str
@@ -32,18 +33,18 @@ class ChatTemplate(NamedTuple):
 
 
 def warning(template: str, init: str) -> str:
-  """Warns if weights were trained with another template than data.template.
+  """Returns a warning if data.template is not the template of the weights.
 
   Args:
     template: data.template.
-    init: where the weights come from: 'hf:DIR', 'gguf:FILE', 'workdir:DIR'; any
+    init: source of the weights: 'hf:DIR', 'gguf:FILE' or 'workdir:DIR'; any
       other source has no template.
 
   Returns:
-    The warning, '' if the template is the same or not known.
+    The warning, '' if the template is the same or unknown.
 
   Raises:
-    ConfigError: a file that may hold the template is damaged.
+    ConfigError: a file that may contain the template is damaged.
   """
   trained = _read(init)
   if trained is None or template in trained.names:
@@ -64,27 +65,27 @@ def default(init: str) -> str:
   """Returns the template that weights were trained with, else 'plain'.
 
   Args:
-    init: where the weights come from, as for `warning`.
+    init: source of the weights, as for `warning`.
 
   Raises:
-    ConfigError: a file that may hold the template is damaged.
+    ConfigError: a file that may contain the template is damaged.
   """
   trained = _read(init)
   return trained.names[0] if trained and trained.names else 'plain'
 
 
 def identity(init: str) -> str:
-  """Returns what two sources of weights share that write chats alike.
+  """Returns an identifier of the chat format of weights.
 
   Args:
-    init: where the weights come from, as for `warning`.
+    init: source of the weights, as for `warning`.
 
   Returns:
-    The name of a template of templates.TEMPLATES; of another template the
-    digest of its text; '' where there is none.
+    The name of a template in templates.TEMPLATES, the digest of the text of any
+    other template, or '' if there is none.
 
   Raises:
-    ConfigError: a file that may hold the template is damaged.
+    ConfigError: a file that may contain the template is damaged.
   """
   trained = _read(init)
   if trained is None:
@@ -100,13 +101,13 @@ def _read(init: str) -> ChatTemplate | None:
 
 
 def names(jinja: str) -> tuple[str, ...]:
-  """Returns the templates of templates.TEMPLATES that a Jinja text can write.
+  """Returns the names of the templates that a Jinja text can write.
 
   Args:
-    jinja: a chat template of a Hugging Face folder or a GGUF.
+    jinja: a chat template of a Hugging Face folder or a GGUF file.
 
   Returns:
-    Their names, the one that it writes by default first.
+    Names in templates.TEMPLATES, starting with the default format of the text.
   """
   known = [(n, templates.TEMPLATES[n]) for n in templates.TEMPLATES.names()]
   ours = [
@@ -114,7 +115,7 @@ def names(jinja: str) -> tuple[str, ...]:
     for name, t in known
     if jinja.strip() in (t.jinja.strip(), t.jinja_of_gguf.strip())
   ]
-  # Published texts differ from kd's, and from one model size to the next.
+  # Published texts differ from kd's and between model sizes.
   theirs = [n for n, t in known if t.recognizes(jinja)]
   return tuple(dict.fromkeys([*ours, *theirs]))
 
@@ -126,7 +127,7 @@ def _of_text(file: str, jinja: str) -> ChatTemplate:
 def read_folder(directory: str) -> ChatTemplate | None:
   """Reads the chat template of a Hugging Face folder.
 
-  Looks in the places that transformers has used, the newest first.
+  Tries the locations that transformers has used, newest first.
 
   Args:
     directory: the folder.
@@ -135,14 +136,14 @@ def read_folder(directory: str) -> ChatTemplate | None:
     The template, None if there is none.
 
   Raises:
-    ConfigError: a file that may hold it is damaged.
+    ConfigError: a file that may contain it is damaged.
   """
   file = os.path.join(directory, FILE)
   if os.path.isfile(file):
     return _of_text(file, text_files.read(file))
   for name in (added_tokens.CONFIG, f'{_FIELD}.json'):
     jinja = json_files.read_in(directory, name).get(_FIELD)
-    if isinstance(jinja, list):  # Several, each with a name.
+    if isinstance(jinja, list):  # Several named templates.
       named = [t for t in jinja if isinstance(t, dict)]
       defaults = [t for t in named if t.get('name') == 'default']
       jinja = defaults[0].get('template') if defaults else None

@@ -1,10 +1,10 @@
-"""Who does which piece of work in a folder that several processes share.
+"""Divides work among processes that share a folder.
 
-A claim is a file. Its owner holds a lock on it and touches it now and then, so
-that what a dead owner claimed is taken over: at once on the same machine, whose
-kernel drops its locks; after a minute without a touch on another one, where
-locks may be of no use. A claim that is taken from a living owner does no harm:
-the work has the same result, and files are renamed when they are complete.
+A claim is a file. Its owner locks it and touches it periodically, so that other
+processes can take over the claims of a dead owner: at once on the same machine,
+where the kernel releases its locks, or after a minute without a touch on other
+machines, where locks may not work. Taking over the claim of a live owner is
+harmless: the work has the same result, and files are renamed when complete.
 """
 
 import contextlib
@@ -22,21 +22,21 @@ DEAD_AFTER_S = 60.0
 
 
 class Claims:
-  """The claims of this process in one folder; a context manager.
+  """The claims of this process in one folder.
 
-  At its end they are released.
+  A context manager, which releases the claims on exit.
 
   Attributes:
-    poll_s: seconds between two looks at what others claim.
+    poll_s: interval in seconds at which other processes' claims are polled.
   """
 
   poll_s = 0.2
 
   def __init__(self, folder: str):
-    """Initializes it.
+    """Initializes the claims.
 
     Args:
-      folder: is there, and shared by all who claim.
+      folder: existing folder that all processes share.
     """
     self._folder = folder
     self._held: dict[str, Any] = {}
@@ -57,10 +57,10 @@ class Claims:
       self.release(name)
 
   def take(self, name: str) -> bool:
-    """Claims a piece of work; returns whether it is this process's now.
+    """Claims a piece of work and returns whether that succeeded.
 
     Args:
-      name: of the piece.
+      name: name of the piece of work.
 
     Raises:
       FileNotFoundError: the folder is gone.
@@ -80,7 +80,7 @@ class Claims:
     return True
 
   def wait(self, name: str) -> None:
-    """Claims a piece of work once nobody else has it.
+    """Waits until no other process claims a piece of work, then claims it.
 
     Raises:
       FileNotFoundError: the folder is gone.
@@ -89,7 +89,7 @@ class Claims:
       self._ended.wait(self.poll_s)
 
   def release(self, name: str) -> None:
-    """Gives a piece back, done or not."""
+    """Releases the claim on a piece of work, complete or not."""
     descriptor = self._held.pop(name)
     with contextlib.suppress(FileNotFoundError):
       os.unlink(self._path(name))
@@ -108,7 +108,7 @@ class Claims:
           return True
     except FileNotFoundError:
       return False
-    # Clocks of machines differ: only this one's is read.
+    # Machines' clocks differ, so only the local one is used.
     now = time.monotonic()
     if self._seen.setdefault(path, (touched, now))[0] != touched:
       self._seen[path] = touched, now
@@ -125,7 +125,7 @@ class Claims:
 
 
 def is_claim(file: str) -> bool:
-  """Returns whether a file's name is that of a claim."""
+  """Returns whether a file name is that of a claim."""
   return file.endswith(SUFFIX)
 
 

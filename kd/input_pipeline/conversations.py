@@ -1,4 +1,4 @@
-"""The chat that an example is: its messages, its prompt and its answer."""
+"""Extracts the messages, the prompt and the answer of examples."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from kd.models import chat_turns
 
 Example = Mapping[str, Any]
 
-IMAGE = '[image]'  # Stands for an image in a text for people.
+IMAGE = '[image]'  # Replaces an image in text that is displayed.
 
 
 def is_document(example: Example) -> bool:
@@ -17,10 +17,10 @@ def is_document(example: Example) -> bool:
 
 
 def messages(example: Example) -> list[chat_turns.Message]:
-  """Returns the messages of an example that is no document.
+  """Returns the messages of an example that is not a document.
 
   Args:
-    example: has messages, or inputs and targets with, perhaps, rationale.
+    example: contains messages, or inputs, targets and rationale.
   """
   if 'messages' in example:
     return list(example['messages'])
@@ -39,11 +39,12 @@ def prompt(example: Example) -> list[chat_turns.Message]:
 
 
 def reference(example: Example, template: str = '') -> str:
-  """Returns the last answer, which generated ones are compared with.
+  """Returns the last answer, with which generated answers are compared.
 
   Args:
-    example: no document.
-    template: how calls of tools are written; '': for people to read.
+    example: an example that is not a document.
+    template: name of the template that formats tool calls; '' for a readable
+      format.
   """
   if 'targets' in example:
     return example['targets']
@@ -60,7 +61,7 @@ def reference(example: Example, template: str = '') -> str:
 
 
 def prompt_text(example: Example) -> str:
-  """Returns the prompt for people to read: a chat has its roles."""
+  """Returns the prompt as readable text; a chat includes its roles."""
   if 'inputs' in example:
     return example['inputs']
   return '\n'.join(map(_line, prompt(example)))

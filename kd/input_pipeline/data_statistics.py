@@ -1,4 +1,4 @@
-"""Counts what examples consist of, before rows are made of them."""
+"""Computes statistics of examples before they are packed into rows."""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -13,22 +13,23 @@ from kd.input_pipeline import conversations
 from kd.input_pipeline import encoding
 from kd.input_pipeline import packing
 
-_KEY_BYTES = 8  # of a digest; two of a billion examples hardly share one
+_KEY_BYTES = 8  # of a digest; collisions are unlikely up to a billion examples
 
 
 class Statistics:
-  """Counts the examples of one source, added one at a time.
+  """Accumulates statistics of the examples of one source.
 
-  Holds a number and two digests of each example, and no text.
+  Stores a length and two digests per example, but no text.
 
   Attributes:
-    tokens: ids that the model predicts, counted in whole examples.
-    supervised: those with a weight above 0.
-    weight: the sum of their weights.
-    empty: examples in which the model says nothing.
-    duplicates: examples whose ids and weights an earlier one has.
+    tokens: number of predicted ids in undivided examples.
+    supervised: number of targets with a weight above 0.
+    weight: sum of the weights of the targets.
+    empty: number of examples with an empty answer or without weights.
+    duplicates: number of examples with the ids, weights and images of an
+      earlier one.
     prompts: digests of the prompts.
-    image_sizes: widths and heights of the images, and how many have them.
+    image_sizes: number of images by (width, height).
   """
 
   def __init__(self, encoder: encoding.Encoder):
@@ -41,14 +42,14 @@ class Statistics:
     self.image_sizes: collections.Counter[tuple[int, int]] = (
       collections.Counter()
     )
-    self._images: list[int] = []  # Of each chat.
+    self._images: list[int] = []  # Number of images of each chat.
 
   def add(self, example: Mapping[str, Any], whole: packing.Example) -> None:
     """Counts an example.
 
     Args:
-      example: as examples.stream yields it.
-      whole: the same, encoded and not divided.
+      example: an example of examples.stream.
+      whole: the same example, encoded and undivided.
     """
     is_document = conversations.is_document(example)
     weights = whole.weights[1:]
@@ -72,7 +73,7 @@ class Statistics:
 
   @property
   def lengths(self) -> np.ndarray:
-    """Returns the positions that each example needs, undivided."""
+    """Returns the number of positions of each undivided example."""
     return np.array(self._lengths[False] + self._lengths[True], np.int64)
 
   @property
@@ -80,7 +81,7 @@ class Statistics:
     return sum(map(len, self._lengths.values()))
 
   def pieces(self, length: int) -> list[int]:
-    """Returns the positions of what rows of a length are made of."""
+    """Returns the lengths of the pieces that are packed into rows."""
     documents = self._lengths[True]
     if self._encoder.long == 'chunk':
       documents = [
@@ -95,11 +96,11 @@ class Statistics:
 
   @property
   def per_row(self) -> int:
-    """Returns how many images a row takes."""
+    """Returns the maximum number of images per row."""
     return self._encoder.form.per_row if self._encoder.form else 0
 
   def too_long(self, length: int) -> int:
-    """Returns how many examples no row of a length can hold."""
+    """Returns the number of pieces that do not fit into a row of a length."""
     pieces = zip(self.pieces(length), self.images(length), strict=True)
     return sum(n > length or m > self.per_row for n, m in pieces)
 
@@ -133,16 +134,16 @@ def _digest(data: bytes) -> bytes:
 def packing_at(
   sources: Sequence[Statistics], length: int, pack: bool, seed: int
 ) -> dict[str, int | float]:
-  """Returns how well rows of a length are used.
+  """Returns statistics of packing at a row length.
 
   Args:
-    sources: of a mixture.
-    length: positions of a row.
-    pack: whether rows hold several examples.
-    seed: of the order in which they are packed.
+    sources: the sources of a mixture.
+    length: number of positions per row.
+    pack: whether rows contain several examples.
+    seed: seed of the order in which examples are packed.
 
   Returns:
-    length, rows, fill (the used share of positions) and too_long.
+    length, rows, fill (fraction of positions used) and too_long.
   """
   rows = used = 0
   for source in sources:
@@ -167,7 +168,7 @@ def packing_at(
 
 
 def histogram(lengths: np.ndarray) -> list[tuple[int, int, int]]:
-  """Returns (shortest, longest, examples) of ranges that double in length."""
+  """Returns (shortest, longest, count) for ranges that double in length."""
   bins = []
   first = 1
   while first <= lengths.max(initial=0):

@@ -1,8 +1,8 @@
-"""Prepares shards on the cores of this machine, with others that do the same.
+"""Prepares shards on the cores of this machine, and possibly of others.
 
-Processes that share the folder divide the shards: each reads all examples,
-claims the shards that nobody has claimed, and waits in the end for those that
-others have. Reading is cheap beside encoding.
+Processes that share the folder divide the shards. Each reads all examples,
+prepares the shards that no other process has claimed, and finally waits for the
+rest. Reading is cheap compared with encoding.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -24,24 +24,24 @@ from kd.input_pipeline import shard_workers
 from kd.input_pipeline import shards as shards_lib
 from kd.input_pipeline import tokenizers
 
-_TOKENIZER = 'tokenizer'  # The folder of its files.
+_TOKENIZER = 'tokenizer'  # Folder of the tokenizer's files.
 
-# By task: the counts of its shards, as shard_files.write returns them.
+# Maps a task to the counts of its shards, see shard_files.write.
 Counts = dict[str, list[dict[str, Any]]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """Rows to prepare.
+  """Describes the rows to prepare.
 
   Attributes:
-    folder: where the shards' files go.
+    folder: folder for the shards' files.
     request: see prepare.prepare.
-    tokenizer: encodes the texts.
-    shards_of: returns, by task, its shards from the first.
-    sizes: by task, the number of its examples, where it is known.
-    say: prints lines of progress.
-    on_large: called once it is known that there are several shards to prepare.
+    tokenizer: tokenizer of the texts.
+    shards_of: functions, by task, that iterate over the task's shards.
+    sizes: number of examples by task; None where unknown.
+    say: prints a line of progress.
+    on_large: called before the second of several shards is prepared.
   """
 
   folder: str
@@ -53,7 +53,7 @@ class Job:
   on_large: Callable[[], None]
 
   def setup(self) -> shard_worker.Setup:
-    """Writes the tokenizer for other processes; returns what they need."""
+    """Writes the tokenizer for other processes; returns their setup."""
     where = os.path.join(self.folder, _TOKENIZER)
     os.makedirs(where, exist_ok=True)
     atomic_files.write_all(where, self.tokenizer.files())
@@ -66,14 +66,15 @@ def prepare(job: Job, claims: claims_lib.Claims, workers: int) -> Counts:
   """Prepares all shards.
 
   Args:
-    job: what is prepared.
-    claims: those of this process in the job's folder.
-    workers: number of processes; with 1, or for a single shard, this one.
+    job: the rows to prepare.
+    claims: claims of this process in the job's folder.
+    workers: number of worker processes; 1, or a single shard, uses none but
+      this one.
 
   Raises:
-    ConfigError: the data are wrong.
+    ConfigError: the data are invalid.
     FileNotFoundError: another process has completed the folder and renamed it.
-    WorkerError: a process that this one started has died.
+    WorkerError: a worker process has died.
   """
   run = _Run(job, claims, workers)
   while run.read():
@@ -82,7 +83,7 @@ def prepare(job: Job, claims: claims_lib.Claims, workers: int) -> Counts:
 
 
 class _Run:
-  """What is known of each shard."""
+  """The state of each shard."""
 
   def __init__(self, job, claims, workers):
     self._job, self._claims, self._workers = job, claims, workers
@@ -97,10 +98,10 @@ class _Run:
     }
 
   def read(self) -> bool:
-    """Reads all examples and prepares what nobody else does.
+    """Reads all examples and prepares the shards that this process can claim.
 
     Returns:
-      Whether shards of others are missing.
+      Whether shards that other processes claim are incomplete.
     """
     self._digests.clear()
     with contextlib.ExitStack() as stack:
@@ -108,7 +109,7 @@ class _Run:
       held = None
       for shard in self._unclaimed():
         if held is None and submit is None:
-          held = shard  # A single one needs no processes.
+          held = shard  # A single shard needs no workers.
           continue
         if submit is None:
           submit = self._start(stack)
@@ -123,7 +124,7 @@ class _Run:
     return self._missing() != {}
 
   def _start(self, stack):
-    """Returns the function that prepares a shard and returns a future."""
+    """Returns a function that prepares a shard and returns a future."""
     self._job.on_large()
     if self._workers == 1:
       return lambda shard: _at_once(self._write, shard)
@@ -136,7 +137,7 @@ class _Run:
     return shard_files.write(job.folder, shard, job.request, job.tokenizer)
 
   def _unclaimed(self):
-    """Yields the shards that are this process's to prepare."""
+    """Yields the shards that this process has claimed."""
     for task, shards in self._job.shards_of.items():
       for shard in shards():
         key = task, shard.number
@@ -152,7 +153,7 @@ class _Run:
             yield shard
 
   def _find(self, key):
-    """Returns whether a shard is complete."""
+    """Returns whether a shard is complete; records its counts if so."""
     counts = shard_files.finished(self._job.folder, *self._digests[key])
     if counts is not None:
       self._done[key] = counts
@@ -173,7 +174,7 @@ class _Run:
     return {k: x for k, x in self._digests.items() if k not in self._done}
 
   def wait(self) -> None:
-    """Waits until each missing shard is complete, or this process's to do."""
+    """Waits until each missing shard is complete or its claim is free."""
     mine: set[tuple[str, int]] = set()
     while others := self._missing().keys() - mine:
       for key in others:
@@ -185,14 +186,14 @@ class _Run:
 
 
 def _at_once(call, *arguments) -> futures.Future:
-  """Returns a future that is done."""
+  """Calls a function and returns its result as a completed future."""
   future: futures.Future = futures.Future()
   future.set_result(call(*arguments))
   return future
 
 
 class _Report:
-  """Prints how far a task is, every few seconds."""
+  """Prints the progress of a task every few seconds."""
 
   def __init__(self, job: Job):
     self._job = job
@@ -201,7 +202,7 @@ class _Report:
     self._examples: dict[str, int] = dict.fromkeys(job.shards_of, 0)
 
   def reuse(self, key, counts):
-    """Counts a shard that is complete already."""
+    """Counts a shard that was already complete."""
     self._examples[key[0]] += counts['examples']
 
   def add(self, task, counts):

@@ -1,4 +1,4 @@
-"""Examples to ids: a chat as a whole, a long document in chunks."""
+"""Encodes examples as ids, and divides long documents into chunks."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
@@ -23,14 +23,14 @@ class Encoder:
   """Encodes examples for rows.
 
   Attributes:
-    tokenizer: gives the ids.
-    template: how chats are written, a name of templates.TEMPLATES.
-    length: positions of a row, L.
-    long: for examples that need more: 'chunk' divides documents, and chats are
-      left out; 'drop' leaves both out; 'refuse' is an error.
-    overlap: ids at the beginning of a chunk that end the chunk before it. They
-      are context: they have weight 0, so that each id is a target once.
-    form: how the model takes images; None if it takes none.
+    tokenizer: tokenizer of the texts.
+    template: name of the chat template, of templates.TEMPLATES.
+    length: L, number of positions per row.
+    long: treatment of longer examples: 'chunk' divides documents and drops
+      chats, 'drop' drops both, and 'refuse' raises an error.
+    overlap: number of ids that a chunk repeats from the end of the previous
+      one. They have weight 0, so that each id is a target once.
+    form: format of the model's images; None if it takes none.
   """
 
   tokenizer: tokenizers.Tokenizer
@@ -43,15 +43,15 @@ class Encoder:
   def encode(
     self, example: Mapping[str, Any], index: int
   ) -> list[packing.Example]:
-    """Returns an example's ids, parts and weights.
+    """Encodes an example as ids, parts and weights.
 
     Args:
-      example: as examples.stream yields it.
-      index: its place in the prepared `examples.jsonl`.
+      example: an example of examples.stream.
+      index: index of the example in the prepared `examples.jsonl`.
 
     Returns:
-      One for a chat, and one or several for a document. One that is longer than
-      a row stands in none (packing.assign).
+      One encoded example for a chat, one or several for a document.
+      packing.assign drops those that are longer than a row.
 
     Raises:
       ConfigError: the template cannot write the chat, or the example is longer
@@ -86,11 +86,11 @@ class Encoder:
     return [packing.Example(*columns, index, images)]
 
   def chunk_sizes(self, positions: int, length: int) -> list[int]:
-    """Returns the positions of the chunks of a document.
+    """Returns the lengths in positions of the chunks of a document.
 
     Args:
-      positions: what the whole document needs.
-      length: positions of a row.
+      positions: number of positions of the whole document.
+      length: number of positions per row.
     """
     if positions <= length:
       return [positions]
@@ -101,7 +101,7 @@ class Encoder:
     return [*sizes, positions - step * len(sizes)]
 
   def _document(self, text):
-    """Returns BOS, the text and EOS; all but BOS are targets."""
+    """Encodes a document as BOS, text and EOS; all but BOS are targets."""
     first = self._first
     ids = [*first, *self.tokenizer.encode(text), self.tokenizer.eos_id]
     weights = np.ones(len(ids), np.float32)
@@ -115,10 +115,10 @@ class Encoder:
     return [] if bos is None else [bos]
 
   def _chunks(self, ids, parts, weights) -> Iterator[Sequence[np.ndarray]]:
-    """Yields the columns of full rows; each begins with the BOS, if any."""
+    """Yields the columns of each chunk, which begins with BOS, if any."""
     first = len(self._first)
     size = self.length + 1 - first
-    # Nothing predicts the first id of a row: without a BOS it is context.
+    # The first id of a row is never predicted: without BOS it is context.
     overlap = max(self.overlap, 1 - first)
     begin = first
     while True:

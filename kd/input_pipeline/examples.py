@@ -1,4 +1,4 @@
-"""The examples of seqio tasks, read one at a time and checked."""
+"""Reads and checks the examples of seqio tasks."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -31,28 +31,28 @@ _SHOWN = 40  # Characters of a text in an error.
 
 Example = dict[str, Any]
 
-EVERY = 5000  # Examples between two lines of progress.
+EVERY = 5000  # Number of examples between lines of progress.
 
 
 def tasks(mixture: mixtures.Mixture, split: str) -> list[tuple[Any, float]]:
-  """Returns the seqio tasks of a mixture, with their rates.
+  """Returns the seqio tasks of a mixture with their rates.
 
   Args:
-    mixture: names of seqio tasks and mixtures, and files, which become tasks.
-    split: a split that each of them has.
+    mixture: seqio tasks and mixtures, and files, which become tasks.
+    split: a split of each of them.
 
   Returns:
-    (seqio.Task, rate) pairs; the rate of a task alone is 1.
+    (seqio.Task, rate) pairs; the rate of a single task is 1.
 
   Raises:
-    ConfigError: an unknown name or split, no such module, or one that cannot
-      be imported; a rate is negative or not finite, or all are 0.
+    ConfigError: a name or split is unknown, the module does not exist or cannot
+      be imported, a rate is negative or not finite, or all rates are 0.
   """
   register(mixture)
   pairs = []
   for component in mixture.components:
     of_component = _tasks(component, split)
-    # A mixture in a mixture has its rate, shared among its tasks.
+    # The rate of a nested mixture is divided among its tasks.
     several = len(mixture.components) > 1
     whole = sum(rate for _, rate in of_component) if several else 1
     pairs += [
@@ -71,11 +71,11 @@ def register(mixture: mixtures.Mixture) -> None:
   """Registers the tasks of a mixture with seqio.
 
   Raises:
-    ConfigError: its module is not there or cannot be imported, or two tasks
-      have one name.
+    ConfigError: the module does not exist or cannot be imported, or two tasks
+      have the same name.
   """
   with quiet.imports():
-    import seqio  # noqa: F401, brings TensorFlow along: 5 s and 880 MB.
+    import seqio  # noqa: F401, imports TensorFlow: 5 s and 880 MB.
 
   if mixture.module:
     with opened_files.watched(mixture.module):
@@ -88,7 +88,7 @@ def register(mixture: mixtures.Mixture) -> None:
 def _tasks(
   component: mixtures.Component, split: str
 ) -> list[tuple[Any, float]]:
-  """Returns the tasks of a component, with their rates in it."""
+  """Returns the tasks of a component with their rates in it."""
   import seqio
 
   name = component.task
@@ -119,13 +119,13 @@ def _tasks(
 
 
 def _rate(mixture: Any, task: Any) -> float:
-  """Returns a task's rate in a mixture, checked."""
+  """Returns the checked rate of a task in a mixture."""
   what = f'rate of task {task.name!r} in mixture {mixture.name!r}'
   try:
     rate = float(mixture.get_rate(task))
-  except Exception as e:  # A rate may be a function of the user's.
+  except Exception as e:  # A rate may be a user's function.
     raise user_errors.refuse(e, 'data.mixture', what) from e
-  if not 0 <= rate < math.inf:  # NaN is not either.
+  if not 0 <= rate < math.inf:  # Also catches NaN.
     raise errors.ConfigError(
       'data.mixture', f'{what} is {rate:g}', legal='a finite number, 0 or more'
     )
@@ -149,29 +149,29 @@ def stream(
   Args:
     task: a seqio.Task.
     split: one of its splits.
-    module: the module that registers it.
+    module: the module that registers the task.
     limit: number of examples to read, from the first; -1 for all.
     say: called with lines of progress.
-    bad: called with the error of an example that is wrong, which is skipped
-      and not counted; None raises it.
-    urls: whether images that examples of the module name by URL are downloaded.
-    opened: called with images that examples name, see loading.Loader.
+    bad: called with the error of each invalid example, which is skipped and not
+      counted; None raises the error.
+    urls: whether images that the module's examples name by URL are downloaded.
+    opened: called with each image that an example names, see loading.Loader.
     prefix: see prefix_template; '' if it names no column.
-    field: a feature that examples keep as text in `field`, '' without it; the
-      name '': none. Tasks of files know theirs.
+    field: feature whose text is stored in examples as `field` ('' if missing);
+      '' stores none. Tasks of files use their Source.recorded instead.
 
   Yields:
-    By example, in the source's order: `id` (the task's name and a number where
-    the task gives none), and one of
-    - `inputs`, `targets`, and `rationale`, the beginning of the targets that is
-      the rationale ('' where the task gives none);
-    - `messages`, as chats.check returns them;
+    Examples in the order of the source. Each has an `id` (by default the task's
+    name and a number), and one of
+    - `inputs`, `targets` and `rationale`, the beginning of the targets ('' if
+      the task has none);
+    - `messages`, in the format of chats.check;
     - `text`, a document.
-    And with `prefix` that text for its row, by that name.
+    With `prefix`, each also has `prefix`, the rendered text.
 
   Raises:
     ConfigError: the split is empty, the task's code fails, a feature is missing
-      or no text in UTF-8, or a rationale is not the beginning of its targets.
+      or not UTF-8 text, or the targets do not start with the rationale.
     Exception: the disk or the network fails (`retry.is_transient`).
   """
   where = f'task {task.name!r}, split {split!r}'
@@ -206,13 +206,13 @@ def stream(
 
 
 def column(task: Any, split: str, name: str) -> dict[str, str]:
-  """Returns a field of a task's examples as text, by the example's id.
+  """Returns a field of a task's examples as text, by example id.
 
   Args:
     task: a seqio.Task.
     split: one of its splits.
-    name: of a feature, or of a column of the task's files; examples without it
-      are left out.
+    name: name of a feature, or of a column of the task's files; examples
+      without it are left out.
   """
   where = f'task {task.name!r}, split {split!r}'
   with _users_errors(where, []):
@@ -221,8 +221,8 @@ def column(task: Any, split: str, name: str) -> dict[str, str]:
       values = source.column(split, name)
       return {key: str(value) for key, value in values.items()}
     texts = {}
-    wrong = lambda error: None  # It is no example then.
-    # An image of a URL is no part of a column.
+    wrong = lambda error: None  # Invalid examples are skipped.
+    # Images are not needed, so none are downloaded.
     loader = loading.Loader('', urls=True, deferred=lambda url: None)
     for number, features in enumerate(_features(task, split, wrong, loader)):
       if name in features:
@@ -238,22 +238,22 @@ def _shown_value(value: Any) -> str:
 
 
 def _watched(module, examples) -> Iterator[Example]:
-  """Yields examples; notes the files that the module opens for them."""
+  """Yields examples and records the files that the module opens for them."""
   with opened_files.watched(module) as notes:
     for example in examples:
-      notes.active = False  # What the caller opens is no data.
+      notes.active = False  # Files that the caller opens are not data.
       yield example
       notes.active = True
 
 
 def _loader(urls, opened) -> loading.Loader:
-  """Returns what reads the images of a module's examples."""
+  """Returns a loader for the images of a module's examples."""
 
   def noted(name, data):
-    opened_files.forget(name)  # It is no file of the whole module.
+    opened_files.forget(name)  # Images are recorded per example.
     opened(name, data)
 
-  # Paths are relative to the current folder, as those of the task's code.
+  # Paths are relative to the current folder, as in the task's code.
   start = text_tasks.FROM_CURRENT_FOLDER
   return dataclasses.replace(start, urls=urls, opened=noted)
 
@@ -266,14 +266,14 @@ def _features(task, split, bad, loader) -> Iterator[dict[str, Any]]:
     yield from dataset.as_numpy_iterator()
     return
   for texts in read(split, bad, loader):
-    # Half of a surrogate pair is refused with all that is not UTF-8.
+    # Lone surrogates are rejected later, when the bytes are decoded as UTF-8.
     yield {k: x.encode('utf-8', 'surrogatepass') for k, x in texts.items()}
 
 
 def _of_task(
   task, split, where, bad, loader, added, field
 ) -> Iterator[Example]:
-  """Yields the examples of a task that reads no data files."""
+  """Yields the examples of a task that does not read data files."""
   for i, features in enumerate(_features(task, split, bad, loader)):
     try:
       example = _example(features, f'{task.name}-{i}', where, loader)
@@ -288,11 +288,11 @@ def _of_task(
 
 @contextlib.contextmanager
 def _users_errors(where: str, last: list[str]) -> Iterator[None]:
-  """Raises ConfigError for what the task's own code raises.
+  """Turns exceptions of the task's code into ConfigError.
 
   Args:
     where: the task and its split.
-    last: holds the id of the last example that was read, if any.
+    last: contains the id of the last example that was read, if any.
   """
   try:
     yield
@@ -309,7 +309,7 @@ def _users_errors(where: str, last: list[str]) -> Iterator[None]:
 def _example(
   features: dict[str, Any], name: str, where: str, loader: loading.Loader
 ) -> Example:
-  """Returns an example's texts, checked."""
+  """Returns an example's checked texts."""
   if 'id' in features:
     name = _text(features['id'], f"{where}, example {name!r}: feature 'id'")
   where += f', example {name!r}'
@@ -350,7 +350,7 @@ def _text(value: Any, where: str) -> str:
 
 
 def _check(row: dict[str, str], where: str) -> None:
-  """Raises ConfigError unless the rationale is the targets' beginning."""
+  """Raises ConfigError unless the targets start with the rationale."""
   for field in ('inputs', 'targets'):
     if field not in row:
       raise errors.ConfigError(

@@ -1,4 +1,4 @@
-"""SHA-256 of data files; large ones are read again only when they change."""
+"""Computes SHA-256 digests of data files, cached for large files."""
 
 from collections.abc import Iterator
 import contextlib
@@ -11,9 +11,9 @@ from kd.core import folders
 from kd.core import identity
 
 FILE = 'digests.json'
-_LARGE = 8 << 20  # bytes; the digest of a smaller file is computed every time
-# A file may change twice within one tick of its clock: a recent change is no
-# proof that a digest is still right.
+_LARGE = 8 << 20  # bytes; digests of smaller files are not cached
+# A file may change twice within one tick of the modification time, so digests
+# of files that changed this recently are not cached.
 _SETTLED_NS = 2_000_000_000
 
 
@@ -23,16 +23,16 @@ def is_remote(path: str) -> bool:
 
 
 class Digests:
-  """Digests of files, those of large ones kept in a folder.
+  """Computes digests of files, and caches those of large files in a folder.
 
-  A large file whose size and modification time are as recorded is not read.
+  A large file with the recorded size and modification time is not read.
   """
 
   def __init__(self, folder: str):
-    """Reads what is recorded.
+    """Reads the cache.
 
     Args:
-      folder: holds the record, digests.json; may be missing or read-only.
+      folder: folder of the cache, digests.json; may be missing or read-only.
     """
     self._folder = folder
     self._known = _read(os.path.join(folder, FILE))
@@ -41,14 +41,14 @@ class Digests:
   def of(self, path: str) -> tuple[int, str] | None:
     """Returns a file's size and SHA-256 (hex).
 
-    Of a URL the size and modification time are taken, which need no download.
+    For a URL, the modification time replaces the digest, without a download.
 
     Args:
       path: a file.
 
     Returns:
-      (bytes, digest), or None if the path is no regular file that this user may
-      read: a broken link, a socket, a pipe, a folder.
+      (bytes, digest), or None if the path is not a regular, readable file: a
+      broken link, a socket, a pipe, a folder.
 
     Raises:
       OSError: the disk fails.
@@ -79,7 +79,7 @@ class Digests:
 
   @contextlib.contextmanager
   def kept_once(self) -> Iterator[None]:
-    """Within it, the record is not written; at its end it is."""
+    """Delays writing the cache to the end of the context."""
     before = dict(self._known)
     self._delayed = True
     try:
@@ -90,7 +90,7 @@ class Digests:
         self._write()
 
   def _write(self):
-    # The rows are right without it, and the folder may be read-only.
+    # The cache is optional, and the folder may be read-only.
     with contextlib.suppress(OSError):
       if not self._delayed:
         self._write_known()
@@ -109,7 +109,7 @@ class Digests:
 
 
 def _read(path: str) -> dict[str, list]:
-  """Returns the record; a missing or damaged one is empty."""
+  """Reads the cache; a missing or damaged one is empty."""
   try:
     with open(path, encoding='utf-8') as f:
       known = json.load(f)
@@ -125,7 +125,7 @@ def _read(path: str) -> dict[str, list]:
 
 
 def _remote(path: str) -> tuple[int, str] | None:
-  import tensorflow as tf  # Its file systems know the schemes.
+  import tensorflow as tf  # Supports the URL schemes.
 
   try:
     status = tf.io.gfile.stat(path)

@@ -1,4 +1,4 @@
-"""Tasks of data files: seqio tasks whose examples Python reads."""
+"""Registers seqio tasks that read data files in Python."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from kd.metrics import metric
 
 
 def register(name: str, source: source_lib.Source) -> Any:
-  """Returns the seqio task of files; registers it.
+  """Registers and returns a seqio task for files.
 
-  A task of files that has the name is replaced.
+  Replaces a task for files with the same name.
 
   Args:
-    name: of the task.
+    name: name of the task.
     source: the files.
 
   Raises:
@@ -61,12 +61,12 @@ def register(name: str, source: source_lib.Source) -> Any:
   data = seqio.FunctionDataSource(
     dataset, splits=source.splits(), caching_permitted=False
   )
-  data.files = source  # source_of finds it.
+  data.files = source  # For source_of.
   return text_tasks.register(name, data, _stripped, [same_answer])
 
 
 def source_of(task: Any) -> source_lib.Source | None:
-  """Returns the files that a seqio task reads; None for any other task."""
+  """Returns the files of a seqio task; None for any other task."""
   return getattr(task.source, 'files', None)
 
 
@@ -80,6 +80,6 @@ def _stripped(text, example=None, is_target=False):
 
 
 def same_answer(targets, predictions):
-  """Metric function: which answers are those of the file, word for word."""
+  """Returns whether each answer equals that of the file; a metric function."""
   same = [t == p for t, p in zip(targets, predictions, strict=True)]
   return {'same_answer': metric.Metric(same, title='answers as in the file')}

@@ -1,4 +1,4 @@
-"""Describes a tokenizer in the metadata of a GGUF file, for llama.cpp."""
+"""Converts a tokenizer to GGUF metadata for llama.cpp."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -20,10 +20,10 @@ from kd.models import families
 
 _PREFIX = sentencepiece_models.PREFIX
 _Type = sentencepiece_models.Type
-# What Gemma's tokenizer_config.json calls special in addition to the marks of
-# turns. llama.cpp reads these in text where the caller asks for it.
+# Special tokens in Gemma's tokenizer_config.json in addition to the marks of
+# turns. llama.cpp matches these in text only if the caller requests it.
 _SPECIAL = re.compile(r'<mask>|<unused\d+>')
-_NO_SCORE = -1000.0  # Of pieces that no merge makes, as in published files.
+_NO_SCORE = -1000.0  # For pieces that are not merged, as in published files.
 
 
 def fields(
@@ -32,17 +32,17 @@ def fields(
   """Returns the metadata of a tokenizer by key.
 
   Args:
-    tokenizer: of the model.
-    rows: of its embedding, at least one for each id.
+    tokenizer: tokenizer of the model.
+    rows: number of rows of the model's embedding, at least the number of ids.
     template: data.template; its Jinja text is added if it has turns.
-    path: the config path of the tokenizer, for messages.
+    path: config path of the tokenizer, for messages.
 
   Returns:
-    Values by key. There is a token for each id; for byte-level BPE, as in
-    published files, one for each row.
+    Values by key. There is a token per id or, for byte-level BPE, a token per
+    row, as in published files.
 
   Raises:
-    ConfigError: a program that reads the file would give other ids, or
+    ConfigError: a tokenizer read from the file would produce other ids, or
       llama.cpp would abort.
   """
   hf_tokenizer.check(tokenizer, path)
@@ -72,7 +72,7 @@ def fields(
 
 
 def _check_unique(tokens: list[str], path: str) -> None:
-  """Raises ConfigError for a text of two tokens: llama.cpp aborts on it."""
+  """Raises ConfigError if two tokens have one text: llama.cpp would abort."""
   twice = [text for text, count in Counter(tokens).items() if count > 1]
   if twice:
     raise errors.ConfigError(
@@ -148,7 +148,7 @@ def _byte_level(
     'merges': [' '.join(pair) for pair in tokenizer.spec.merges],
     'eos_token_id': eos,
     'padding_token_id': tokenizer.pad_id,
-    # Without the field llama.cpp takes an id of GPT-2's.
+    # Without this field llama.cpp uses GPT-2's id.
     'bos_token_id': tokenizer.eos_id if bos is None else bos,
     'add_bos_token': bos is not None,
   }
@@ -165,7 +165,7 @@ def _named(
 
 
 def _special_ids(files: Mapping[str, Mapping[str, Any]]) -> set[int]:
-  """Returns the ids of the added tokens that a folder's files call special."""
+  """Returns the ids of the added tokens that the files mark as special."""
   listed = files[added_tokens.TOKENIZER_JSON].get('added_tokens') or []
   decoder = files[added_tokens.CONFIG].get('added_tokens_decoder') or {}
   special = {entry['id'] for entry in listed if entry.get('special')}

@@ -1,4 +1,4 @@
-"""Reads the tokenizer that a GGUF file holds."""
+"""Reads the tokenizer of a GGUF file."""
 
 from collections.abc import Mapping
 import json
@@ -17,8 +17,8 @@ _LISTS = ('tokens', 'scores', 'token_type', 'merges')
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 _ENDS = ('eos', 'eot')
 _SPLIT = {'behavior': 'Isolated', 'invert': False}
-# By tokenizer.ggml.pre: the Unicode normalization and the regular expression of
-# the model's own tokenizer. llama.cpp does not normalize.
+# Unicode normalization and regular expression of the model's own tokenizer, by
+# tokenizer.ggml.pre. llama.cpp does not normalize.
 PRE = {
   'qwen2': (
     'NFC',
@@ -29,16 +29,16 @@ PRE = {
 
 
 def read(path: str) -> dict[str, Any]:
-  """Returns the tokenizer's metadata without their prefix.
+  """Returns the metadata of the tokenizer, with the key prefix removed.
 
   Args:
     path: a GGUF file, or any part of a split one.
 
   Returns:
-    The fields of `tokenizer.ggml.`, and `chat_template` where there is one.
+    The fields of `tokenizer.ggml.`, and `chat_template` if there is one.
 
   Raises:
-    ConfigError: the file is no GGUF or is damaged.
+    ConfigError: the file is not a GGUF file or is damaged.
   """
   lists = [_PREFIX + name for name in _LISTS]
   metadata = gguf_parts.read(path, lists).metadata
@@ -62,8 +62,7 @@ def byte_level(
     path: the file, for messages.
 
   Raises:
-    ConfigError: a field is missing or damaged, or the text is split in a way
-      that is not known.
+    ConfigError: a field is missing or damaged, or the pre-tokenizer is unknown.
   """
   _check(fields, path)
   tokens, kinds = fields['tokens'], fields['token_type']
@@ -85,7 +84,7 @@ def byte_level(
     'eos_token': names['eos'],
     'pad_token': names.get('padding', names['eos']),
     'clean_up_tokenization_spaces': False,
-    'model_max_length': 10**30,  # transformers' own way to say "no limit".
+    'model_max_length': 10**30,  # transformers' value for "no limit".
   }
   if 'chat_template' in fields:
     config['chat_template'] = fields['chat_template']
@@ -107,7 +106,7 @@ def byte_level(
 
 
 def _check(fields: Mapping[str, Any], path: str) -> None:
-  """Refuses missing fields, and lists of other types or lengths."""
+  """Rejects missing fields and lists of wrong types or lengths."""
   if fields.get('pre') not in PRE:
     raise errors.ConfigError(
       f'{path}: {_PREFIX}pre',
@@ -135,7 +134,7 @@ def _check(fields: Mapping[str, Any], path: str) -> None:
 def _tokenizer_json(
   fields: Mapping[str, Any], size: int, bos: str | None
 ) -> dict[str, Any]:
-  """Returns the contents of the tokenizer.json with the same tokens."""
+  """Returns the contents of an equivalent tokenizer.json."""
   form, pattern = PRE[fields['pre']]
   splits = {'type': 'Split', 'pattern': {'Regex': pattern}, **_SPLIT}
   as_bytes = {'type': 'ByteLevel', 'add_prefix_space': False}

@@ -1,4 +1,4 @@
-"""Reads the tokenizer of a Hugging Face folder as a SentencePiece model."""
+"""Converts the tokenizer of a Hugging Face folder to a SentencePiece model."""
 
 from collections.abc import Iterator
 import os
@@ -16,7 +16,7 @@ _Proto = sentencepiece_model_pb2.ModelProto
 
 
 def read(directory: str) -> added_tokens.Folder:
-  """Reads the tokenizer files of a folder other than tokenizer.model.
+  """Reads the tokenizer files of a folder, except tokenizer.model.
 
   Args:
     directory: a Hugging Face model directory.
@@ -31,21 +31,21 @@ def read(directory: str) -> added_tokens.Folder:
 
 
 def model(folder: added_tokens.Folder) -> bytes:
-  """Returns a SentencePiece model that gives the ids that transformers gives.
+  """Returns a SentencePiece model that produces the same ids as transformers.
 
-  Starts from tokenizer.model, or without one from an equivalent of
-  tokenizer.json, and adds the tokens of tokenizer.json, tokenizer_config.json
-  and added_tokens.json.
+  Starts from tokenizer.model, or else from an equivalent of tokenizer.json, and
+  adds the tokens of tokenizer.json, tokenizer_config.json and
+  added_tokens.json.
 
   Args:
-    folder: from `read`.
+    folder: the result of `read`.
 
   Returns:
     A serialized SentencePiece ModelProto.
 
   Raises:
     ConfigError: the folder has no tokenizer, a file is damaged, two contradict
-      each other, or a token cannot be used; the message names it.
+      each other, or a token cannot be used; names the file or token.
   """
   added_tokens.check_flags(folder)
   directory = folder.directory
@@ -97,7 +97,7 @@ def _with_added(raw: bytes, file: str, folder: added_tokens.Folder) -> bytes:
 
 
 def _check_same(proto: _Proto, file: str, folder: added_tokens.Folder) -> None:
-  """Rejects a tokenizer.json that differs: transformers prefers it."""
+  """Rejects a tokenizer.json that differs, since transformers prefers it."""
   other = os.path.join(folder.directory, added_tokens.TOKENIZER_JSON)
   ids = tokenizer_json.ids(folder, other)
   size = len(proto.pieces)
@@ -127,7 +127,7 @@ def _changes(
   pieces = [piece.piece for piece in proto.pieces]
   by_text = {text: i for i, text in enumerate(pieces)}
   spec = proto.trainer_spec
-  # By text, as SentencePiece identifies them.
+  # SentencePiece identifies special pieces by text.
   special = (spec.bos_piece, spec.eos_piece, spec.pad_piece, spec.unk_piece)
   wanted = {i: token.content for i, token in folder.added.items()}
   last = max(wanted, default=-1)
@@ -154,6 +154,6 @@ def _changes(
         legal='added tokens with ids of their own',
       )
     kind = proto.pieces[index].type if index < len(pieces) else None
-    # Bytes that stand for images in vocabularies of bytes stay bytes.
+    # Bytes that mark images in byte vocabularies stay bytes.
     if text not in special and kind not in (_Type.USER_DEFINED, _Type.BYTE):
       yield index, text

@@ -1,4 +1,4 @@
-"""Writes a tokenizer as files that transformers, vLLM and llama.cpp read."""
+"""Writes a tokenizer's files for transformers, vLLM and llama.cpp."""
 
 from collections.abc import Mapping
 import json
@@ -22,13 +22,13 @@ _Spec = sentencepiece_model_pb2.TrainerSpec
 
 
 def problem(tokenizer: tokenizers.Tokenizer) -> str:
-  """Explains why no tokenizer.json gives the ids of a tokenizer.
+  """Explains why no tokenizer.json can reproduce the ids of a tokenizer.
 
   Args:
-    tokenizer: any.
+    tokenizer: any tokenizer.
 
   Returns:
-    The reason, '' if `write` can write it.
+    The reason, '' if `write` supports the tokenizer.
   """
   if isinstance(tokenizer, byte_level_tokenizer.ByteLevelTokenizer):
     return ''
@@ -44,14 +44,14 @@ def problem(tokenizer: tokenizers.Tokenizer) -> str:
 
 
 def check(tokenizer: tokenizers.Tokenizer, path: str) -> None:
-  """Raises ConfigError for a tokenizer that `write` cannot write.
+  """Raises ConfigError for a tokenizer that `write` does not support.
 
   Args:
-    tokenizer: any.
-    path: the config path that names it, for the message.
+    tokenizer: any tokenizer.
+    path: config path of the tokenizer, for the message.
 
   Raises:
-    ConfigError: an export would give other ids than those of training.
+    ConfigError: an exported tokenizer would produce other ids than in training.
   """
   reason = problem(tokenizer)
   if reason:
@@ -78,14 +78,14 @@ def write(
   Args:
     tokenizer: a byte-level BPE, or a byte-fallback BPE model that does not
       normalize text, such as Gemma's and 'bytes'.
-    directory: created if missing. Files of the same names are replaced.
-    chat_template: the Jinja of a templates.Template. The tokenizer's own text
-      is kept if it writes that template by default.
-    with_images: whether a SentencePiece model's files name the tokens of
-      images, for transformers' processor.
+    directory: output folder, created if missing; existing files are replaced.
+    chat_template: the Jinja text of a templates.Template. The tokenizer's own
+      text is kept if it writes that template by default.
+    with_images: whether a SentencePiece model's files define the image tokens,
+      for transformers' processor.
 
   Raises:
-    ConfigError: see check.
+    ConfigError: see `check`.
   """
   check(tokenizer, 'data.tokenizer')
   os.makedirs(directory, exist_ok=True)
@@ -127,7 +127,7 @@ def _sentencepiece_files(
     'add_bos_token': True,
     'add_eos_token': False,
     'clean_up_tokenization_spaces': False,
-    'model_max_length': 10**30,  # transformers' own way to say "no limit".
+    'model_max_length': 10**30,  # transformers' value for "no limit".
     'chat_template': chat_template,
     **images,
   }
@@ -155,7 +155,7 @@ def _special_names(
 def _fast(
   tokenizer: sentencepiece_tokenizer.SentencePieceTokenizer,
 ) -> dict[str, Any]:
-  """Returns tokenizer.json, which the `tokenizers` library runs."""
+  """Returns the contents of tokenizer.json for the `tokenizers` library."""
   space = sentencepiece_models.SPACE
   pieces = tokenizer.pieces
   bos = pieces[tokenizer.bos_id][0]
@@ -177,7 +177,7 @@ def _fast(
       'pattern': {'String': ' '},
       'content': space,
     },
-    # Text is not split: BPE merges across words, as SentencePiece does.
+    # Text is not split: BPE merges across words, as in SentencePiece.
     'pre_tokenizer': None,
     'post_processor': {
       'type': 'TemplateProcessing',
@@ -213,11 +213,11 @@ def _fast(
 def _added(
   tokenizer: sentencepiece_tokenizer.SentencePieceTokenizer,
 ) -> list[dict[str, Any]]:
-  """Returns the tokens that match in text before anything is merged.
+  """Returns the tokens that are matched in text before merging.
 
   BOS, EOS, padding and unknown tokens must be listed, so `tokenizers` matches
-  them in text, which SentencePiece does not. Other control tokens are left out,
-  so that neither matches them.
+  them in text, unlike SentencePiece. Other control tokens are left out, so that
+  neither matches them.
   """
   kind = sentencepiece_models.Type
   special = {tokenizer.id_of(mark) for mark in gemma_template.MARKS}
@@ -246,9 +246,9 @@ def _added_token(index: int, text: str, is_special: bool) -> dict[str, Any]:
 def _image_names(
   tokenizer: sentencepiece_tokenizer.SentencePieceTokenizer,
 ) -> dict[str, str]:
-  """Returns the texts of the tokens of images by transformers' names.
+  """Returns the texts of the image tokens by transformers' names.
 
-  The soft tokens' may have no piece: Gemma's is the id after the vocabulary.
+  The soft token may have no piece: Gemma's is the id after the vocabulary.
   """
   start, soft, end = tokenizer.image_ids
   pieces = tokenizer.pieces

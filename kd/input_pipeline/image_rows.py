@@ -1,4 +1,4 @@
-"""The images of rows: in records as encoded files, in batches as pixels."""
+"""Stores rows' images in records, and decodes them to pixels for batches."""
 
 from collections.abc import Sequence
 from concurrent import futures
@@ -18,11 +18,11 @@ Slots = Sequence[image_tokens.Slot]
 
 
 def to_bytes(fields: bytes, slots: Slots) -> bytes:
-  """Returns a record of a row that may have images.
+  """Serializes a row that may have images.
 
   Args:
-    fields: from packing.to_bytes.
-    slots: the row's images in order; each file is written once.
+    fields: the result of packing.to_bytes.
+    slots: the row's images in order; repeated files are stored once.
   """
   files = list(dict.fromkeys(slot.data for slot in slots))
   numbers = {data: number for number, data in enumerate(files)}
@@ -33,7 +33,7 @@ def to_bytes(fields: bytes, slots: Slots) -> bytes:
 
 
 def from_bytes(record: bytes) -> tuple[bytes, list[image_tokens.Slot]]:
-  """Returns the arguments of `to_bytes`."""
+  """Parses a record to the arguments of `to_bytes`."""
   count, files = np.frombuffer(record[-8:], '<i4')
   words = 2 * count + files
   end = len(record) - 4 * (words + 2)
@@ -55,15 +55,15 @@ def _threads() -> futures.ThreadPoolExecutor:
 def read(
   tokens: np.ndarray, rows: Sequence[Slots], form: form_lib.Form
 ) -> types.Images:
-  """Decodes and resizes the images of rows, on several threads.
+  """Decodes and resizes the images of rows on several threads.
 
   Args:
-    tokens: int32 [B, L], with form.soft_id at the places of images.
+    tokens: int32 [B, L], with form.soft_id at the positions of images.
     rows: the images of each row.
-    form: how the model takes them.
+    form: format of the model's images.
 
   Returns:
-    numpy arrays.
+    The images, as numpy arrays.
   """
   side = form.size
   pixels = np.zeros((len(rows), form.per_row, side, side, 3), np.uint8)
@@ -82,11 +82,11 @@ def read(
 
 
 def decoded(slots: Slots, side: int) -> np.ndarray:
-  """Decodes and resizes images, on several threads.
+  """Decodes and resizes images on several threads.
 
   Args:
     slots: the images.
-    side: S, in pixels.
+    side: S, width and height in pixels.
 
   Returns:
     uint8 [n, S, S, 3].
@@ -96,13 +96,13 @@ def decoded(slots: Slots, side: int) -> np.ndarray:
 
 
 def spread(counts: Sequence[int]) -> list[int]:
-  """Returns the rows of a batch in the order in which devices share them.
+  """Returns an order of a batch's rows that balances images over devices.
 
-  Images are spread evenly over neighboring rows, which a device has, and over
-  strides, which micro-batches are.
+  Images are spread evenly over blocks of neighboring rows, which devices hold,
+  and over strided rows, which form micro-batches.
 
   Args:
-    counts: the number of images of each row, in the order of the data.
+    counts: number of images of each row, in the order of the data.
   """
   by_count = sorted(range(len(counts)), key=lambda i: -counts[i])
   bits = max((len(counts) - 1).bit_length(), 2)
@@ -114,10 +114,10 @@ def spread(counts: Sequence[int]) -> list[int]:
 
 
 def _rank(place: int, bits: int) -> int:
-  """Returns when a place of a batch is filled.
+  """Returns the rank by which the places of a batch are filled.
 
-  Bits reversed spread each prefix over neighbors; a place's parity, as the
-  highest bit, over odd and even places of these too.
+  Reversed bits spread the first places evenly over blocks of neighbors. The bit
+  parity as the highest bit also spreads them over odd and even places.
   """
   reversed_ = int(f'{place >> 1:0{bits - 1}b}'[::-1], 2)
   return reversed_ + ((place.bit_count() & 1) << (bits - 1))

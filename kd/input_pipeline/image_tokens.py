@@ -1,4 +1,4 @@
-"""The tokens of images in a chat, as Gemma 3's processor writes them."""
+"""Inserts the tokens of images into chats, as in Gemma 3's processor."""
 
 import base64
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ _BLOCK = f'\n\n{chat_turns.IMAGE}\n\n'
 
 
 class Slot(NamedTuple):
-  """An image as a row has it.
+  """An image of a row.
 
   Attributes:
-    data: the image's file.
-    crop: 0 for the whole image, from 1 on a number of pictures.crops.
+    data: content of the image file.
+    crop: 0 for the whole image, or the 1-based index of one of pictures.crops.
   """
 
   data: bytes
@@ -30,14 +30,14 @@ class Slot(NamedTuple):
 def slots(
   messages: Sequence[chat_turns.Message], form: form_lib.Form | None
 ) -> list[list[Slot]]:
-  """Returns the images of a chat, each with its crops.
+  """Returns the images of a chat, each followed by its crops.
 
   Args:
-    messages: as templates.render takes them.
-    form: how the model takes images; None if it takes none.
+    messages: the messages of the chat, see templates.render.
+    form: format of the model's images; None if it takes none.
 
   Raises:
-    ConfigError: there are images, and the model takes none.
+    ConfigError: the chat has images, and the model takes none.
   """
   files = map(base64.b64decode, _files(messages, form))
   return [
@@ -76,15 +76,15 @@ def _crops(data, form):
 def expand(
   text: str, turns: Sequence[chat_turns.Turn], crops: Sequence[int]
 ) -> tuple[str, list[chat_turns.Turn]]:
-  """Writes what Gemma 3's processor puts around images.
+  """Inserts the text that Gemma 3's processor adds around images.
 
   Args:
-    text: from templates.render, with an IMAGE for each image.
-    turns: the model's turns in it.
-    crops: by image, the number of its crops.
+    text: a text of templates.render, with an IMAGE for each image.
+    turns: the model's turns in the text.
+    crops: number of crops of each image.
 
   Returns:
-    The text with an IMAGE for each image and crop, and the turns in it.
+    The text with an IMAGE for each image and crop, and the turns in that text.
   """
   first, *rest = text.split(chat_turns.IMAGE)
   expanded, old, places, added = first, len(first), [], [0]
@@ -121,17 +121,17 @@ def encode(
   """Returns the ids of a text with images, and their characters.
 
   Args:
-    tokenizer: has image_ids.
-    text: with an IMAGE for each image; the texts between them are encoded
-      alone, so that no text becomes an image's token by its neighbor.
-    form: how the model takes images.
+    tokenizer: a tokenizer with image_ids.
+    text: a text with an IMAGE for each image. The texts between images are
+      encoded separately, so that they do not merge with the images' tokens.
+    form: format of the model's images.
 
   Returns:
-    As tokenizers.Tokenizer.encode_with_offsets; the ids of an image have its
-    IMAGE as their character.
+    The ids and offsets, see tokenizers.Tokenizer.encode_with_offsets. The ids
+    of an image have the offsets of its IMAGE.
 
   Raises:
-    ConfigError: the text itself has a soft token.
+    ConfigError: the text itself contains a soft token.
   """
   start, soft, end = tokenizer.image_ids
   image = np.array([start, *[soft] * form.tokens, end], np.int32)

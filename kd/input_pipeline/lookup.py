@@ -1,4 +1,4 @@
-"""Looks up the tasks that a config names, and reads an example of each."""
+"""Looks up the tasks of a config and reads an example of each."""
 
 from collections.abc import Sequence
 import sys
@@ -18,18 +18,18 @@ def check(
   rationale: Sequence[str],
   routes: Sequence[routing.Route] = (),
 ) -> str:
-  """Refuses a module, mixture or split that does not exist, and missing data.
+  """Rejects a module, mixture or split that does not exist, and missing data.
 
   Args:
-    config: the run's.
-    rationale: fields that need a task with rationales.
+    config: config of the run.
+    rationale: fields that require a task with rationales.
     routes: the examples of each teacher; () if each takes all.
 
   Returns:
-    A line on what was looked up.
+    A line that summarizes the result.
 
   Raises:
-    ConfigError: names the field.
+    ConfigError: something does not exist; names the field.
   """
   data = config.data
   trained = mixtures.training(config)
@@ -47,13 +47,15 @@ def check(
 
 
 def check_held_out(config: ml_collections.ConfigDict) -> None:
-  """Refuses held-out sets that do not exist; without data.mixture, their own.
+  """Rejects held-out sets that do not exist.
+
+  Sets without a mixture of their own are skipped if data.mixture is empty.
 
   Args:
-    config: the run's.
+    config: config of the run.
 
   Raises:
-    ConfigError: names the field.
+    ConfigError: a set does not exist; names the field.
   """
   for name, entry in sorted(config.evaluation.sets.items()):
     path = f'evaluation.sets.{name}'
@@ -77,7 +79,7 @@ def _tasks(mixture, split):
 
 
 def _imported(call, module):
-  """Returns what `call` returns, which imports a module."""
+  """Calls a function that imports a module and returns its result."""
   try:
     return call()
   except (errors.KdError, MemoryError):
@@ -90,10 +92,9 @@ def _imported(call, module):
 
 
 def _check_registers(mixture):
-  """Refuses a module that registers nothing.
+  """Rejects a module that registers no tasks or mixtures.
 
-  One that some other module has imported before is given the benefit of the
-  doubt, if anything is registered.
+  A module that was imported earlier is accepted if anything is registered.
   """
   with quiet.imports():
     import seqio
@@ -115,7 +116,7 @@ def _check_registers(mixture):
 def _first_examples(tasks, data, split, module):
   """Returns the first example of each task whose data is local.
 
-  So that data that is missing or wrong from its first line on is known now.
+  This reports data that is missing, or wrong from its first line on, early.
   """
   import seqio
 
@@ -131,7 +132,7 @@ def _first_examples(tasks, data, split, module):
 
 
 def _check_rationale(examples_, tasks, data, fields):
-  """Refuses terms of rationales if no task has any."""
+  """Rejects fields that require rationales if no task has any."""
   if not fields or len(examples_) < len(tasks):
     return
   if not any(example.get('rationale') for example in examples_):

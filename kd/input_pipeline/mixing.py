@@ -1,8 +1,8 @@
-"""Which task of a mixture each row comes from, so that its rates hold.
+"""Chooses the task of each row of a mixture according to the rates.
 
-seqio declares a rate for each task, and users expect it to count examples. Rows
-hold different numbers of these: many short ones or a single long one. The unit
-says what rates are shares of: rows, examples or target tokens.
+seqio declares a rate for each task, and users expect it to count examples. But
+rows contain different numbers of examples: many short ones or a single long
+one. The unit defines what rates are shares of: rows, examples or target tokens.
 """
 
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ import math
 from kd.input_pipeline import prepared as prepared_lib
 
 UNITS = ('rows', 'examples', 'tokens')
-_PRECISION = 1_000_000  # Shares are taken as fractions of this denominator.
+_PRECISION = 1_000_000  # Maximum denominator of shares.
 
 
 def row_shares(
   prepared: Sequence[prepared_lib.Prepared], unit: str
 ) -> list[float]:
-  """Returns the share of rows that each task gets.
+  """Returns each task's share of the rows.
 
   Args:
     prepared: the rows of each task of a mixture, with its rate.
-    unit: what the rates are shares of, one of UNITS.
+    unit: unit of the rates, one of UNITS.
 
   Returns:
     Shares that sum to 1, in the order of the tasks.
@@ -34,7 +34,7 @@ def row_shares(
 
 
 def _per_row(task_rows: prepared_lib.Prepared, unit: str) -> float:
-  """Returns how much of a unit a row of a task holds on average."""
+  """Returns the average amount of a unit per row of a task."""
   counts = task_rows.counts
   return {
     'rows': lambda: 1.0,
@@ -48,16 +48,16 @@ def _per_row(task_rows: prepared_lib.Prepared, unit: str) -> float:
 def describe(
   prepared: Sequence[prepared_lib.Prepared], unit: str, rows: int
 ) -> dict[str, dict[str, float]]:
-  """Returns what the tasks of a mixture amount to in a run.
+  """Returns the shares of the tasks of a mixture in a run.
 
   Args:
     prepared: the rows of each task.
-    unit: what the rates are shares of.
+    unit: unit of the rates.
     rows: number of rows that the run trains on.
 
   Returns:
-    By task: its share of the declared rates, of rows, examples and target
-    tokens, and how often the run goes through its rows (epochs).
+    By task, its share of the declared rates, of rows, of examples and of target
+    tokens, and the number of epochs over its rows.
   """
   shares = row_shares(prepared, unit)
   rates = sum(task_rows.rate for task_rows in prepared)
@@ -76,7 +76,7 @@ def describe(
 
 
 def lines(described: dict[str, dict[str, float]], unit: str) -> list[str]:
-  """Returns the lines that show a user what `describe` returned."""
+  """Formats the result of `describe` as lines of text."""
   head = f'mixture of {len(described)} tasks, rates are shares of {unit}:'
   return [head] + [
     f'  {task}: rate {d["rate"]:.1%}, {d["rows"]:.1%} of rows, '
@@ -87,13 +87,13 @@ def lines(described: dict[str, dict[str, float]], unit: str) -> list[str]:
 
 
 class Order:
-  """The sequence of rows of a mixture, without state."""
+  """The stateless order of the rows of a mixture."""
 
   def __init__(self, shares: Sequence[float]):
     """Initializes the order.
 
     Args:
-      shares: the share of rows of each task, as `row_shares` returns them.
+      shares: each task's share of the rows, see `row_shares`.
     """
     most = max(shares)
     ratios = [
@@ -101,17 +101,17 @@ class Order:
       for share in shares
     ]
     scale = math.lcm(*(ratio.denominator for ratio in ratios))
-    # Integers: the order is exact, however many rows there are.
+    # Integers keep the order exact for any number of rows.
     self._shares = [int(ratio * scale) for ratio in ratios]
 
   def __getitem__(self, number: int) -> tuple[int, int]:
-    """Returns the task of a row, and its number among that task's rows.
+    """Returns the task of a row, and the row's index among that task's rows.
 
-    Tasks are split off one after the other: of the n first rows that are not of
-    an earlier task, n x rest // whole are not of this one either.
+    Tasks are split off in order: of the first n rows that do not belong to an
+    earlier task, n * rest // whole do not belong to this one either.
 
     Args:
-      number: of the row, from 0.
+      number: index of the row, from 0.
     """
     first, last, whole = number, number + 1, sum(self._shares)
     for task, share in enumerate(self._shares):

@@ -1,4 +1,4 @@
-"""What a config's data consists of: seqio tasks and files, with rates."""
+"""Describes a config's data: seqio tasks and files, with rates."""
 
 import dataclasses
 from typing import Any
@@ -14,12 +14,12 @@ _LONGEST_NAME = 60  # characters; it is part of a folder's name
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-  """What a mixture consists of: a seqio task or mixture, or files.
+  """A component of a mixture: a seqio task or mixture, or files.
 
   Attributes:
-    task: the name that seqio has, or that the task of the files gets.
-    source: the files; None for a name of seqio's.
-    rate: its share of the mixture, before normalizing.
+    task: name in seqio's registry; that of the new task in case of files.
+    source: the files; None for a task or mixture of seqio.
+    rate: share of the mixture, before normalization.
   """
 
   task: str
@@ -29,14 +29,14 @@ class Component:
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-  """All that examples are read from.
+  """The sources of examples.
 
   Attributes:
-    components: in the config's order.
-    module: the Python module that registers the names; '' if all are files.
-    urls: whether images that examples of the module name by URL are downloaded.
-    field: the feature of examples, or column of files, whose values are
-      recorded with the rows; '': none.
+    components: the components in the config's order.
+    module: Python module that registers the tasks; '' if all are files.
+    urls: whether images that the module's examples name by URL are downloaded.
+    field: feature of examples, or column of files, whose values are recorded
+      with the rows; '' for none.
   """
 
   components: tuple[Component, ...]
@@ -51,7 +51,7 @@ class Mixture:
 
   @property
   def request(self) -> dict[str, Any]:
-    """Returns what rows depend on, as a manifest records it."""
+    """Returns the settings that rows depend on, for a manifest."""
     request = {
       'name': self.name,
       'module': self.module,
@@ -62,17 +62,17 @@ class Mixture:
     }
     if self.urls and self.module:
       request['urls'] = True
-    # Other rows keep the names that earlier versions gave them.
+    # Left out if empty, so that rows keep the names from earlier versions.
     return request | {'field': self.field} if self.field else request
 
 
 def task(name: str, module: str) -> Mixture:
-  """Returns a seqio task or mixture that a module registers."""
+  """Returns a mixture of one seqio task or mixture that a module registers."""
   return Mixture((Component(name, None),), module)
 
 
 def training(config: Any) -> Mixture:
-  """Returns the data that a run trains on.
+  """Returns the training data of a run.
 
   Raises:
     ConfigError: a rate is wrong, or held-out sets have no data.
@@ -83,13 +83,13 @@ def training(config: Any) -> Mixture:
 
 
 def held_out(config: Any, name: str) -> Mixture:
-  """Returns the data of a set of evaluation.sets.
+  """Returns the data of one of evaluation.sets.
 
-  Files that the run also trains on are divided by data.held_out; others are
-  used as a whole.
+  Files that the run also trains on are divided by data.held_out; other files
+  are used completely.
 
   Raises:
-    ConfigError: a rate is wrong, or nothing of the files is held out.
+    ConfigError: a rate is wrong, or the files have no held-out examples.
   """
   field = f'evaluation.sets.{name}.mixture'
   own = config.evaluation.sets[name].mixture
@@ -97,7 +97,7 @@ def held_out(config: Any, name: str) -> Mixture:
   pairs = entries(own or config.data.mixture)
   if not config.data.held_out:
     for location, _ in pairs:
-      # A split of the folder's own, or a name of seqio's, is held out already.
+      # Splits that a folder declares, and seqio's, are already separate.
       split = config.evaluation.sets[name].split
       if (
         location in trained
@@ -115,7 +115,7 @@ def held_out(config: Any, name: str) -> Mixture:
 
 
 def _evaluated(config) -> set[str]:
-  """Returns what held-out sets read, but for splits of a folder's own."""
+  """Returns the sources of held-out sets, except folders' own splits."""
   read = set()
   for entry in config.evaluation.sets.values():
     if entry.examples or entry.answers:
@@ -129,12 +129,12 @@ def _evaluated(config) -> set[str]:
 
 
 def _has_split(name: str, split: str) -> bool:
-  """Returns whether a name is that of a folder that has a split by itself."""
+  """Returns whether a name is that of a folder that declares a split."""
   return locations.is_location(name) and split in locations.splits(name)
 
 
 def entries(mixture: Any) -> list[tuple[str, float]]:
-  """Returns the names and locations of a field's value, with their rates."""
+  """Returns the names and locations in a field's value with their rates."""
   if isinstance(mixture, str):
     return [(mixture, 1.0)]
   return [
@@ -144,7 +144,7 @@ def entries(mixture: Any) -> list[tuple[str, float]]:
 
 
 def shown(mixture: Any) -> str:
-  """Returns a field's value as text for people."""
+  """Formats a field's value as readable text."""
   return ', '.join(
     name if rate == 1 else f'{name} (rate {rate:g})'
     for name, rate in entries(mixture)

@@ -1,8 +1,8 @@
 """Claims pieces of work in a folder of a bucket.
 
-A claim is an object, which its owner writes again and again. That of an owner
-that has died is taken over, on condition that it is still the one that was
-read, after a minute in which it was not written.
+A claim is an object that its owner rewrites periodically. If it has not been
+rewritten for a minute, its owner is considered dead and another process takes
+it over with a conditional write, which fails if the claim has changed.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import uuid
 from kd.core import objects
 from kd.input_pipeline import claims
 
-_FOLDER = '.claims'  # A local copy has no hidden folders.
+_FOLDER = '.claims'  # Hidden, since local copies skip hidden folders.
 
 
 class ObjectClaims(claims.Claims):
@@ -23,17 +23,17 @@ class ObjectClaims(claims.Claims):
   poll_s = 2.0
 
   def __init__(self, url: str):
-    """Initializes it.
+    """Initializes the claims.
 
     Args:
-      url: of the folder.
+      url: URL of the folder.
     """
     super().__init__(url)
     self._token, self._count = uuid.uuid4().hex, 0
-    self._lock = threading.Lock()  # Of what is held: a thread touches it.
+    self._lock = threading.Lock()  # Guards _held, which a thread updates.
 
   def take(self, name: str) -> bool:
-    """Claims a piece of work; returns whether it is this process's now."""
+    """Claims a piece of work and returns whether that succeeded."""
     url = self._path(name)
     there = objects.read(url)
     if there.data is not None and not self._is_unwritten(url, there):
@@ -45,7 +45,7 @@ class ObjectClaims(claims.Claims):
     return generation is not None
 
   def release(self, name: str) -> None:
-    """Gives a piece back, done or not."""
+    """Releases the claim on a piece of work, complete or not."""
     with self._lock, contextlib.suppress(OSError):
       objects.write(self._path(name), None, self._held.pop(name))
 
@@ -53,20 +53,20 @@ class ObjectClaims(claims.Claims):
     return f'{self._folder}/{_FOLDER}/{name}{claims.SUFFIX}'
 
   def _write(self, url, generation):
-    """Writes a claim on condition; returns its generation, or None."""
+    """Writes a claim if unchanged; returns its new generation, or None."""
     self._count += 1
     value = {'token': self._token, 'count': self._count}
     data = json.dumps(value).encode() + b'\n'
     written = objects.write(url, data, generation)
     if written is None:
-      # The answer of a write that did happen may have been lost.
+      # The response to a successful write may have been lost.
       there = objects.read(url)
       written = there.generation if there.data == data else None
     return written
 
   def _is_unwritten(self, url, there):
-    """Returns whether nobody has written a claim for a minute."""
-    # Clocks of machines differ: only this one's is read.
+    """Returns whether a claim has not been written for a minute."""
+    # Machines' clocks differ, so only the local one is used.
     now = time.monotonic()
     first = self._seen.setdefault(url, (there.generation, now))
     if first[0] != there.generation:
@@ -77,5 +77,5 @@ class ObjectClaims(claims.Claims):
     with self._lock:
       if name in self._held:
         written = self._write(self._path(name), self._held[name])
-        # Without one it was taken over: the work has the same result.
+        # None if it was taken over, which is harmless, see claims.
         self._held[name] = written or self._held[name]

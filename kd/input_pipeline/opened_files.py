@@ -1,8 +1,8 @@
-"""The files that Python code opens, noted while a user's task runs.
+"""Records the files that Python code opens while a user's task runs.
 
-A task whose source is a function may read any file without telling seqio. What
-the function opens through Python's `open`, and lists through `glob`, is seen
-here; what TensorFlow or another library opens by itself is not.
+A task whose source is a function may read any files without declaring them to
+seqio. Files opened with Python's `open` and patterns listed with `glob` are
+recorded here, but not those that TensorFlow or other libraries open natively.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _IGNORED_KINDS = ('.py', '.pyc', '.so', '.pth')
 
 
 class _Notes:
-  """What is opened, while `active`."""
+  """Records opened files while `active`."""
 
   def __init__(self):
     self.active = False
@@ -45,26 +45,29 @@ class _Notes:
 @functools.cache
 def _notes() -> _Notes:
   notes = _Notes()
-  sys.addaudithook(notes.hook)  # Stays for the life of the process.
+  sys.addaudithook(notes.hook)  # Cannot be removed.
   return notes
 
 
 @functools.cache
 def _of_module(module: str) -> set[str]:
-  """What a module's code opened so far: it may keep it for its next call."""
+  """Returns the set of files that a module has opened so far.
+
+  Cumulative, since the module may cache their contents between calls.
+  """
   del module
   return set()
 
 
 @contextlib.contextmanager
 def watched(module: str) -> Iterator['_Notes']:
-  """Within it, notes what is opened for the tasks of a module.
+  """Records the files that are opened for a module's tasks in the context.
 
   Args:
-    module: the module's name.
+    module: name of the module.
 
   Yields:
-    An object whose `active` may be set to False meanwhile.
+    An object whose attribute `active` can pause the recording.
   """
   notes = _notes()
   notes.read.clear()
@@ -78,12 +81,12 @@ def watched(module: str) -> Iterator['_Notes']:
 
 
 def forget(path: str) -> None:
-  """Forgets a file that was opened and is noted elsewhere."""
+  """Removes an opened file that is recorded elsewhere."""
   _notes().read.discard(glob.escape(path))
 
 
 def by(module: str) -> list[str]:
-  """Returns the glob patterns of what a module's code has opened so far."""
+  """Returns glob patterns of the files that a module has opened so far."""
   return sorted(_of_module(module))
 
 

@@ -1,4 +1,4 @@
-"""Examples to rows of a fixed length, without losing or cutting a token."""
+"""Packs examples into rows of a fixed length without cutting any."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-# A record holds them in this order: numbers of four bytes each, the weights
-# alone floats.
+# In the order of a record: weights are float32, all other fields int32.
 FIELDS = (
   'tokens',
   'targets',
@@ -21,15 +20,15 @@ FIELDS = (
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """One tokenized example of n ids.
+  """A tokenized example of n ids.
 
   Attributes:
-    ids: int32 [n], BOS first if the tokenizer has one.
-    parts: int32 [n], the part of the answer that each id belongs to, as
-      `types.Batch.parts` has it.
-    weights: float32 [n], what each id counts for as a target.
-    index: its place in the prepared `examples.jsonl`.
-    images: as image_rows.Slots, in the order of their tokens.
+    ids: int32 [n], starting with BOS if the tokenizer has one.
+    parts: int32 [n], part of the answer that each id belongs to, see
+      `types.Batch.parts`.
+    weights: float32 [n], weight of each id as a target.
+    index: index of the example in the prepared `examples.jsonl`.
+    images: image_rows.Slots, in the order of their tokens.
   """
 
   ids: np.ndarray
@@ -40,7 +39,7 @@ class Example:
 
   @property
   def positions(self) -> int:
-    """How many positions of a row it needs: the last id is only a target."""
+    """Number of positions in a row: the last id is only a target."""
     return len(self.ids) - 1
 
 
@@ -51,21 +50,21 @@ def assign(
   images: Sequence[int] | None = None,
   per_row: int = 0,
 ) -> tuple[list[list[int]], list[int]]:
-  """Decides which examples share a row.
+  """Assigns examples to rows.
 
-  Packing is first-fit in the given order: an example goes into the first open
-  row with room for it, so rows hold a mix of the order they came in.
+  Packing is first-fit in the given order: each example is put into the first
+  row with enough room for it.
 
   Args:
-    lengths: positions that each example needs.
-    length: positions of a row, L.
-    pack: whether examples share rows at all.
-    images: the number of images of each example; None: none has any.
-    per_row: images of a row at most.
+    lengths: number of positions of each example.
+    length: L, number of positions per row.
+    pack: whether rows may contain several examples.
+    images: number of images of each example; None if there are none.
+    per_row: maximum number of images per row.
 
   Returns:
-    For each row the numbers of its examples, and the numbers of the examples
-    that no row has room for.
+    The indices of the examples of each row, and the indices of the examples
+    that do not fit into a row.
   """
   images = [0] * len(lengths) if images is None else images
   fits = [
@@ -86,10 +85,10 @@ def assign(
 
 
 class _Room:
-  """The first row with room for an example, found in log time.
+  """Finds the first row with room for an example in logarithmic time.
 
-  A tournament tree over rows holds the largest room of each half, and the most
-  images that a row of it still takes.
+  A tournament tree over rows, in which each node stores the maximum numbers of
+  free positions and free images over the rows below it.
   """
 
   def __init__(self, rows: int, length: int, per_row: int):
@@ -98,7 +97,7 @@ class _Room:
     self._most = [per_row] * (2 * self._leaves)
 
   def take(self, amount: int, images: int) -> int:
-    """Takes room for positions and images; returns the row it is in."""
+    """Reserves positions and images in a row; returns the row's index."""
     leaf = node = self._first(1, amount, images)
     self._largest[node] -= amount
     self._most[node] -= images
@@ -109,7 +108,7 @@ class _Room:
     return leaf - self._leaves
 
   def _first(self, node, amount, images):
-    """Returns the first leaf below a node with room for both, 0 for none."""
+    """Returns the first leaf below a node with room for both, or 0."""
     if self._largest[node] < amount or self._most[node] < images:
       return 0
     if node >= self._leaves:
@@ -122,18 +121,18 @@ class _Room:
 def fill(
   examples: Sequence[Example], length: int, pad_id: int
 ) -> dict[str, np.ndarray]:
-  """Lays examples side by side in one row.
+  """Concatenates examples in one row.
 
   An example of n ids takes n - 1 positions: token t predicts target t, which is
-  the id after it, so no target ever comes from the next example.
+  the next id, so no target belongs to another example.
 
   Args:
-    examples: in their order; they need `length` positions or fewer.
+    examples: the examples in order, with at most `length` positions in total.
     length: L.
-    pad_id: fills tokens and targets of the rest.
+    pad_id: id of unused tokens and targets.
 
   Returns:
-    By name of FIELDS: float32 [L] weights; int32 [L] all others.
+    Arrays by name in FIELDS: weights float32 [L], all others int32 [L].
 
   Raises:
     ValueError: the examples do not fit.
@@ -155,20 +154,20 @@ def fill(
 
 
 def empty(length: int, pad_id: int) -> dict[str, np.ndarray]:
-  """A row of padding alone: segment 0, weight 0; fields as `fill`."""
+  """Returns a row of padding (segment 0, weight 0); see `fill`."""
   row = {name: np.zeros(length, np.int32) for name in FIELDS[:-1]}
   row['tokens'][:] = row['targets'][:] = pad_id
   return row | {'weights': np.zeros(length, np.float32)}
 
 
 def to_bytes(row: dict[str, np.ndarray]) -> bytes:
-  """One record: the fields in the order of FIELDS, little-endian."""
+  """Serializes a row: the fields in the order of FIELDS, little-endian."""
   ints = [row[name].astype('<i4').tobytes() for name in FIELDS[:-1]]
   return b''.join(ints) + row['weights'].astype('<f4').tobytes()
 
 
 def from_bytes(record: bytes) -> dict[str, np.ndarray]:
-  """The inverse of `to_bytes`; L follows from the record's size."""
+  """Parses a record of `to_bytes`; L follows from the record's size."""
   words = np.frombuffer(record, '<i4').reshape(len(FIELDS), -1)
   row = {
     name: column.astype(np.int32)
@@ -178,18 +177,18 @@ def from_bytes(record: bytes) -> dict[str, np.ndarray]:
 
 
 def with_texts(fields: bytes, texts: Sequence[str]) -> bytes:
-  """Returns a record of a row that has a text for each of its examples.
+  """Appends a text for each example to the record of a row.
 
   Args:
-    fields: from `to_bytes`.
-    texts: in the order of the examples.
+    fields: a record of `to_bytes`.
+    texts: texts in the order of the examples.
   """
   data = json.dumps(list(texts), ensure_ascii=False).encode()
   return fields + data + np.array(len(data), '<i4').tobytes()
 
 
 def split_texts(record: bytes) -> tuple[bytes, list[str]]:
-  """Returns the arguments of `with_texts`."""
+  """Splits a record into the arguments of `with_texts`."""
   (size,) = np.frombuffer(record[-4:], '<i4')
   begin = len(record) - 4 - int(size)
   return record[:begin], json.loads(record[begin:-4])

@@ -1,4 +1,4 @@
-"""The template without turns: BOS, a prompt, an answer, EOS."""
+"""Defines the template without turns: BOS, a prompt, an answer, EOS."""
 
 from collections.abc import Sequence
 
@@ -52,7 +52,7 @@ def render(
   return text, [chat_turns.Turn(len(prompt), answer, len(text), weight)]
 
 
-# As exports had it before contents could have images.
+# The text in exports of earlier versions, which did not support images.
 _OF_TEXT = """\
 {{ bos_token }}
 {%- for turn in messages -%}

@@ -1,4 +1,4 @@
-"""Text in front of an example, with the fields of its row in it."""
+"""Formats prefixes of examples with the columns of their rows."""
 
 from collections.abc import Mapping
 import functools
@@ -15,13 +15,13 @@ _LEGAL = '{column}, and literal braces doubled: {{ and }}'
 
 @functools.cache
 def columns(template: str) -> tuple[str, ...]:
-  """Returns the columns that a template names, in their order.
+  """Returns the columns in a template, in order.
 
   Args:
-    template: as Python's str.format has it, without conversions.
+    template: a template of Python's str.format, without conversions.
 
   Raises:
-    ConfigError: it is no such template.
+    ConfigError: the template is invalid.
   """
   try:
     fields = [x[1:] for x in string.Formatter().parse(template)]
@@ -38,12 +38,12 @@ def columns(template: str) -> tuple[str, ...]:
 
 
 def render(template: str, row: Mapping[str, Any], where: str) -> str:
-  """Returns the text for a row.
+  """Fills in a template for a row.
 
   Args:
-    template: with columns of the row.
-    row: its values; what is no text is written as JSON.
-    where: names the row, for messages.
+    template: a template with columns of the row.
+    row: the values of the row; values other than text are written as JSON.
+    where: name of the row, for messages.
 
   Raises:
     ConfigError: the row lacks a column.

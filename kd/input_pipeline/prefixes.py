@@ -1,4 +1,4 @@
-"""Prefixes of examples, which the teacher reads and the student does not."""
+"""Looks up prefixes of examples that only the teacher's input contains."""
 
 from collections.abc import Callable, Sequence
 import functools
@@ -9,11 +9,11 @@ from kd.input_pipeline import prepared as prepared_lib
 from kd.input_pipeline import rows as rows_lib
 from kd.input_pipeline import tokenizers
 
-_KEPT = 1 << 14  # Texts whose ids are kept.
+_KEPT = 1 << 14  # Number of texts whose ids are cached.
 
 
 class Prefixes:
-  """Finds the ids of the prefixes of a batch's examples; thread-safe."""
+  """Returns the ids of the prefixes of a batch's examples. Thread-safe."""
 
   def __init__(
     self,
@@ -24,9 +24,9 @@ class Prefixes:
     """Opens the rows if the template names columns.
 
     Args:
-      template: see prefix_template; '': every prefix is empty.
-      tokenizer: the teacher's.
-      prepared: the rows, prepared with the template.
+      template: see prefix_template; '' for empty prefixes.
+      tokenizer: tokenizer of the teacher.
+      prepared: rows that were prepared with the template.
     """
     self._encode = functools.lru_cache(_KEPT)(tokenizer.encode)
     self._rows, self._fixed = None, ''
@@ -38,11 +38,11 @@ class Prefixes:
   def __call__(
     self, batch: types.Batch, row: int
   ) -> Callable[[int], Sequence[int]]:
-    """Returns the map from a row's segment, from 1, to the ids of its prefix.
+    """Returns a function from a segment (from 1) to the ids of its prefix.
 
     Args:
-      batch: numpy arrays.
-      row: of the batch.
+      batch: a batch of numpy arrays.
+      row: index of the row in the batch.
     """
     if self._rows is None:
       return lambda segment: self._encode(self._fixed)

@@ -1,4 +1,4 @@
-"""Prepares the rows of a request: shards, their manifest, a folder's name."""
+"""Prepares the rows of a request: writes shards and their manifest."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -31,21 +31,21 @@ EMBEDDED, BEAM = BACKENDS = ('embedded', 'beam')  # data.backend
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-  """Rows of a request that are not there yet.
+  """Prepares the rows of a request.
 
   Attributes:
-    stem: what the names of folders with this request begin with.
-    reading: the tasks and files, and the request: all that rows depend on but
-      the data, see prepare.prepare.
-    code: the module's source files.
-    digests: gives the digests of files.
-    tokenizer: encodes the texts.
+    stem: common prefix of the paths of folders with this request.
+    reading: the tasks and files, and the request, which contains all settings
+      that rows depend on, see prepare.prepare.
+    code: source files of the module.
+    digests: computes digests of files.
+    tokenizer: tokenizer of the texts.
     backend: one of BACKENDS.
-    workers: number of processes of EMBEDDED; 0: one on each core.
-    beam_args: of a pipeline of BEAM.
-    on_large: called once it is known that there are several shards to prepare.
-    refresh: whether rows that are there are prepared again.
-    say: prints lines of progress.
+    workers: number of processes of EMBEDDED; 0 for one per core.
+    beam_args: pipeline options of BEAM.
+    on_large: called before the second of several shards is prepared.
+    refresh: whether existing rows are prepared again.
+    say: prints a line of progress.
   """
 
   stem: str
@@ -69,7 +69,7 @@ class Preparation:
     return os.path.dirname(self.stem)
 
   def write(self) -> str:
-    """Writes a folder of rows; returns its name."""
+    """Writes a folder of rows and returns its path."""
     with errors.refused_unless_writable(
       'data.folder',
       self.parent,
@@ -85,7 +85,8 @@ class Preparation:
     key = identity.digest([self.request, before])
     while True:
       if buckets.is_copy(self.stem) and not self.refresh:
-        # A folder that was completed meanwhile has no other name to enter by.
+        # Folders in buckets are not renamed when complete, so check whether
+        # another process has completed this one.
         done = prepared_lib.reusable(self.stem, self.code, self.digests)
         if done is not None:
           return done
@@ -135,7 +136,7 @@ class Preparation:
     return rows
 
   def _counts(self, folder, claims, tasks) -> tuple[Any, Any]:
-    """Prepares the shards; returns counts and wrong examples by task."""
+    """Prepares the shards; returns counts and skipped examples by task."""
     skips: dict[str, skipping.Skipped | None] = {}
     job = embedded.Job(
       folder,
@@ -145,7 +146,7 @@ class Preparation:
         task.name: functools.partial(
           self.reading.shards,
           task,
-          # Of the last reading, if there are several.
+          # If a task is read several times, the last one counts.
           functools.partial(skips.__setitem__, task.name),
         )
         for task in tasks
@@ -161,13 +162,13 @@ class Preparation:
     return counts, {k: x.record() if x else {} for k, x in skips.items()}
 
   def _size(self, task) -> int | None:
-    """Returns the number of a task's examples, if it is known."""
+    """Returns the number of a task's examples, None if unknown."""
     size = task.num_input_examples(self.request['split'])
     limit = self.request['limit']
     return size if size is None or limit < 0 else min(size, limit)
 
   def _total(self, task, counts) -> dict[str, Any]:
-    """Returns a task's counts; says what is left out.
+    """Returns a task's total counts and reports dropped examples.
 
     Raises:
       ConfigError: every example is longer than a row.
@@ -203,24 +204,24 @@ class Preparation:
     return total
 
   def _data_files(self, tasks, before, counts) -> dict[str, Any]:
-    """Returns the data files, after checking that they did not change."""
+    """Returns the data files after checking that they did not change."""
     opened = opened_files.by(self.reading.mixture.module)
     images = {name: _images(name, of) for name, of in counts.items()}
     files = task_files.describe(
       tasks, self.request['split'], self.code, self.digests, opened, images
     )
     for name, task in before['tasks'].items():
-      # TFDS may have written the files of a task in the meantime.
+      # No files before: TFDS may have written them in the meantime.
       if task['files'] and task['files'] != files['tasks'][name]['files']:
         raise _changed(name)
     return files
 
 
 def _images(task, counts) -> shards.Images:
-  """Returns the images of a task's shards, whoever has prepared them."""
+  """Returns the images of all shards of a task."""
   images = {}
   for shard in counts:
-    # Earlier versions, which may have prepared some shards, had none.
+    # Missing in shards that earlier versions prepared.
     for name, read in shard.get(shard_files.IMAGES, {}).items():
       if images.setdefault(name, tuple(read)) != tuple(read):
         raise _changed(task)

@@ -1,4 +1,4 @@
-"""Prepares a task or mixture once: tokenized, packed, in ArrayRecord files."""
+"""Prepares a task or mixture: tokenizes, packs and writes ArrayRecord files."""
 
 from collections.abc import Callable, Sequence
 import os
@@ -22,9 +22,9 @@ from kd.input_pipeline import task_files
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 
-Prepared = prepared_lib.Prepared  # What `prepare` returns for a task.
+Prepared = prepared_lib.Prepared  # Result of `prepare` for each task.
 
-FORMAT = 5  # Raise it when what is written changes its meaning.
+FORMAT = 5  # Increment when the meaning of the files changes.
 
 _warned: set[str] = set()
 
@@ -56,46 +56,47 @@ def prepare(
   """Returns the rows of a task or mixture, preparing them if necessary.
 
   Rows under `cache_dir` are reused, without importing TensorFlow, if they were
-  made from the same request, code and data files. Otherwise the examples are
-  divided into shards, which processes that share the folder prepare together,
-  and of which those that an interrupted call has completed are kept. The folder
-  gets its name when it is complete.
+  prepared from the same request, code and data files. Otherwise the examples
+  are divided into shards, which processes that share the folder prepare
+  together. Shards that an interrupted call has completed are reused. The folder
+  gets its final name when it is complete.
 
   Args:
     mixture: the tasks and files.
-    split: their split.
-    tokenizer: gives the ids.
-    template: a name of templates.TEMPLATES.
-    length: positions of a row, L.
-    pack: whether rows hold several examples; these are shuffled by `seed`
-      before, or they keep the file's order.
-    seed: of that shuffle.
-    cache_dir: the folder of all prepared rows.
+    split: split of the tasks and files.
+    tokenizer: tokenizer of the texts.
+    template: a name in templates.TEMPLATES.
+    length: L, number of positions per row.
+    pack: whether rows contain several examples. These are then shuffled by
+      `seed`; otherwise they are in the order of the file.
+    seed: seed of that shuffle.
+    cache_dir: folder of all prepared rows.
     limit: number of examples of each task to use, from the first; -1 for all.
-    retry_policy: with a source that cannot be read.
-    long: what becomes of examples that are longer than a row, one of
+    retry_policy: retries of reads that fail.
+    long: treatment of examples that are longer than a row, one of
       encoding.LONG.
-    chunk_overlap: tokens that chunks of a document share, see encoding.Encoder.
-    on_error: 'refuse' raises what is wrong with an example; 'skip' leaves it
-      out and records it.
-    form: how the model takes images; None if it takes none.
-    prefix: text that a teacher reads before each example, see prefix_template;
-      '' if it is the same for all, or there is none.
-    backend: prepares shards, one of preparation.BACKENDS. The rows depend on
-      none of these three.
-    workers: number of processes of this machine of the embedded backend; 0: one
-      on each core.
-    beam_args: arguments of Beam's pipeline.
-    on_large: called once it is known that there are several shards to prepare.
-    refresh: prepares the rows even if there are some to reuse.
-    say: prints lines of progress.
+    chunk_overlap: number of tokens that chunks of a document share, see
+      encoding.Encoder.
+    on_error: 'refuse' raises the error of an invalid example; 'skip' leaves the
+      example out and records its error.
+    form: format of the model's images; None if it takes none.
+    prefix: prefix of each example in a teacher's input, see prefix_template; ''
+      if it is the same for all, or there is none.
+    backend: one of preparation.BACKENDS. The rows do not depend on it, nor on
+      `workers` and `beam_args`.
+    workers: number of local processes of the embedded backend; 0 for one per
+      core.
+    beam_args: pipeline options of Beam.
+    on_large: called before the second of several shards is prepared.
+    refresh: whether to prepare the rows again if they exist.
+    say: prints a line of progress.
 
   Returns:
-    The rows of each task, in the order of their names.
+    The rows of each task, in the order of examples.tasks.
 
   Raises:
-    ConfigError: an unknown name or split, data that is missing, wrong, empty or
-      longer than every row, or a prepared folder that is damaged.
+    ConfigError: a name or split is unknown, data is missing, invalid, empty or
+      longer than every row, or a prepared folder is damaged.
     ReadError: the disk or the network failed at every attempt.
   """
   templates.check_tokenizer(tokenizer, template)
@@ -124,7 +125,7 @@ def prepare(
     'pad_bos_eos': [tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id],
     'code': code.digest,
   }
-  if form:  # Rows of text keep the names that earlier versions gave them.
+  if form:  # Rows of text keep their names from earlier versions.
     request['images'] = form.request
   if prefix:
     request['teacher_prefix'] = prefix
@@ -159,7 +160,7 @@ def prepare(
 def _warn_of_unknown_files(
   prepared: list[prepared_lib.Prepared], say: Callable[[str], None]
 ) -> None:
-  """Says once for each task that changes of its data cannot be noticed."""
+  """Warns once per task if changes of its data cannot be detected."""
   for task_rows in prepared:
     known = task_rows.manifest['sources']['tasks'][task_rows.task]['known']
     if not known and task_rows.task not in _warned:

@@ -1,4 +1,4 @@
-"""Prepared rows on disk, opened after checking that they are complete."""
+"""Opens prepared rows on disk after checking that they are complete."""
 
 from collections.abc import Iterator
 import contextlib
@@ -23,27 +23,28 @@ from kd.input_pipeline import task_files
 
 MANIFEST = 'manifest.json'
 _LEGAL = 'the folder as it was written; delete it to prepare its rows again'
-_NAMED = 3  # examples that are left out, in a line for the user
+_NAMED = 3  # dropped examples that are named in a message
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-  """One task's rows on disk.
+  """A task's rows on disk.
 
   Attributes:
-    task: the seqio task's name.
-    folder: where the files are.
-    rate: its rate in the mixture, before normalizing; 1 for a task alone.
-    first_row_id: the row_id of its first row; those of the next task follow.
-    length: positions of a row, L.
-    pad_id: fills unused positions.
-    counts: as shard_files.total returns them, and skipped (the wrong examples'
-      count and the first errors, {} if there are none).
-    manifest: everything that went in, as in the folder's manifest.json.
-    retry_policy: with the files when they are read.
+    task: name of the seqio task.
+    folder: folder of the files.
+    rate: rate of the task in the mixture, before normalization; 1 for a single
+      task.
+    first_row_id: row_id of the task's first row; ids are consecutive.
+    length: L, number of positions per row.
+    pad_id: id of unused positions.
+    counts: the counts of shard_files.total, and `skipped` (the number of
+      invalid examples and the first errors, {} if there are none).
+    manifest: contents of the folder's manifest.json.
+    retry_policy: retries of reads that fail.
     reused: whether the rows were prepared by an earlier call.
-    form: how the model takes images; None if it takes none.
-    has_prefixes: whether each example has a text that a teacher reads first.
+    form: format of the model's images; None if it takes none.
+    has_prefixes: whether records contain the examples' prefixes for a teacher.
   """
 
   task: str
@@ -68,7 +69,7 @@ class Prepared:
     )
 
   def files(self, kind: str) -> list[str]:
-    """Returns the files of its shards, in order.
+    """Returns the files of the shards, in order.
 
     Args:
       kind: shard_files.ROWS or EXAMPLES.
@@ -78,12 +79,12 @@ class Prepared:
   def examples(self) -> Iterator[dict[str, Any]]:
     """Returns the examples in the order of the data.
 
-    Each is as examples.stream yields it, and has in_rows (bool).
+    They have the fields of examples.stream, and in_rows (bool).
     """
     return examples_of(self.folder, self.task, len(self.counts['shards']))
 
   def describe(self) -> str:
-    """Returns a line for the user: counts, what is left out, reuse."""
+    """Returns a line with counts, dropped examples and reuse."""
     c = self.counts
     line = (
       f'{self.task}: {c["rows"]:,} rows, {c["fill"]:.0%} full, '
@@ -104,12 +105,12 @@ class Prepared:
 
 
 def examples_of(folder: str, task: str, count: int) -> Iterator[dict[str, Any]]:
-  """Yields a task's examples, as `Prepared.examples` does.
+  """Yields a task's examples, see `Prepared.examples`.
 
   Args:
     folder: a prepared folder.
-    task: its name.
-    count: the number of its shards.
+    task: name of the task.
+    count: number of shards.
   """
   for path in _files(folder, task, count, shard_files.EXAMPLES):
     with open(path, encoding='utf-8') as f:
@@ -124,7 +125,7 @@ def _files(folder, task, count, kind):
 
 
 def write_manifest(folder: str, manifest: dict[str, Any]) -> None:
-  """Writes the manifest of a folder, with its own digest."""
+  """Writes the manifest of a folder, including its digest."""
   text = json.dumps(identity.with_digest(manifest), indent=2)
   atomic_files.write_text(os.path.join(folder, MANIFEST), text)
 
@@ -133,7 +134,7 @@ def read_manifest(folder: str) -> dict[str, Any]:
   """Returns the manifest of a prepared folder.
 
   Raises:
-    ConfigError: it is missing or damaged.
+    ConfigError: the manifest is missing or damaged.
   """
   path = os.path.join(folder, MANIFEST)
   try:
@@ -153,7 +154,7 @@ def read_manifest(folder: str) -> dict[str, Any]:
 def reusable(
   stem: str, code: task_code.TaskCode, digests: file_digests.Digests
 ) -> str | None:
-  """Returns the newest folder whose data files are as they were, if any."""
+  """Returns the newest folder whose data files have not changed, or None."""
   parent, prefix = os.path.split(stem)
   for name in buckets.names(parent):
     if name.startswith(f'{prefix}-') and name.endswith(f'/{MANIFEST}'):
@@ -175,7 +176,7 @@ def reusable(
 
 
 def is_complete(folder: str) -> bool:
-  """Returns whether a folder has a manifest."""
+  """Returns whether a folder contains a manifest."""
   path = os.path.join(folder, MANIFEST)
   buckets.fetch(path, check=False)
   return os.path.exists(path)
@@ -194,18 +195,18 @@ def open_folder(
 
   Args:
     folder: a folder that `prepare.prepare` wrote.
-    request: the request that the manifest must record.
-    pad_id: fills unused positions.
-    retry_policy: with files that cannot be read.
-    reused: whether an earlier call wrote it.
-    digests: gives the files' digests.
-    form: how the model takes images; None if it takes none.
+    request: request that the manifest must contain.
+    pad_id: id of unused positions.
+    retry_policy: retries of reads that fail.
+    reused: whether an earlier call wrote the folder.
+    digests: computes digests of files.
+    form: format of the model's images; None if it takes none.
 
   Returns:
     The rows of each task, in the manifest's order.
 
   Raises:
-    ConfigError: the folder is damaged or holds something else.
+    ConfigError: the folder is damaged or belongs to another request.
   """
   manifest = read_manifest(folder)
   for key, value in request.items():
@@ -215,7 +216,7 @@ def open_folder(
         os.path.join(folder, MANIFEST), f'{key} is {there!r}', legal=_LEGAL
       )
   tasks, first = [], 0
-  for record in manifest['parts']:  # The name that earlier versions wrote.
+  for record in manifest['parts']:  # Named as in earlier versions.
     counts = {k: v for k, v in record.items() if k not in ('task', 'rate')}
     opened = Prepared(
       record['task'],

@@ -1,9 +1,9 @@
-"""Rows whose rationales are dropped little by little (arXiv 2405.14838).
+"""Gradually drops the rationales of rows (arXiv 2405.14838).
 
-A student that first learns to answer behind worked steps, and then behind fewer
-and fewer of them, comes to answer without any. Steps go from the beginning. A
-weight that falls to 0 would not do this: the answer would still be learnt, and
-so be given, behind all of the steps.
+A student that first learns to answer after worked steps, and then after fewer
+and fewer of them, learns to answer without any. Tokens are dropped from the
+beginning. Decaying their weight to 0 would not have this effect, since the
+student would still learn to answer after all of the steps.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -18,25 +18,25 @@ from kd.core import types
 from kd.input_pipeline import packing
 
 _KEYS = ('drop_fraction',)
-_SOFT = -1  # No id: marks the places of images while rows are shortened.
-_STREAM = 0x5407  # Apart from whatever else is drawn from the run's seed.
+_SOFT = -1  # Not an id: marks the soft tokens of images in _restore.
+_STREAM = 0x5407  # Separates this random stream from others of the run's seed.
 
 
 def build(
   spec: Mapping[str, Any], path: str, steps: int
 ) -> schedules.Schedule | None:
-  """The fraction that is dropped by step, from what data.rationale holds.
+  """Builds the schedule of the dropped fraction from data.rationale.
 
   Args:
-    spec: `dropped`, a number or a schedule.
-    path: its config path.
-    steps: updates of the whole run.
+    spec: a mapping with `drop_fraction`, a number or a schedule.
+    path: config path of the mapping.
+    steps: number of updates of the whole run.
 
   Returns:
     The schedule, None if nothing is ever dropped.
 
   Raises:
-    ConfigError: an unknown field, or a fraction that leaves [0, 1].
+    ConfigError: a field is unknown, or the fraction leaves [0, 1].
   """
   for key in spec:
     if key not in _KEYS:
@@ -57,18 +57,18 @@ def build(
 
 @dataclasses.dataclass(frozen=True)
 class Shortened:
-  """Rows as `rows` gives them, without the first tokens of each rationale.
+  """Removes the first tokens of each rationale from rows.
 
-  Of n tokens floor(fraction x n + u) are dropped, u uniform in [0, 1) and drawn
-  for each example from (seed, step, row): the mean is exact, and no two
-  examples change at the same step. What a step gives is a pure function of
-  (seed, step), as without this.
+  Of n tokens, floor(fraction * n + u) are dropped, where u is uniform in [0, 1)
+  and drawn for each example from (seed, step, row). So the mean is exact, and
+  examples do not all change at the same step. The rows remain a pure function
+  of (seed, step).
 
   Attributes:
-    rows: from a step and numbers of rows in its batch to these rows.
-    fraction: what is dropped by step.
-    seed: of the rounding.
-    pad_id: what fills the freed positions, at the row's end.
+    rows: returns rows for a step and indices in its batch, see rows.Rows.
+    fraction: fraction to drop, by step.
+    seed: seed of the rounding.
+    pad_id: id of the freed positions at the end of the row.
   """
 
   rows: Callable[[int, Iterable[int]], types.Batch]
@@ -77,7 +77,7 @@ class Shortened:
   pad_id: int
 
   def __call__(self, step: int, numbers: Iterable[int]) -> types.Batch:
-    """The rows of a step, as rows.Rows gives them."""
+    """Returns shortened rows of a step; see rows.Rows."""
     numbers = [int(number) for number in numbers]
     batch = self.rows(step, numbers)
     fraction = float(self.fraction(step))
@@ -95,7 +95,8 @@ class Shortened:
     }
     if batch.images is None:
       return types.Batch(**fields, row_id=batch.row_id)
-    # Images are neither dropped nor reordered: the n-th place is as before.
+    # Images are neither dropped nor reordered: the n-th soft token stays the
+    # n-th.
     index = batch.images.index
     places = fields['tokens'] == _SOFT
     moved = np.full_like(index, -1)
@@ -119,16 +120,16 @@ def shorten(
   draws: np.random.Generator,
   pad_id: int,
 ) -> dict[str, np.ndarray]:
-  """One row without the first tokens of each rationale.
+  """Returns a row without the first tokens of each rationale.
 
   Args:
-    row: by name of packing.FIELDS, [L] each.
-    fraction: of each example's rationale, 0 to 1.
-    draws: rounds it.
-    pad_id: what fills the freed positions.
+    row: arrays [L] by name in packing.FIELDS.
+    fraction: fraction of each rationale to drop, 0 to 1.
+    draws: random generator for the rounding.
+    pad_id: id of the freed positions.
 
   Returns:
-    The row, examples in their order, positions anew from 0.
+    The row with its examples in the same order and their positions from 0.
   """
   examples = []
   for segment in range(1, int(row['segment_ids'].max()) + 1):

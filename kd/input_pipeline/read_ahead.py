@@ -1,4 +1,4 @@
-"""Batches read before they are needed, on a thread."""
+"""Reads batches ahead on a thread."""
 
 from collections.abc import Callable
 import queue
@@ -10,7 +10,7 @@ from kd.input_pipeline import retry
 
 
 class ReadAhead:
-  """Batches of start_step, start_step + 1, ..., without end."""
+  """Reads the batches of start_step, start_step + 1, ... without end."""
 
   def __init__(
     self,
@@ -19,19 +19,18 @@ class ReadAhead:
     depth: int,
     timeout_s: float,
   ):
-    """Begins to read.
+    """Starts reading.
 
     Args:
-      rows: from a step to this process's rows of its batch, with what is read
-        beside them.
+      rows: returns this process's rows of a step, and the data read with them.
       start_step: the first step.
-      depth: how many steps to read ahead, 1 or more.
-      timeout_s: seconds that `get` waits for a step altogether.
+      depth: number of steps to read ahead, 1 or more.
+      timeout_s: total seconds that `get` waits for a step.
     """
     self._rows, self._timeout_s = rows, timeout_s
     self._queue, self._closed = queue.Queue(depth), threading.Event()
     self._step, self._asked = start_step, None
-    # A daemon: a read that hangs must not keep the process from its end.
+    # A daemon, so that a read that hangs does not keep the process from ending.
     threading.Thread(
       target=self._read, args=(start_step,), name='rows', daemon=True
     ).start()
@@ -48,11 +47,11 @@ class ReadAhead:
       step += 1
 
   def get(self, wait_s: float) -> types.PyTree | None:
-    """The next step's rows, or None if it is not there in `wait_s` seconds.
+    """Returns the next step's rows; None if not read in `wait_s` seconds.
 
     Raises:
-      ReadError: the step was waited for longer than the timeout.
-      Exception: what reading it raised.
+      ReadError: the step is not read within the timeout.
+      Exception: reading raised it.
     """
     if self._asked is None:
       self._asked = time.monotonic()
@@ -72,7 +71,7 @@ class ReadAhead:
     return found
 
   def close(self) -> None:
-    """Stops reading after the batches that are under way."""
+    """Stops reading after the batch that is being read."""
     self._closed.set()
     while not self._queue.empty():
       self._queue.get_nowait()

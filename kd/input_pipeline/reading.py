@@ -14,12 +14,12 @@ from kd.input_pipeline import skipping
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-  """How examples are read; pickles.
+  """Reads the examples of a request. Can be pickled.
 
   Attributes:
     mixture: the tasks and files.
     request: see prepare.prepare.
-    retry_policy: with a source that cannot be read.
+    retry_policy: retries of reads that fail.
   """
 
   mixture: mixtures.Mixture
@@ -37,7 +37,8 @@ class Reading:
 
     Args:
       task: a seqio task.
-      skips: called with what takes wrong examples, whenever reading begins.
+      skips: called with the collector of invalid examples, or None, whenever
+        reading starts.
 
     Raises:
       ConfigError, ReadError: see examples.stream.

@@ -1,9 +1,9 @@
-"""Writes a student's tokens in the tokenization of its teacher.
+"""Converts a student's tokens to the tokenization of its teacher.
 
-The student's ids become bytes, which the teacher's tokenizer encodes. Ids that
-stand for no text are mapped by their role: BOS, EOS, and the marks that begin
-and end a turn; what follows such a mark, as `model` and a line break in Gemma's
-turns, becomes what the teacher's chat template writes there.
+The student's ids are converted to bytes, which the teacher's tokenizer encodes.
+Ids without text are mapped by their role: BOS, EOS, and the marks that begin
+and end a turn. The header after a mark, such as `model` and a line break in
+Gemma's turns, is replaced with that of the teacher's chat template.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from kd.input_pipeline import tokenizer_alignment
 from kd.input_pipeline import tokenizers
 
 NO_SPAN = -1
-_ONE = np.zeros(1, np.int64)  # The span of a piece of one token.
+_ONE = np.zeros(1, np.int64)  # Span of a piece of one token.
 _SAID = 'said'
 
 
@@ -27,10 +27,10 @@ class Retokenized:
   """A text in both tokenizations.
 
   Attributes:
-    ids: int64 [m], the teacher's.
-    spans: int64 [m], the number of the aligned span that each id is in, rising
-      from 0; NO_SPAN in none.
-    student_spans: int64 [n], the same of each of the student's ids.
+    ids: int64 [m], ids of the teacher.
+    spans: int64 [m], index of the aligned span that contains each id, in
+      ascending order from 0; NO_SPAN if there is none.
+    student_spans: int64 [n], likewise for the student's ids.
   """
 
   ids: np.ndarray
@@ -40,11 +40,12 @@ class Retokenized:
 
 @dataclasses.dataclass(frozen=True)
 class Headers:
-  """What a template writes after the mark that begins a turn.
+  """The text that a template writes after the mark that begins a turn.
 
   Attributes:
-    by_role: by role; without 'system' if it writes a system text elsewhere.
-    opening: of the model's last turn.
+    by_role: headers by role; without 'system' if the template writes a system
+      text elsewhere.
+    opening: header of the model's last turn.
   """
 
   by_role: Mapping[str, bytes]
@@ -85,7 +86,7 @@ class Retokenizer:
 
     Args:
       student: the student's tokenizer.
-      student_template: a name of templates.TEMPLATES.
+      student_template: a name in templates.TEMPLATES.
       teacher: the teacher's tokenizer.
       teacher_template: likewise.
 
@@ -108,7 +109,8 @@ class Retokenizer:
       )
     self._student, self._teacher = student, teacher
     self._first = [] if teacher.bos_id is None else [teacher.bos_id]
-    # The teacher's ids of each special id; the BOS is written once, in front.
+    # Maps special ids of the student to the teacher's, except BOS, which is
+    # prepended once.
     self._special = {student.eos_id: teacher.eos_id}
     self._start, self._headers = None, None
     if marks:
@@ -123,10 +125,10 @@ class Retokenizer:
     """Returns a text in both tokenizations.
 
     Args:
-      ids: the student's, of an example or of a chunk of a document.
+      ids: the student's ids of an example or of a chunk of a document.
 
     Returns:
-      The text; None if it has a turn that the teacher's template has not.
+      The text; None if it contains a turn that the teacher's template lacks.
     """
     runs = self._runs(ids)
     starts = [i for i, run in enumerate(runs) if run == [self._start]]
@@ -151,8 +153,8 @@ class Retokenizer:
     """Returns a text with a prefix after its BOS.
 
     Args:
-      text: from calling this.
-      prefix: ids of the teacher, which are in no span.
+      text: a result of this object.
+      prefix: ids of the teacher, which do not belong to a span.
     """
     at = len(self._first)
     ids = np.insert(text.ids, at, np.asarray(prefix, np.int64))
@@ -169,7 +171,7 @@ class Retokenizer:
     return b''.join(self._bytes_of(i) or b'' for i in run)
 
   def _runs(self, ids):
-    """Divides ids into runs of text, and single ids without text."""
+    """Divides ids into runs of text and single ids without text."""
     runs, is_open = [], False
     for index in map(int, ids):
       is_text = self._bytes_of(index) is not None
@@ -181,7 +183,7 @@ class Retokenizer:
     return runs
 
   def _header(self, data, is_last):
-    """Returns the header that data begins with, and the teacher's for it."""
+    """Returns the header at the beginning of data, and the teacher's for it."""
     own, other = self._headers
     known = [*own.by_role.items(), ('model', own.opening)]
     fitting = [(text, role) for role, text in known if data.startswith(text)]
@@ -194,17 +196,17 @@ class Retokenizer:
     return text, other.opening if is_opening else other.by_role[role]
 
   def _encoded(self, run, own_header, header):
-    """Returns a run in both tokenizations, and their spans."""
+    """Returns a run in both tokenizations with their spans."""
     if self._bytes_of(run[0]) is None:
       if run[0] in self._special:
         return Retokenized(np.array([self._special[run[0]]]), _ONE, _ONE)
       return _piece([], run)
     data = header + self._join(run)[len(own_header) :]
-    # Bytes that are no text are replaced, and then differ from what was read.
+    # Invalid UTF-8 is replaced, and then differs from data below.
     ids = self._teacher.encode(data.decode('utf-8', 'replace'))
     tokens = [self._teacher.bytes_of(i) or b'' for i in ids]
     if b''.join(tokens) != data:
-      # A tokenizer that alters this text, or knows no token for it.
+      # The tokenizer alters this text or has no token for it.
       return _piece(ids, run)
     own = tokenizer_alignment.ends(map(self._bytes_of, run)) - len(own_header)
     own_spans, spans = tokenizer_alignment.spans(
@@ -214,7 +216,7 @@ class Retokenizer:
 
 
 def _piece(ids: Sequence[int], run: Sequence[int] = ()) -> Retokenized:
-  """Returns ids of the teacher and of the student that are not aligned."""
+  """Returns unaligned ids of the teacher and of the student."""
   return Retokenized(
     np.array(ids, np.int64),
     np.full(len(ids), NO_SPAN),
@@ -223,7 +225,7 @@ def _piece(ids: Sequence[int], run: Sequence[int] = ()) -> Retokenized:
 
 
 def _joined(pieces: Sequence[Retokenized]) -> Retokenized:
-  """Concatenates pieces, each with spans numbered from 0."""
+  """Concatenates pieces, whose spans are numbered from 0 in each piece."""
   count, numbered = 0, []
   for piece in pieces:
     both = piece.spans, piece.student_spans

@@ -1,4 +1,4 @@
-"""Reading from disks and servers that fail or hang now and then."""
+"""Retries reads from disks and servers that fail temporarily."""
 
 import builtins
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +19,7 @@ from kd.core import user_errors
 T = TypeVar('T')
 _END: Any = object()
 
-# What says that a file is missing, forbidden or of another kind: it stays so.
+# Errors of files that are missing, forbidden or of another type: not retried.
 _PERMANENT = (
   *(FileNotFoundError, FileExistsError, PermissionError),
   *(IsADirectoryError, NotADirectoryError),
@@ -37,17 +37,17 @@ _TENSORFLOW = (
 
 
 class ReadError(errors.KdError):
-  """Data that could not be read, though it was tried again."""
+  """Data could not be read, even with retries."""
 
 
 class DamagedError(ReadError):
-  """Data that no further attempt can read: its bytes are wrong."""
+  """Data that cannot be read with retries, since its bytes are wrong."""
 
   exit_code = 2
 
 
 def is_transient(error: Exception) -> bool:
-  """Returns whether another attempt may succeed: a disk or network failed."""
+  """Returns whether a retry may succeed, since a disk or network failed."""
   if isinstance(error, OSError):
     if isinstance(error, _PERMANENT):
       return False
@@ -56,7 +56,7 @@ def is_transient(error: Exception) -> bool:
   if tensorflow is None or not isinstance(error, tensorflow.errors.OpError):
     return False
   if user_errors.is_python_error(error.message):
-    # Python code that TensorFlow called: its class stands in the message.
+    # Raised by Python code that TensorFlow called; the message names the class.
     name = user_errors.python_error_name(error.message)
     raised = getattr(builtins, name, None)
     return (
@@ -70,11 +70,11 @@ def is_transient(error: Exception) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class RetryPolicy:
-  """How often and how long to try.
+  """Settings for retries of reads.
 
   Attributes:
-    attempts: of one read, 1 or more.
-    wait_s: seconds before the second attempt; doubled before each other one.
+    attempts: maximum number of attempts per read, 1 or more.
+    wait_s: seconds before the second attempt; doubled for each later one.
     timeout_s: seconds that a step waits for its rows.
   """
 
@@ -83,14 +83,14 @@ class RetryPolicy:
   timeout_s: float
 
   def stream(self, what: str, make: Callable[[], Iterable[T]]) -> Iterator[T]:
-    """Yields what an iterable yields; continues where a read failed.
+    """Yields the items of an iterable and resumes after failed reads.
 
     Args:
-      what: what is read, for messages.
-      make: returns the iterable from its beginning, with equal items each time.
+      what: description of the data, for messages.
+      make: returns a new iterable with the same items.
 
     Raises:
-      ReadError, DamagedError, KdError: as `read`, of one item.
+      ReadError, DamagedError, KdError: an item cannot be read, see `read`.
     """
     count, items = 0, None
 
@@ -109,18 +109,16 @@ class RetryPolicy:
       yield item
 
   def read(self, what: str, call: Callable[[], T]) -> T:
-    """Returns what `call` returns at the first attempt that does not fail.
-
-    Only failures of disks and networks are tried again.
+    """Returns the result of `call`, retrying failures of disks and networks.
 
     Args:
-      what: what is read, for messages.
-      call: reads; may be called again after it has raised.
+      what: description of the data, for messages.
+      call: reads the data; may be called again after it has raised.
 
     Raises:
       ReadError: every attempt failed; names `what` and the last failure.
-      DamagedError: `call` raised anything else: names `what` and the failure.
-      KdError: `call` raised one.
+      DamagedError: `call` raised another exception; names `what` and it.
+      KdError: `call` raised it.
     """
     attempt, wait = 1, self.wait_s
     while True:
@@ -128,7 +126,7 @@ class RetryPolicy:
         return call()
       except (errors.KdError, MemoryError):
         raise
-      except Exception as e:  # Readers raise kinds of their own.
+      except Exception as e:  # Each reader raises its own types.
         problem = f'{type(e).__name__}: {e}'
         if not is_transient(e):
           raise DamagedError(f'{what}: cannot be read: {problem}') from e
@@ -146,15 +144,15 @@ def record(source: Any, index: int) -> bytes:
 
   Args:
     source: a grain.sources.ArrayRecordDataSource.
-    index: the record's number.
+    index: index of the record.
 
   Raises:
-    OSError: the file cannot be read now.
-    DamagedError: its bytes are wrong: their checksum differs.
+    OSError: the file cannot be read at the moment.
+    DamagedError: the checksum of the record is wrong.
   """
   try:
     return source[index]
-  except RuntimeError as e:  # array_record has one class for both.
+  except RuntimeError as e:  # array_record raises this class for both.
     if 'Corrupted' in str(e):
       raise DamagedError(f'record {index}: {e}') from e
     raise OSError(errno.EIO, str(e)) from e

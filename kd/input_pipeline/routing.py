@@ -1,4 +1,4 @@
-"""Routes examples to the teachers that take them, by task or by a field."""
+"""Routes examples to teachers, by task or by a field."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -17,11 +17,11 @@ class Route:
   """The examples that a teacher takes.
 
   Attributes:
-    path: the teacher's config path, for messages.
-    weight: its weight in the mixture of the teachers that take an example.
-    tasks: names of tasks; (): all.
-    values: of the field that routes examples; (): all, also examples without
-      the field.
+    path: config path of the teacher, for messages.
+    weight: weight in the mixture of the teachers that take an example.
+    tasks: names of tasks; () for all.
+    values: values of the field that routes examples; () for all examples,
+      including those without the field.
   """
 
   path: str
@@ -31,15 +31,15 @@ class Route:
 
   @property
   def name(self) -> str:
-    """Returns what metrics call the teacher."""
+    """Returns the teacher's name in metrics."""
     return self.path.rpartition('.')[2]
 
   def takes(self, task: str, value: str) -> bool:
-    """Returns whether it takes an example.
+    """Returns whether the teacher takes an example.
 
     Args:
-      task: of the example.
-      value: of its field; '' without the field.
+      task: task of the example.
+      value: value of the example's field; '' without the field.
     """
     return (not self.tasks or task in self.tasks) and (
       not self.values or value in self.values
@@ -52,7 +52,7 @@ def weights(
   """Returns the teachers' weights for an example.
 
   Returns:
-    float32 [n] that sum to 1, or None if no teacher takes the example.
+    float32 [n] with sum 1, or None if no teacher takes the example.
   """
   each = np.array([r.weight * r.takes(task, value) for r in routes])
   total = each.sum()
@@ -60,14 +60,14 @@ def weights(
 
 
 def check_tasks(routes: Sequence[Route], tasks: Sequence[str]) -> None:
-  """Raises ConfigError unless each task has a teacher.
+  """Raises ConfigError unless each task has a teacher and vice versa.
 
   Args:
-    routes: the teachers'; () if all take all.
+    routes: routes of the teachers; () if all take all examples.
     tasks: names of the tasks of the training mixture.
 
   Raises:
-    ConfigError: names the task; or the teacher that takes none.
+    ConfigError: a task has no teacher, or a teacher no task; names it.
   """
   for route in routes:
     if route.tasks and not set(route.tasks) & set(tasks):
@@ -91,7 +91,7 @@ def _refuse_unless(is_taken, task, of_value='', named='tasks'):
 
 
 class Router:
-  """Adds the teachers' weights at each position to batches of rows."""
+  """Adds the teachers' weights at each position to batches."""
 
   def __init__(
     self,
@@ -99,12 +99,12 @@ class Router:
     routes: Sequence[Route],
     field: str,
   ):
-    """Looks up who takes the examples of each row.
+    """Computes the teachers' weights for the values of each task.
 
     Args:
       prepared: the rows of each task.
-      routes: the teachers'.
-      field: the field of examples that routes them; '': their task alone.
+      routes: routes of the teachers.
+      field: field that routes examples; '' to route only by task.
 
     Raises:
       ConfigError: no teacher takes an example; names its task and value.
@@ -114,11 +114,11 @@ class Router:
     self._teachers = len(routes)
 
   def __call__(self, batch: types.Batch) -> types.Batch:
-    """Returns the batch with its teachers' weights; see types.Batch.
+    """Returns a batch with its teachers' weights; see types.Batch.
 
     Args:
-      batch: numpy arrays of rows of these tasks, in which examples have the
-        places that they have on disk.
+      batch: numpy arrays of rows of these tasks, with examples in the same
+        order as on disk.
     """
     shape = (*batch.tokens.shape, self._teachers)
     of_positions = np.zeros(shape, np.float32)
@@ -126,7 +126,7 @@ class Router:
       if row_id >= 0:  # Not a row of padding.
         number = int(np.searchsorted(self._first, row_id, 'right')) - 1
         table = self._tasks[number].of_row(int(row_id) - self._first[number])
-        # Padding, segment 0, has those of an example: it has no target.
+        # Padding (segment 0) has no targets, so it may use any weights.
         segments = np.maximum(batch.segment_ids[i], 1) - 1
         of_positions[i] = table[np.minimum(segments, len(table) - 1)]
     return batch.replace(teacher_weights=of_positions)
@@ -149,7 +149,7 @@ class _Task:
 
   @functools.cached_property
   def _by_row(self):
-    # Not before the first batch: some routers are made for their errors alone.
+    # Lazy, since some routers are only built to report errors.
     return _by_row(self._shards, self._values)
 
   def of_row(self, number: int) -> np.ndarray:
@@ -176,7 +176,7 @@ def _weights_of(routes, task, value, field):
 def _by_row(
   shards: Sequence[Mapping], values: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the value of each example, row by row, and where each row ends."""
+  """Returns the value index of each example by row, and the end of each row."""
   place = {value: i for i, value in enumerate(values)}
   kind = np.min_scalar_type(len(values))
   parts, sizes = [], []

@@ -1,4 +1,4 @@
-"""Prepared rows by step: any step at any time, without TensorFlow."""
+"""Reads the prepared rows of any step, without TensorFlow."""
 
 import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,16 +29,16 @@ class _TaskRows:
   """A prepared task as a random-access sequence of rows with their ids."""
 
   def __init__(self, task_rows: prepared_lib.Prepared):
-    """Opens the first file; the others are opened when they are first read.
+    """Opens the first file; other files are opened when they are first read.
 
     Raises:
-      ConfigError: it is damaged.
+      ConfigError: the file is damaged.
       ReadError: the disk fails.
     """
     self._prepared = task_rows
     self._files = task_rows.files(shard_files.ROWS)
     counts = [shard['rows'] for shard in task_rows.counts['shards']]
-    # The number of the last row of each file, plus 1.
+    # Index of the last row of each file, plus 1.
     self._ends = list(itertools.accumulate(counts))
     self._readers: dict[int, grain.sources.ArrayRecordDataSource] = {}
     self._reader(bisect.bisect_right(self._ends, 0))
@@ -90,7 +90,7 @@ class _TaskRows:
 
 
 def first(task_rows: prepared_lib.Prepared, count: int) -> list[dict]:
-  """Returns the first rows of a task, as packing.from_bytes has them."""
+  """Returns the first rows of a task; see packing.from_bytes."""
   part = _TaskRows(task_rows)
   return [part[i] for i in range(min(count, len(part)))]
 
@@ -98,7 +98,7 @@ def first(task_rows: prepared_lib.Prepared, count: int) -> list[dict]:
 def each(
   prepared: Sequence[prepared_lib.Prepared],
 ) -> Iterator[dict[str, Any]]:
-  """Yields all rows as `first` has them, without decoding an image."""
+  """Yields all rows in the format of `first`, without decoding images."""
   for task_rows in prepared:
     part = _TaskRows(task_rows)
     yield from (part[i] for i in range(len(part)))
@@ -113,10 +113,10 @@ def images(task_rows: prepared_lib.Prepared) -> Iterator[image_tokens.Slot]:
 
 
 class Rows:
-  """The training rows: `rows(step)`, a pure function of (seed, step).
+  """Reads training rows as a pure function of (seed, step).
 
-  Every task goes through all its rows in one order before it begins again in
-  another; a mixture draws from its tasks by their rates (mixing.py).
+  Every task goes through all its rows in one order before it starts again in
+  another order. A mixture draws from its tasks by their rates (mixing.py).
   """
 
   def __init__(
@@ -131,12 +131,12 @@ class Rows:
     """Opens the files.
 
     Args:
-      prepared: what `prepare.prepare` returned.
-      batch_size: rows a step over all processes, B.
-      seed: chooses the order.
-      shuffle: False keeps the files' order in every epoch.
-      rates: what a mixture's rates are shares of, one of mixing.UNITS.
-      read_images: from tokens, images of rows and form to the batch's images.
+      prepared: the result of `prepare.prepare`.
+      batch_size: B, rows per step over all processes.
+      seed: seed of the order.
+      shuffle: whether to shuffle each epoch; False keeps the files' order.
+      rates: unit of a mixture's rates, one of mixing.UNITS.
+      read_images: returns a batch's images for its tokens, slots and form.
 
     Raises:
       ConfigError: the batch size is not positive.
@@ -158,14 +158,14 @@ class Rows:
     ]
 
   def __call__(self, step: int, numbers: Iterable[int]) -> types.Batch:
-    """Rows of a step; no others are read.
+    """Reads only the given rows of a step.
 
     Args:
       step: number of updates already applied, from 0.
-      numbers: which rows of the batch, from 0 to B - 1.
+      numbers: indices of rows in the batch, from 0 to B - 1.
 
     Returns:
-      numpy arrays of these rows, in their order.
+      The rows as numpy arrays, in the order of `numbers`.
     """
     first = step * self.batch_size
     if self._form:
@@ -189,15 +189,15 @@ def _shuffled(source, task_rows, seed, shuffle) -> grain.MapDataset:
   """Returns an endless data set of one value per row, in training order."""
   dataset = grain.MapDataset.source(source)
   if shuffle and len(dataset) > 1:
-    # grain seeds epoch e with seed + e, so that neighbouring seeds would share
-    # their orders: spread them.
+    # grain seeds epoch e with seed + e, so neighboring seeds would share their
+    # orders; hashing spreads the seeds.
     digest = hashlib.sha256(f'{seed}:{task_rows.task}'.encode()).digest()
     dataset = dataset.shuffle(seed=int.from_bytes(digest[:4], 'big'))
   return dataset.repeat()
 
 
 def _form(prepared: Sequence[prepared_lib.Prepared]) -> form_lib.Form | None:
-  """Returns the images that rows have; None if none of them has any."""
+  """Returns the form of the rows' images; None if there are none."""
   return next((part.form for part in prepared if any(part.images)), None)
 
 
@@ -214,20 +214,21 @@ def _batch(
   if form is None:
     return types.Batch(**fields)
   images = read_images(fields['tokens'], [r['images'] for r in rows], form)
-  # No logit may belong to a soft token, whose weight is 0.
+  # The model may have no logit for soft tokens. They have weight 0, so replace
+  # them in the targets.
   is_soft = fields['targets'] == form.soft_id
   fields['targets'] = np.where(is_soft, np.int32(pad_id), fields['targets'])
   return types.Batch(**fields, images=images)
 
 
 class Numbered:
-  """Rows by their row_id."""
+  """Reads rows by row_id."""
 
   def __init__(self, prepared: Sequence[prepared_lib.Prepared]):
     """Opens the files.
 
     Args:
-      prepared: what `prepare.prepare` returned.
+      prepared: the result of `prepare.prepare`.
     """
     self._tasks = [_TaskRows(task_rows) for task_rows in prepared]
     self._ends = list(itertools.accumulate(map(len, self._tasks)))
@@ -239,14 +240,14 @@ class Numbered:
     return self._ends[-1]
 
   def __call__(self, numbers: Iterable[int]) -> types.Batch:
-    """Numpy arrays of these rows, in their order; -1 is a row of padding."""
+    """Returns rows as numpy arrays in the given order; -1 for padding."""
     rows = [self._row(int(number)) for number in numbers]
     return _batch(rows, self._form, self._pad_id)
 
   def prefixes(self, number: int) -> list[str]:
-    """Returns the prefix of each example of a row; -1 has none.
+    """Returns the prefix of each example of a row; [] for row -1.
 
-    The rows are prepared with such texts.
+    The rows must have been prepared with prefixes.
     """
     return self._row(number)['prefixes']
 
@@ -262,17 +263,18 @@ def batches(
   batch_size: int,
   numbers: Sequence[int],
 ) -> Iterator[types.Batch]:
-  """Every row once, in the files' order, for evaluation.
+  """Yields every row once, in the files' order, for evaluation.
 
-  There are as many batches on every process, whatever its rows are.
+  All processes get the same number of batches.
 
   Args:
-    prepared: what `prepare.prepare` returned.
-    batch_size: rows a batch, B.
-    numbers: which rows of each batch, from 0 to B - 1; no others are read.
+    prepared: the result of `prepare.prepare`.
+    batch_size: B, rows per batch over all processes.
+    numbers: indices of this process's rows in each batch, from 0 to B - 1; no
+      other rows are read.
 
   Yields:
-    These rows of each batch; the last batch is filled up with rows of padding,
+    These rows of each batch. The last batch is filled up with rows of padding,
     whose row_id is -1.
   """
   rows = Numbered(prepared)

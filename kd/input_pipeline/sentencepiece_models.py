@@ -11,7 +11,7 @@ from kd.core import errors
 from kd.models.gemma3 import chat_template as gemma_template
 
 MODEL_FILE = 'tokenizer.model'
-SPACE = '\u2581'  # How SentencePiece writes a space inside a piece.
+SPACE = '\u2581'  # SentencePiece's character for a space in a piece.
 
 SOFT_IMAGE_TOKEN = '<image_soft_token>'
 _IMAGE = '<start_of_image>', '<end_of_image>'
@@ -34,12 +34,12 @@ def from_bytes() -> bytes:
   """Serializes a model whose pieces are bytes.
 
   Ids: 0 <pad>, 1 <eos>, 2 <bos> (control), 3 <unk>, 4 <start_of_turn>,
-  5 <end_of_turn> (read in text), 6 the space, then the 256 bytes. Decoding
-  returns the text, except that U+2581, SentencePiece's symbol for a space,
-  becomes a space, as it does in Gemma's vocabulary.
+  5 <end_of_turn> (matched in text), 6 the space, then the 256 bytes. Decoding
+  returns the original text, except that U+2581, SentencePiece's symbol for a
+  space, becomes a space, as in Gemma's vocabulary.
 
   Returns:
-    The ModelProto's bytes.
+    The serialized ModelProto.
   """
   pieces = [(name, 0.0, Type.CONTROL) for name in ('<pad>', '<eos>', '<bos>')]
   pieces.append(('<unk>', 0.0, Type.UNKNOWN))
@@ -50,14 +50,14 @@ def from_bytes() -> bytes:
 
 
 def from_gguf(fields: Mapping[str, Any], path: str) -> bytes:
-  """Serializes a model made of a GGUF file's tokenizer fields.
+  """Serializes a model from the tokenizer fields of a GGUF file.
 
   Args:
-    fields: from gguf_vocabularies.read; their `model` is 'llama'.
+    fields: fields of gguf_vocabularies.read, with 'llama' as `model`.
     path: the GGUF file, for messages.
 
   Returns:
-    The ModelProto's bytes.
+    The serialized ModelProto.
 
   Raises:
     ConfigError: a field is missing or damaged.
@@ -84,7 +84,7 @@ def from_gguf(fields: Mapping[str, Any], path: str) -> bytes:
 def _check_fields(
   fields: dict[str, Any], special: dict[str, Any], path: str
 ) -> None:
-  """Raises ConfigError for lists of wrong types or lengths, and wrong ids."""
+  """Raises ConfigError for wrong types, lengths or special ids."""
   kinds = {'tokens': str, 'scores': float, 'token_type': int}
   size = len(fields['tokens']) if isinstance(fields['tokens'], list) else 0
   for name, kind in kinds.items():
@@ -116,7 +116,7 @@ def check_present(
 
 
 def check_special(special: Mapping[str, Any], size: int, path: str) -> None:
-  """Raises ConfigError if a special token's id is none of the vocabulary's."""
+  """Raises ConfigError if a special token's id is not in the vocabulary."""
   for name, index in special.items():
     if type(index) is not int or not 0 <= index < size:
       raise errors.ConfigError(
@@ -127,13 +127,17 @@ def check_special(special: Mapping[str, Any], size: int, path: str) -> None:
 def image_ids(
   pieces: Sequence[tuple[str, float, int]],
 ) -> tuple[int, int, int] | None:
-  """Returns what begins an image, stands for its soft tokens, and ends it.
+  """Returns the ids of an image's start, of its soft tokens and of its end.
 
-  In a vocabulary of single bytes two that UTF-8 never has begin and end images.
-  The soft tokens' id is the first one after a vocabulary that has none.
+  In a byte vocabulary, two bytes that UTF-8 does not use mark start and end. If
+  the vocabulary has no soft token, its id is the first one after the
+  vocabulary.
 
   Args:
     pieces: (text, score, type) by id.
+
+  Returns:
+    The ids, None if the vocabulary does not support images.
   """
   ids = {text: i for i, (text, _, _) in enumerate(pieces)}
   normal = {text for text, _, kind in pieces if kind == Type.NORMAL}
@@ -149,15 +153,15 @@ def parse(raw: bytes, name: str) -> sentencepiece_model_pb2.ModelProto:
   """Parses a serialized model.
 
   Args:
-    raw: the bytes.
-    name: the name of the model in errors.
+    raw: the serialized model.
+    name: name of the model in errors.
 
   Raises:
-    ConfigError: the bytes are no ModelProto.
+    ConfigError: the bytes are not a ModelProto.
   """
   try:
     return sentencepiece_model_pb2.ModelProto.FromString(raw)
-  except Exception as e:  # protobuf's DecodeError, which kd does not import.
+  except Exception as e:  # DecodeError of protobuf, which kd does not import.
     raise not_a_model(name, e) from e
 
 
@@ -165,8 +169,8 @@ def not_a_model(name: str, reason: Exception) -> errors.ConfigError:
   """Returns the error for bytes that are not a SentencePiece model.
 
   Args:
-    name: the file or config field that holds them.
-    reason: the exception of the library.
+    name: file or config field with the bytes.
+    reason: exception of the library.
   """
   return errors.ConfigError(
     name,
@@ -176,7 +180,7 @@ def not_a_model(name: str, reason: Exception) -> errors.ConfigError:
 
 
 def alters_text(proto: sentencepiece_model_pb2.ModelProto) -> str:
-  """Describes how a model changes text before it is split; '' if it does not.
+  """Describes how a model changes text before splitting it; '' if it does not.
 
   Args:
     proto: the model.
@@ -196,9 +200,9 @@ def alters_text(proto: sentencepiece_model_pb2.ModelProto) -> str:
 
 
 def settings(proto: sentencepiece_model_pb2.ModelProto) -> dict[str, Any]:
-  """Returns the settings that decide ids together with the pieces, as JSON.
+  """Returns the settings that determine the ids in addition to the pieces.
 
-  Byte fallback is not among them: it shows in the types of the pieces.
+  Byte fallback is left out, since the types of the pieces imply it.
 
   Args:
     proto: the model.
@@ -222,7 +226,7 @@ def _piece(
   if fixed or kind in (Type.BYTE, Type.UNUSED):
     return piece, score, kind
   if set(piece) == {' '}:
-    # GGUF writes runs of spaces with plain spaces, which would never match the
+    # GGUF stores runs of spaces as plain spaces, which would never match the
     # escaped spaces of a text.
     piece = SPACE * len(piece)
   if kind in (Type.CONTROL, Type.USER_DEFINED):
@@ -243,13 +247,13 @@ def serialize(
 
   Args:
     pieces: (text, score, type) by id.
-    pad: id of the padding, -1 for none.
+    pad: id of padding, -1 for none.
     eos: id that ends a text.
     bos: id that begins a text.
-    unk: id of text that the model cannot write.
+    unk: id of unknown text.
 
   Returns:
-    The ModelProto's bytes.
+    The serialized ModelProto.
   """
   model = sentencepiece_model_pb2.ModelProto()
   for piece, score, kind in pieces:

@@ -1,4 +1,4 @@
-"""SentencePiece tokenizers: Gemma's, and the one of single bytes."""
+"""SentencePiece tokenizers: Gemma's and the byte tokenizer."""
 
 from collections.abc import Sequence
 import functools
@@ -35,7 +35,7 @@ class SentencePieceTokenizer(base_tokenizer.BaseTokenizer):
   Attributes:
     model_proto: the serialized SentencePiece model.
     pieces: (piece, score, type) by id.
-    unk_id: stands for text that the model cannot write.
+    unk_id: id of unknown text.
   """
 
   def __init__(self, model_proto: bytes, name: str = 'tokenizer'):
@@ -43,10 +43,10 @@ class SentencePieceTokenizer(base_tokenizer.BaseTokenizer):
 
     Args:
       model_proto: a serialized SentencePiece ModelProto.
-      name: the file or config path of the model, for errors.
+      name: file or config path of the model, for errors.
 
     Raises:
-      ConfigError: the bytes are no SentencePiece model, or it lacks BOS or EOS.
+      ConfigError: the bytes are not a SentencePiece model with BOS and EOS.
     """
     self.model_proto = model_proto
     self._processor = sentencepiece.SentencePieceProcessor()
@@ -83,13 +83,13 @@ class SentencePieceTokenizer(base_tokenizer.BaseTokenizer):
     """Returns ids and their characters; see tokenizers.Tokenizer."""
     text_files.check_unicode(text, 'text to tokenize')
     if not self._alters_text:
-      # SentencePiece takes as long again to give offsets, and where it leaves
-      # the text as it is they follow from the pieces.
+      # Offsets from SentencePiece double the time. If it does not change the
+      # text, they follow from the pieces.
       ids = self._processor.encode(text, return_type='numpy')
       widths = self._widths[ids]
       ends = np.cumsum(widths)
       if len(text) == (ends[-1] if len(ends) else 0):
-        # A character's later bytes add nothing and have the whole character.
+        # Later bytes of a character have width 0, but its offsets.
         offsets = np.empty((2, len(ids)), np.int32)
         np.subtract(ends, np.maximum(widths, 1), offsets[0], casting='unsafe')
         offsets[1] = ends
@@ -97,8 +97,8 @@ class SentencePieceTokenizer(base_tokenizer.BaseTokenizer):
     out = self._processor.encode(text, return_type='offset_mapping')
     ids = np.asarray(out['ids'], np.int32)
     offsets = np.asarray(out['offsets'], np.int32).reshape(-1, 2)
-    # Where a character becomes several bytes, SentencePiece gives the character
-    # to the last of them, and an empty range to the others.
+    # If a character is split into bytes, SentencePiece assigns it to the last
+    # byte, and an empty range to the others.
     offsets[:, 1] = np.maximum(offsets[:, 1], offsets[:, 0] + 1)
     return ids, offsets
 
@@ -121,18 +121,18 @@ class SentencePieceTokenizer(base_tokenizer.BaseTokenizer):
     return piece.replace(sentencepiece_models.SPACE, ' ').encode()
 
   def files(self) -> dict[str, bytes]:
-    """Returns the files that hold the tokenizer, by name."""
+    """Returns the contents of the tokenizer's files by name."""
     return {sentencepiece_models.MODEL_FILE: self.model_proto}
 
   @functools.cached_property
   def _widths(self) -> np.ndarray:
-    """The characters that each id adds to a text, int64 [vocab_size]."""
+    """Number of characters that each id adds to a text, int64 [vocab_size]."""
     kind = sentencepiece_models.Type
 
     def width(piece, piece_kind):
       if piece_kind == kind.UNKNOWN:
-        return 2**32  # Any number; no text is that long.
-      if piece_kind == kind.BYTE:  # The first one of a character adds it.
+        return 2**32  # Longer than any text, so that the lengths differ.
+      if piece_kind == kind.BYTE:  # Only the first byte of a character counts.
         return int(int(piece[3:5], 16) & 0xC0 != 0x80)
       return len(piece)
 
@@ -149,7 +149,7 @@ class SentencePieceTokenizer(base_tokenizer.BaseTokenizer):
     return index
 
   def _digest(self, proto: sentencepiece_model_pb2.ModelProto) -> str:
-    """Returns the SHA-256 (hex) of the pieces by id, and of the settings."""
+    """Returns the SHA-256 (hex) of the pieces by id and the settings."""
     digest = hashlib.sha256()
     for piece, score, kind in self.pieces:
       raw = piece.encode('utf-8')
@@ -160,8 +160,8 @@ class SentencePieceTokenizer(base_tokenizer.BaseTokenizer):
       'unk_surface': proto.trainer_spec.unk_surface,
       'denormalizer': proto.denormalizer_spec.precompiled_charsmap.hex(),
     }
-    # Gemma's own settings add nothing: rows, caches and runs were identified by
-    # the pieces alone once, and stay valid where that identifies them.
+    # Gemma's settings are left out: earlier versions identified rows, caches
+    # and runs only by the pieces, and these must stay valid.
     if settings != _GEMMA_SETTINGS:
       digest.update(json.dumps(settings, sort_keys=True).encode())
     return digest.hexdigest()

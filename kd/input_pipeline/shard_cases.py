@@ -1,4 +1,4 @@
-"""Rows in several shards, for tests of what prepares them."""
+"""Prepares rows in several shards, for tests."""
 
 import os
 import pathlib
@@ -14,11 +14,11 @@ from kd.input_pipeline import shard_files
 from kd.input_pipeline import shards
 from kd.input_pipeline import tokenizers
 
-CHARACTERS = 500  # Of a shard.
+CHARACTERS = 500  # per shard
 
 
 def prepared(folder, characters=CHARACTERS, **changes) -> prepared_lib.Prepared:
-  """Prepares rows and sets the number of characters of a shard."""
+  """Prepares rows with a number of characters per shard."""
   shards.CHARACTERS = characters
   arguments = dict(
     tokenizer=tokenizers.load('bytes'),
@@ -48,7 +48,7 @@ def start(call: str) -> subprocess.Popen:
 
 
 def killed(folder: str) -> None:
-  """Prepares two shards and dies in the third."""
+  """Prepares two shards and kills the process in the third."""
   write, calls = shard_files.write, []
 
   def count(*arguments):
@@ -62,9 +62,9 @@ def killed(folder: str) -> None:
 
 
 def shared(folder: str) -> None:
-  """Prepares rows with another process; says how many shards are its own.
+  """Prepares rows with another process; prints the number of its own shards.
 
-  Says 'began' in the first one, and waits for a line.
+  Prints 'began' in the first one, and waits for a line.
   """
   write, calls = shard_files.write, []
 
@@ -81,6 +81,6 @@ def shared(folder: str) -> None:
 
 
 def files(folder) -> dict[str, bytes]:
-  """Returns the contents of a folder's files, without the manifest's."""
+  """Returns the contents of a folder's files except the manifest."""
   paths = sorted(pathlib.Path(folder).iterdir())
   return {p.name: p.read_bytes() for p in paths if p.name != 'manifest.json'}

@@ -1,9 +1,9 @@
-"""A process that prepares shards for another one, which it dies with.
+"""A worker process that prepares shards for its parent.
 
   python -m kd.input_pipeline.shard_worker
 
-Pickles come through stdin: a Setup, then shards. For each, a pickle goes to
-stdout: (counts, None), or (None, an error that pickles).
+Reads pickles from stdin: a Setup, then shards. For each shard, it writes a
+pickle to stdout: (counts, None) or (None, error). It exits with its parent.
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ from kd.input_pipeline import tokenizers
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-  """All that a shard's files depend on besides its examples.
+  """Settings that a shard's files depend on, in addition to its examples.
 
   Attributes:
-    folder: where the files go.
+    folder: folder for the files.
     request: see prepare.prepare.
-    tokenizer: the folder of the tokenizer's files.
-    plugins: modules of the user's, which may register templates.
+    tokenizer: folder of the tokenizer's files.
+    plugins: the user's modules, which may register templates.
   """
 
   folder: str
@@ -47,7 +47,7 @@ class Writer:
     self._tokenizer = tokenizers.load(f'workdir:{setup.tokenizer}')
 
   def __call__(self, shard: shards.Shard) -> dict[str, Any]:
-    """Returns what shard_files.write returns."""
+    """Writes a shard and returns its counts; see shard_files.write."""
     setup = self._setup
     return shard_files.write(
       setup.folder, shard, setup.request, self._tokenizer
@@ -56,10 +56,10 @@ class Writer:
 
 def main() -> None:
   """Prepares shards until stdin ends."""
-  # Ctrl-C reaches the whole group; the process that asks decides what happens.
+  # Ctrl-C reaches the whole process group; the parent handles it.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   answers = os.fdopen(os.dup(1), 'wb')
-  os.dup2(2, 1)  # What a library prints is no answer.
+  os.dup2(2, 1)  # Keeps output of libraries out of the answers.
   try:
     writer = Writer(pickle.load(sys.stdin.buffer))
     while True:
@@ -71,7 +71,7 @@ def main() -> None:
       pickle.dump(answer, answers)
       answers.flush()
   except (EOFError, BrokenPipeError):
-    pass  # The other process has no more shards, or is dead.
+    pass  # The parent has no more shards, or is dead.
 
 
 if __name__ == '__main__':

@@ -1,8 +1,8 @@
-"""Prepares shards in several processes of this machine.
+"""Prepares shards in several processes on this machine.
 
-They are started with `python -m`, not through multiprocessing, which would
-import the program's main module in each: it takes seconds, and a notebook or
-script cannot always be imported.
+The workers are started with `python -m` instead of multiprocessing, which would
+import the main module in each. That takes seconds, and a notebook or script
+cannot always be imported.
 """
 
 from concurrent import futures
@@ -20,23 +20,23 @@ _MODULE = 'kd.input_pipeline.shard_worker'
 
 
 class WorkerError(errors.KdError):
-  """A process that prepares shards has died."""
+  """A worker process has died."""
 
 
 def count(asked: int) -> int:
-  """Returns the number of processes; 0 asks for one on each core."""
+  """Returns the number of processes; 0 stands for one per core."""
   return asked or len(os.sched_getaffinity(0))
 
 
 class Workers:
-  """Processes that prepare shards; a context manager that ends them."""
+  """Worker processes that prepare shards; a context manager that ends them."""
 
   def __init__(self, setup: shard_worker.Setup, number: int):
-    """Initializes them; each starts with its first shard.
+    """Initializes the workers; each starts when it gets its first shard.
 
     Args:
-      setup: what the files depend on.
-      number: of processes.
+      setup: settings of the workers.
+      number: number of processes.
     """
     self._setup, self._number = setup, number
     self._idle: queue.SimpleQueue = queue.SimpleQueue()
@@ -50,7 +50,7 @@ class Workers:
 
   def __exit__(self, kind, *error) -> None:
     if kind is not None:
-      # Threads wait for answers that nobody wants.
+      # Threads are blocked on results that are no longer needed.
       for process in self._started:
         process.kill()
     self._pool.shutdown(cancel_futures=True)
@@ -60,7 +60,7 @@ class Workers:
       process.stdout.close()
 
   def submit(self, shard: shards.Shard) -> futures.Future:
-    """Prepares a shard; the result is what shard_files.write returns."""
+    """Prepares a shard; the result is that of shard_files.write."""
     return self._pool.submit(self._run, shard)
 
   def _run(self, shard):

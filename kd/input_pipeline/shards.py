@@ -1,7 +1,7 @@
-"""Shards: consecutive examples of a task, the unit of preparing rows.
+"""Divides examples into shards, the units in which rows are prepared.
 
-Where a shard ends depends on the examples alone, so that rows do too, whoever
-prepares them.
+The boundaries of shards only depend on the examples. So the rows do not depend
+on which processes prepare them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +13,7 @@ from typing import Any
 
 Images = dict[str, tuple[int, str]]
 
-CHARACTERS = 16 << 20  # A shard ends with the example that reaches them.
+CHARACTERS = 16 << 20  # A shard ends with the example that reaches this size.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +21,11 @@ class Shard:
   """Consecutive examples of a task.
 
   Attributes:
-    task: the task's name.
-    number: from 0.
+    task: name of the task.
+    number: index of the shard, from 0.
     data: the examples, as JSON.
-    images: by path or URL of each image that was read for it, the file's bytes
-      and SHA-256 (hex).
+    images: (size in bytes, SHA-256 in hex) of the image files that were read
+      for the shard, by path or URL.
   """
 
   task: str
@@ -35,12 +35,12 @@ class Shard:
 
   @property
   def name(self) -> str:
-    """What the names of its files begin with."""
+    """Common prefix of the names of the shard's files."""
     return name(self.task, self.number)
 
   @functools.cached_property
   def digest(self) -> str:
-    """The SHA-256 (hex) of the examples."""
+    """SHA-256 (hex) of the examples."""
     return hashlib.sha256(self.data).hexdigest()
 
   def examples(self) -> list[dict[str, Any]]:
@@ -49,7 +49,7 @@ class Shard:
 
 
 def name(task: str, number: int) -> str:
-  """Returns what the names of a shard's files begin with."""
+  """Returns the common prefix of the names of a shard's files."""
   return f'{task}-{number:05d}'
 
 
@@ -59,9 +59,9 @@ def divide(
   """Yields the shards of a task.
 
   Args:
-    task: its name.
-    examples: as examples.stream yields them; one shard of them is in memory.
-    images: filled while examples are read, see Shard; emptied by each shard.
+    task: name of the task.
+    examples: examples of examples.stream; only one shard is held in memory.
+    images: images read for the current shard, see Shard; cleared after each.
   """
   number, held, characters = 0, [], 0
   for example in examples:
@@ -75,7 +75,7 @@ def divide(
 
 
 def _characters(value: Any) -> int:
-  """Returns the length of all texts in an example."""
+  """Returns the total length of all texts in an example."""
   if isinstance(value, str):
     return len(value)
   if isinstance(value, Mapping):
@@ -87,14 +87,14 @@ def _characters(value: Any) -> int:
 
 def _json(example: Mapping[str, Any]) -> bytes:
   text = json.dumps(example, ensure_ascii=False)
-  # Half of a surrogate pair is refused where its text is encoded.
+  # Lone surrogates are rejected later, when the text is tokenized.
   return text.encode('utf-8', 'surrogatepass')
 
 
 def _shard(
   task: str, number: int, examples: list[bytes], images: Images
 ) -> Shard:
-  # As JSON, examples take a fraction of the memory that their objects take.
+  # JSON takes a fraction of the memory of Python objects.
   data, read = b'[' + b', '.join(examples) + b']', dict(images)
   images.clear()
   return Shard(task, number, data, read)
