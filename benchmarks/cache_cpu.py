@@ -1,10 +1,10 @@
-"""Compares writing a cache, and training from it, with what must be done.
+"""Compares writing a cache and training from it with the minimal work.
 
-The models of step_cpu over rows of the project's own arithmetic. Prints one
-line of JSON: tokens a second of the teacher's bare pass to its logits and of
-writing each kind of cache; and of a student's step without a teacher, from the
-cache, and with the live teacher, in the real training loop, with the share of
-time that it waited for rows.
+Uses the models of step_cpu on rows of the built-in arithmetic data. Prints one
+line of JSON: tokens per second of the teacher's bare forward pass to its logits
+and of writing each kind of cache; tokens per second of the training loop
+without a teacher, from the cache and with the live teacher; and the fraction of
+the time that training from the cache waited for rows.
 """
 
 import contextlib
@@ -76,7 +76,7 @@ def _config(folder, examples, steps, source, cache):
 
 
 def _run(config, student, teacher) -> resolved.Run:
-  """Returns the run of models that no weights on the disk have."""
+  """Returns the run of models that have no weights on disk."""
   sizes = lambda spec, path, of: student if path == 'student' else teacher
   make_mesh = lambda axes, part: mesh_lib.make(axes, jax.devices()[part])
   run = resolve.shapes(config, make_mesh, sizes)
@@ -84,7 +84,7 @@ def _run(config, student, teacher) -> resolved.Run:
 
 
 def _bare(run, teachers):
-  """The teacher's pass to its targets' logits, of which only a sum is read."""
+  """Returns the teacher's forward pass, reduced to the sum of its logits."""
   model, params = run.teacher, teachers[0].params
   chunk_tokens = run.config.objective.chunk_tokens
 
@@ -105,7 +105,7 @@ def _bare(run, teachers):
 
 
 def _writing(run, prepared, teachers, rounds, folder) -> dict[str, list[float]]:
-  """Tokens a second of each round."""
+  """Returns tokens per second of each round, by method."""
   config = run.config
   size = config.cache.batch_size
   numbered = rows_lib.Numbered(prepared)
@@ -140,7 +140,7 @@ def _job(run, prepared, teachers, name, folder):
 
 
 def _training(runs, prepared, teachers, rounds, folder) -> dict[str, list[Any]]:
-  """What the loop says of its second half, for each way and round."""
+  """Returns the loop's metrics of its second half, per source and round."""
   found = {name: [] for name in runs}
   for number in range(rounds):
     for name, run in runs.items():
@@ -185,14 +185,14 @@ def run(
   steps: int,
   rounds: int,
 ) -> dict[str, Any]:
-  """Measures, and returns the result.
+  """Measures and returns the result.
 
   Args:
-    student: sizes.
-    teacher: sizes.
-    examples: of the data, for writing.
-    steps: of training, for each way and round.
-    rounds: how often each is measured; medians count.
+    student: config of the student.
+    teacher: config of the teacher.
+    examples: number of examples to write to a cache.
+    steps: number of training steps per source and round.
+    rounds: number of measurements, whose median is returned.
   """
   with tempfile.TemporaryDirectory() as folder:
     where = os.path.join(folder, 'top_k-0')

@@ -1,18 +1,19 @@
-"""Compiles the project's own programs for a TPU that need not be there.
+"""Compiles kd's programs for a TPU without needing one.
 
-Its argument is a JSON object:
-  topology: such as 'v5e:2x4'.
-  slices: that many of them; 1 if it is left out.
-  rows: of the batch; one for each chip if they are left out.
-  changes: of the config, by dotted path; as it is if they are left out.
-  student, teacher: names of kd/config/variants.py, such as '1b'.
-  length: of a row.
+The argument is a JSON object:
+  topology: name of the topology, such as 'v5e:2x4'.
+  slices: number of slices with that topology; 1 by default.
+  rows: number of rows in the batch; one per chip by default.
+  changes: changed config fields by dotted path; none by default.
+  student, teacher: names from kd/config/variants.py, such as '1b'.
+  length: number of positions in a row.
   remat, chunk_tokens: as in kd/config/base.py.
-  programs: of 'objective', 'teacher', 'step'.
-Prints one JSON object, by program: bytes a chip by kind, operations of all
-chips, and bytes that a chip receives from others, in its slice ('ici') and in
-another ('dcn'); or the error of a program that does not fit. Of the step also
-'with_teacher': its peak and the teacher's parameters that are kept as well.
+  programs: any of 'objective', 'teacher', 'step'.
+
+Prints one JSON object by program: bytes per chip by kind, operations of all
+chips, and bytes that a chip receives from its slice ('ici') and from other
+slices ('dcn'); or the error of a program that does not fit. For the step,
+'with_teacher' is its peak plus the teacher's parameters that stay in memory.
 """
 
 import json
@@ -69,7 +70,7 @@ def main(argument):
 
 
 def compiled(step, name, trips):
-  """Compiles a program of the step: bytes a chip, operations of all chips."""
+  """Compiles a program of the step and returns its bytes and operations."""
   function, arguments = step.program(name)
   with rules.active(step.mesh):
     program = function.lower(*arguments).compile()
@@ -86,11 +87,11 @@ def compiled(step, name, trips):
 
 
 def memory(program: jax.stages.Compiled) -> dict[str, int]:
-  """Returns bytes per device by what they hold.
+  """Returns bytes per device by use.
 
   Returns:
-    'arguments', 'temporaries', 'outputs', 'aliased' (outputs in the place of
-    donated arguments) and 'peak', all of them together.
+    'arguments', 'temporaries', 'outputs', 'aliased' (outputs in the buffers of
+    donated arguments) and 'peak', the bytes of all, counting aliased ones once.
   """
   m = program.memory_analysis()
   sizes = {

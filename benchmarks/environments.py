@@ -1,11 +1,11 @@
-"""Where other projects' environments are: never the one of the product."""
+"""Finds the Python environments of other projects, separate from kd's own."""
 
 import os
 import subprocess
 
 from kd.core import errors
 
-# By name: the options that tools/make_venv.py makes it with, as in WORKSPACE.
+# Options of tools/make_venv.py by environment, as in WORKSPACE.
 _OPTIONS = {
   'oracles': (
     '--source_only=rouge-score --source_only=sqlitedict '
@@ -17,12 +17,12 @@ _OPTIONS = {
 
 
 def variable(name: str) -> str:
-  """Returns the variable that names an environment's Python."""
+  """Returns the variable with the path of an environment's Python."""
   return f'KD_{name.upper()}_PYTHON'
 
 
 def how(name: str) -> str:
-  """Returns the ways to get an environment, for messages."""
+  """Returns instructions for installing an environment, for error messages."""
   return (
     './bazelw run //benchmarks:..., which makes it; or '
     f'{variable(name)}=$(python tools/make_venv.py requirements_{name}.lock '
@@ -31,18 +31,19 @@ def how(name: str) -> str:
 
 
 def python(name: str) -> str:
-  """Returns the interpreter of an environment.
+  """Returns the path of an environment's interpreter.
 
-  Bazel makes it for the targets that have it in their data; without Bazel,
-  KD_<NAME>_PYTHON says where it is.
+  Bazel builds the environment for targets that have it in their data. Without
+  Bazel, KD_<NAME>_PYTHON is the path.
 
   Raises:
-    ConfigError: it is not there; says the command that makes it.
+    ConfigError: there is no such environment. The message contains the command
+      that creates it.
   """
   named = os.environ.get(variable(name))
   if named:
     return named
-  # Bazel's folder of external repositories is next to that of this one.
+  # Bazel puts external repositories next to this one.
   here = os.path.dirname(os.path.abspath(__file__))
   file = os.path.join(here, '..', '..', name, 'python')
   if os.path.isfile(file):
@@ -52,7 +53,7 @@ def python(name: str) -> str:
 
 
 def ask(name: str, script: str) -> str:
-  """Returns what a script prints that an environment's Python runs."""
+  """Returns the output of a script run by an environment's Python."""
   done = subprocess.run(
     [python(name), '-c', script], check=True, text=True, stdout=subprocess.PIPE
   )

@@ -1,12 +1,12 @@
-"""Tokens a second of sampled answers on this CPU, and other programs'.
+"""Compares tokens per second of sampling on this CPU with other programs.
 
 Three cases: 16 answers of 64 tokens to prompts of 64 by a random model of 6
 layers, in float32; and 1 and 8 answers of 32 tokens by the real Gemma 3 270M to
 prompts of GSM8K, in float32, Q8_0 and Q4_0 (--cases=real_1,real_8; KD_DATA_DIR
-must hold gsm8k/train.jsonl, the weights come with a peer's environment). Peers
-are Hugging Face in float32, and llama.cpp in all three. What a step of decoding
-must move is the weights: the share of the memory's bandwidth that this comes to
-is measured in the same run. Prints one line of JSON.
+must contain gsm8k/train.jsonl, the weights come with a peer's environment). The
+peers are Hugging Face in float32 and llama.cpp in all three types. A decoding
+step reads all weights; the fraction of the memory bandwidth that this takes is
+measured in the same run. Prints one line of JSON.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ _CASES = flags.DEFINE_list(
 
 _HF, _LLAMA = 'hugging_face', 'llama_cpp'
 _PEERS = {_HF: 'peers_trl', _LLAMA: 'oracles'}
-# By type of a GGUF file: the schemes of the same weights here.
+# kd's storage schemes by the equivalent GGUF type.
 TYPES = {
   'F32': {},
   'Q8_0': {'weights': 'q8_0', 'tables': 'q8_0'},
@@ -77,16 +77,16 @@ def run(
 
   Args:
     model: `folder`, or `model` with fields of Gemma3Config.
-    prompts: ids of each, of equal length.
-    new_tokens: of each answer.
-    peers: what ours is compared with, of _PEERS. For llama.cpp the folder has a
-      file TYPE.gguf for each type.
-    rounds: answers to all prompts that are measured.
-    bandwidth_mib: of the array that is read to find the memory's bandwidth.
-    types: of weights, names of TYPES.
+    prompts: token ids of each prompt, of equal length.
+    new_tokens: number of tokens in each answer.
+    peers: names from _PEERS to compare with. For llama.cpp the folder contains
+      a file TYPE.gguf for each type.
+    rounds: number of measured batches of answers.
+    bandwidth_mib: size of the array that measures the memory bandwidth.
+    types: types of the weights, names from TYPES.
 
   Returns:
-    What the result says of it.
+    The entry of the case in the printed result.
   """
   given = {'prompts': prompts, 'new_tokens': new_tokens}
   starts = _own({**model, **given}, types)
@@ -129,7 +129,7 @@ def _own_name(kind):
 
 
 def _own(given, types):
-  """Returns what starts our sampler with weights of each type."""
+  """Returns functions that start our sampler with weights of each type."""
   own = lambda dtype, schemes: alternate.Program(
     sys.executable,
     'benchmarks.own_generate',
@@ -145,7 +145,7 @@ def _own(given, types):
 
 
 def _llama(folder, given, types):
-  """Returns what starts llama.cpp with weights of each type."""
+  """Returns functions that start llama.cpp with weights of each type."""
   start = lambda kind: alternate.Program(
     environments.python('oracles'),
     'benchmarks.peers.llama_generate',
@@ -155,7 +155,7 @@ def _llama(folder, given, types):
 
 
 def _to_llama(measured, types):
-  """Returns the ratio of our tokens a second to llama.cpp's, by type."""
+  """Returns the ratio of our tokens per second to llama.cpp's, by type."""
   speed = lambda name: measured[name]['tokens_per_s']
   return {
     kind: speed(_own_name(kind)) / speed(f'{_LLAMA}_{kind}') for kind in types
@@ -195,7 +195,7 @@ def _real(batch, peers, rounds):
 
 
 def script(name, *arguments):
-  """Returns what a script of this folder prints."""
+  """Returns the output of a script in this folder."""
   done = subprocess.run(
     [sys.executable, '-m', f'benchmarks.{name}', *arguments],
     check=True,

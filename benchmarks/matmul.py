@@ -1,6 +1,7 @@
-"""The machine's limit as a timed program: float32 matrix products in JAX.
+"""Timed program for the compute limit: float32 matrix products in JAX.
 
-Its argument is a JSON object; size: of the square matrices.
+The argument is a JSON object:
+  size: number of rows of the square matrices.
 """
 
 import json
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 
 from benchmarks import stepper
 
-_PRODUCTS = 8  # One alone is over before the machine's noise evens out.
+_PRODUCTS = 8  # A single product is too short to average out the noise.
 
 
 def main(argument):

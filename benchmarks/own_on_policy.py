@@ -1,9 +1,9 @@
-"""The project's own on-policy step as a timed program.
+"""Timed program for kd's on-policy step.
 
-Its argument is a JSON object:
+The argument is a JSON object:
   student, teacher: fields of Gemma3Config.
-  prompts: ids of each, of equal length, one for each row.
-  new_tokens: of each answer.
+  prompts: token ids of each prompt, of equal length, one per row.
+  new_tokens: number of tokens in each answer.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from kd.train import update as update_lib
 
 @dataclasses.dataclass(frozen=True)
 class _Ids:
-  """What sampling reads of a tokenizer: no id ends an answer, or is text."""
+  """Tokenizer without text or stop ids, so all answers have full length."""
 
   vocab_size: int
   pad_id: int = 0

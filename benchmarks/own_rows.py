@@ -1,10 +1,10 @@
 """Prepares the rows of a file as a run does; prints a line of JSON.
 
-Its argument is a JSON object:
-  file: JSON lines with prompt and completion.
-  tokenizer: the folder of its files.
-  length: of a row.
-  folder: where the rows go.
+The argument is a JSON object:
+  file: path of JSON lines with prompt and completion.
+  tokenizer: folder of the tokenizer's files.
+  length: number of positions in a row.
+  folder: output folder of the rows.
 """
 
 import json
@@ -28,7 +28,7 @@ def main(argument):
   config.evaluation.sets = {}
   tokenizer = tokenizers.load(f'hf:{spec["tokenizer"]}')
   mixture = mixtures.training(config)
-  examples.tasks(mixture, 'train')  # Imports TensorFlow, which is not counted.
+  examples.tasks(mixture, 'train')  # Imports TensorFlow before the timed part.
   began, cpu = time.monotonic(), stepper.cpu_seconds()
   (part,) = prepare.prepare(
     mixture,

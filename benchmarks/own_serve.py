@@ -1,9 +1,9 @@
-"""The project's own server as a timed program: answers by HTTP a step.
+"""Timed program for kd's server: one batch of HTTP requests per step.
 
-Its argument is a JSON object:
-  folder: a Hugging Face folder that is served.
-  prompts: ids of each, which are asked for at the same time.
-  new_tokens: of each answer.
+The argument is a JSON object:
+  folder: Hugging Face folder to serve.
+  prompts: token ids of each prompt; all are requested at the same time.
+  new_tokens: number of tokens in each answer.
   schemes: values of generate.quantize, {} for float32.
 """
 
@@ -42,7 +42,7 @@ def _serve(stream, server, prompts, new_tokens):
 
   def step():
     counts = set(threads.map(answer, prompts))
-    # A prompt whose answer stops early is none for this benchmark.
+    # Prompts whose answers stop early cannot be used here.
     assert counts == {new_tokens}, counts
 
   stepper.serve(stream, step, {'parameters': server.parameters})

@@ -1,11 +1,11 @@
-"""The project's own step as a timed program.
+"""Timed program for kd's training step.
 
-Its argument is a JSON object:
-  folder: a Hugging Face folder that student and teacher are loaded from, or
+The argument is a JSON object:
+  folder: Hugging Face folder of both student and teacher, or
   student, teacher: fields of Gemma3Config.
-  tokens: ids, rows of equal length.
+  tokens: token ids, rows of equal length.
   remat, chunk_tokens, positions: as in kd/config/base.py.
-  student_fields: more fields of the config's `student`; may be left out.
+  student_fields: more fields of the config's `student`; optional.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ from kd.train import update as update_lib
 
 
 def arguments(positions: Mapping[str, Any]) -> dict[str, Any]:
-  """The settings of the argument: the config's defaults but for `positions`."""
+  """Returns the default settings of the argument, except for `positions`."""
   config = base.get_config()
   return {
     'positions': dict(positions),
@@ -39,7 +39,7 @@ def arguments(positions: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fields(config: gemma3_config.Gemma3Config) -> dict[str, Any]:
-  """Returns a model in the argument."""
+  """Returns a model's entry in the argument."""
   return dataclasses.asdict(config)
 
 
@@ -68,7 +68,7 @@ def main(argument):
 
 
 def configs(spec) -> list[gemma3_config.Gemma3Config]:
-  """Returns the sizes of student and teacher in the argument."""
+  """Returns the configs of student and teacher in the argument."""
   if 'folder' in spec:
     config = weights.model_config(f'hf:{spec["folder"]}', 'folder')
     return config, config

@@ -1,4 +1,4 @@
-"""How each peer's step is started, from the sizes of our own models."""
+"""Starts each peer's step from the configs of our models."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ TRL_LOSSES = {'trl_gkd': 'gkd', 'trl_chunked': 'chunked'}
 
 
 def hugging_face(config: Config) -> dict[str, Any]:
-  """Arguments of transformers' Gemma3TextConfig."""
+  """Returns the arguments of transformers' Gemma3TextConfig."""
   return dict(
     vocab_size=config.vocab_size,
     hidden_size=config.embed_dim,
@@ -28,7 +28,7 @@ def hugging_face(config: Config) -> dict[str, Any]:
 
 
 def tunix(config: Config) -> dict[str, Any]:
-  """Arguments of Tunix's ModelConfig."""
+  """Returns the arguments of Tunix's ModelConfig."""
   return dict(
     num_embed=config.vocab_size,
     embed_dim=config.embed_dim,
@@ -46,13 +46,13 @@ def tunix(config: Config) -> dict[str, Any]:
 def start(
   peer: str, student: Config, teacher: Config, tokens: Sequence[Sequence[int]]
 ) -> alternate.Program:
-  """Starts a peer's step on random models of these sizes.
+  """Starts a peer's step on random models.
 
   Args:
     peer: 'trl_gkd', 'trl_chunked' or 'tunix'.
-    student: sizes.
-    teacher: sizes.
-    tokens: rows of equal length.
+    student: config of the student.
+    teacher: config of the teacher.
+    tokens: token ids, rows of equal length.
   """
   arguments = {'tokens': tokens}
   if peer == 'tunix':

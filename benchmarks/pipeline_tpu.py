@@ -1,10 +1,10 @@
-"""Stages of layers beside fsdp alone on two TPU slices, compiled here.
+"""Compares pipeline stages with pure fsdp on two TPU slices.
 
 No TPU is needed: the compiler comes with the environment `libtpu`. Forward KL,
 AdamW, bfloat16 activations and teacher, rematerialized layers: 1B from 27B on
-two slices of v5e:4x4, and on one. Prints one line of JSON: by case and program
-the GiB per chip, TFLOP of all chips, and GB that a chip receives from others,
-in its slice and in the other; or the compiler's error where it does not fit.
+two slices of v5e:4x4, and on one. Prints one line of JSON by case and program:
+GiB per chip, TFLOP of all chips, and GB that a chip receives from its own slice
+and from the other; or the compiler's error if the program does not fit.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ CASES = {
 
 
 def summary(program: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what is printed of a program of compile_tpu."""
+  """Returns the printed fields of a program of compile_tpu."""
   if 'error' in program:
     return dict(program)
   return {

@@ -1,4 +1,4 @@
-"""The memory of a process and of all that it started, while it runs."""
+"""Measures the memory of a process and its descendants while it runs."""
 
 import contextlib
 import os
@@ -9,18 +9,18 @@ _EVERY_S = 0.25
 
 
 def _parents() -> dict[int, int]:
-  """Returns the parent of each process."""
+  """Returns the parent of each process by process id."""
   parents = {}
   for name in os.listdir('/proc'):
     if name.isdigit():
       with contextlib.suppress(OSError), open(f'/proc/{name}/stat') as f:
-        # The second field is a name in parentheses, which may hold anything.
+        # The second field is a name in parentheses with any characters.
         parents[int(name)] = int(f.read().rpartition(')')[2].split()[1])
   return parents
 
 
 def _bytes(pid: int) -> int:
-  """Returns the memory of a process; what is shared counts in parts."""
+  """Returns the memory of a process with its share of shared pages."""
   with contextlib.suppress(OSError), open(f'/proc/{pid}/smaps_rollup') as f:
     for line in f:
       if line.startswith('Pss:'):
@@ -29,7 +29,7 @@ def _bytes(pid: int) -> int:
 
 
 def tree_bytes(pid: int) -> int:
-  """Returns the memory of a process and its descendants."""
+  """Returns the memory of a process and its descendants in bytes."""
   parents = _parents()
   tree = {pid}
   while more := {p for p, up in parents.items() if up in tree} - tree:
@@ -38,11 +38,11 @@ def tree_bytes(pid: int) -> int:
 
 
 def run(command: list[str], **options) -> tuple[str, int]:
-  """Returns what a program prints, and the most memory it had, in bytes.
+  """Returns a program's output and its peak memory in bytes.
 
   Args:
     command: the program with its arguments.
-    **options: of subprocess.Popen.
+    **options: options of subprocess.Popen.
   """
   process = subprocess.Popen(
     command, stdout=subprocess.PIPE, text=True, **options

@@ -1,4 +1,4 @@
-"""The project's own step as the benchmarks run and compile it."""
+"""Builds kd's training step for the benchmarks that run or compile it."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -28,26 +28,26 @@ OBJECTIVE, TEACHER, STEP = 'objective', programs.TEACHER, programs.STEP
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """A student and its live teacher, as a training run has them.
+  """A student and its live teacher, as in a training run.
 
   Attributes:
-    run: forward KL, AdamW, clipping to 1.
+    run: the run, with forward KL, AdamW and clipping to 1.
   """
 
   run: resolved.Run
 
   @property
   def mesh(self) -> jax.sharding.Mesh:
-    """The devices."""
+    """The device mesh."""
     return self.run.mesh
 
   @functools.cached_property
   def update(self):
-    """The jitted update, as the training loop jits it."""
+    """The update, jitted as in the training loop."""
     return programs.step(self.run).function
 
   def state(self, params: types.PyTree) -> update_lib.TrainState:
-    """The state before the first update, where updates will leave it."""
+    """Returns the initial state with the shardings of updated states."""
     run = self.run
     shardings = jax.tree.map(lambda x: x.sharding, programs.state(run))
     state = update_lib.init_state(params, run.objective, run.optimizer, 0)
@@ -63,10 +63,10 @@ class Step:
 
   @functools.cached_property
   def objective_gradient(self):
-    """The objective and its gradient alone, jitted.
+    """The jitted objective with its gradient, without the models.
 
-    Of (hidden [B, L, D], unembedding [V, D], targets, batch); gradients lie as
-    what they are of.
+    A function of (hidden [B, L, D], unembedding [V, D], targets, batch). The
+    gradients have the shardings of their arguments.
     """
     objective = self.run.objective
 
@@ -82,7 +82,7 @@ class Step:
     table = student.module.unembedding(student.shardings)
     return jax.jit(gradient, out_shardings=(None, (rows, table)))
 
-  # Shapes with their places, for programs that are only compiled.
+  # Shapes with shardings, for programs that are only compiled.
 
   def program(self, name: str):
     """Returns a jitted function and its abstract arguments.
@@ -97,7 +97,7 @@ class Step:
     return program.function, program.arguments
 
   def _logits(self):
-    """What the objective alone is given."""
+    """Returns the abstract arguments of the objective."""
     run, model = self.run, self.run.student
     shape = run.config.data.batch_size, run.config.data.length
     hidden = jax.ShapeDtypeStruct(
@@ -110,9 +110,9 @@ class Step:
     return hidden, table, programs.targets(run), batch
 
   def teacher_bytes_kept(self) -> int:
-    """Bytes a chip of the teacher that an update is not given but that stay.
+    """Returns bytes per chip of the teacher that updates do not receive.
 
-    It is given the embedding alone.
+    An update receives only the embedding; the rest stays in memory.
     """
     (params,) = abstract.teacher_params(self.run)
     others = {key: part for key, part in params.items() if key != 'embedding'}
@@ -131,14 +131,14 @@ def build(
   """Builds both models.
 
   Args:
-    student: sizes of the student.
-    teacher: of the teacher.
-    dtype: of activations, and of the teacher's parameters.
+    student: config of the student.
+    teacher: config of the teacher.
+    dtype: dtype of activations and of the teacher's parameters.
     settings: the config's `remat` of the student, `chunk_tokens` and
-      `positions` of the objective, and, if there are more, `student_fields`.
-    shape: of a batch, (B, L).
-    devices: an array of them; the mesh is all of them in fsdp.
-    changes: values of more fields of the config, by dotted path.
+      `positions` of the objective, and optionally `student_fields`.
+    shape: shape of a batch, (B, L).
+    devices: array of devices, all on the fsdp axis of the mesh.
+    changes: values of more config fields by dotted path.
   """
   c = base.get_config()
   c.student.update(dtype=dtype, remat=settings['remat'])
@@ -161,7 +161,11 @@ def build(
 
 
 def batch(tokens: types.Array) -> types.Batch:
-  """Rows of one segment each: all tokens [B, L] but the last are targets."""
+  """Returns rows of one segment each, with targets for all but the last token.
+
+  Args:
+    tokens: token ids [B, L].
+  """
   rows, length = tokens.shape
   ones = jnp.ones_like(tokens)
   places = jnp.arange(length, dtype=jnp.int32)
@@ -177,7 +181,7 @@ def batch(tokens: types.Array) -> types.Batch:
 
 
 def random_params(model: family.Model, seed: int) -> types.PyTree:
-  """Returns parameters without compiling initializers: 0.02 x normal."""
+  """Returns parameters of 0.02 x normal without compiling initializers."""
   rng = np.random.default_rng(seed)
 
   def fill(path, leaf):

@@ -2,7 +2,7 @@
 
 Usage: python -m benchmarks.real_gguf GGUF FOLDER TYPE...
 
-Writes FOLDER/TYPE.gguf for each type. With Q4_0 the embedding is in Q8_0.
+Writes FOLDER/TYPE.gguf for each type. With Q4_0 the embedding uses Q8_0.
 """
 
 import os

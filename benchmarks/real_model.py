@@ -17,12 +17,12 @@ _PROBLEMS = 8
 
 
 def row(tokenizer: tokenizers.Tokenizer, file: str, length: int) -> list[int]:
-  """Returns the first ids of questions and answers, from BOS on.
+  """Returns the first ids of questions and answers, starting with BOS.
 
   Args:
-    tokenizer: the model's.
-    file: JSON lines with `question` and `answer`.
-    length: how many ids.
+    tokenizer: tokenizer of the model.
+    file: path of JSON lines with `question` and `answer`.
+    length: number of ids.
   """
   with open(file, encoding='utf-8') as f:
     problems = [json.loads(line) for line in itertools.islice(f, _PROBLEMS)]
@@ -46,7 +46,7 @@ def main(gguf, file, folder, length):
     tokenizer.bos_id,
     tokenizer.stop_ids,
     tokenizer.pad_id,
-    lambda new: None,  # Peers are given ids.
+    lambda new: None,  # No tokenizer: peers receive ids.
   )
   print(json.dumps(row(tokenizer, file, int(length))))
 

@@ -1,4 +1,4 @@
-"""A result as one line of JSON."""
+"""Prints a result as one line of JSON."""
 
 from collections.abc import Mapping
 import json
@@ -18,5 +18,5 @@ def _rounded(value):
 
 
 def show(result: Mapping[str, Any]) -> None:
-  """Prints it, numbers to four digits."""
+  """Prints a result with its numbers rounded to four digits."""
   print(json.dumps(_rounded(result)), flush=True)

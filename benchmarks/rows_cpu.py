@@ -1,12 +1,12 @@
-"""Tokens a second of preparing rows on this CPU, and of datasets with TRL.
+"""Compares preparing rows on this CPU with datasets and TRL.
 
 Three cases: all of GSM8K's training problems, and few and many generated
-problems of the same kind, which must need the same memory. TRL cuts examples
-that are longer than a row, and counts their tokens; kd leaves them out. The
+problems of the same kind, which must need the same memory. TRL truncates
+examples that are longer than a row and counts their tokens; kd drops them. The
 vocabulary is the real Gemma 3's, which comes with the peer's environment.
-Prints one line of JSON. The time is that from the start of reading to the last
-file, without imports and the tokenizer's loading. Where other programs use the
-machine, tokens a second of CPU time are the number to compare.
+Prints one line of JSON. The time runs from the start of reading to the last
+file, without imports and loading the tokenizer. If other programs use the
+machine, compare tokens per second of CPU time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ from kd.input_pipeline import tokenizers
 _EXAMPLES = flags.DEFINE_integer(
   'examples', 1_000_000, 'Generated examples.', lower_bound=100
 )
-_FEW = 100  # Many generated examples for each of few.
+_FEW = 100  # Ratio of the many generated examples to the few.
 _LENGTH = 512
 _PEER = 'datasets_trl'
 _THINGS = ('apples', 'books', 'coins', 'eggs', 'flowers', 'marbles', 'stamps')
@@ -88,17 +88,17 @@ def run(
   cases: dict[str, Iterator[dict[str, str]]],
   peers: Sequence[str],
 ) -> dict[str, Any]:
-  """Measures.
+  """Measures and returns the result.
 
   Args:
-    tokenizer: of both.
+    tokenizer: tokenizer of all programs.
     cases: examples by name.
-    peers: what ours is compared with: () or (_PEER,).
+    peers: programs to compare with, () or (_PEER,).
 
   Returns:
-    By case and program: seconds, cpu_seconds (over all processes), tokens, of
-    either a second, fill and peak_mib; by case the ratios of both speeds, ours
-    to the peer's.
+    By case and program: seconds, cpu_seconds (of all processes), tokens, tokens
+    per second of each, fill and peak_mib; by case the ratios of our speeds to
+    the peer's.
   """
   measured = {}
   with tempfile.TemporaryDirectory() as folder:

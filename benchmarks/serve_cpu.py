@@ -1,9 +1,9 @@
-"""Tokens a second of the server on this CPU, and of llama.cpp's server.
+"""Compares tokens per second of kd's and llama.cpp's servers on this CPU.
 
-1, 4 and 16 requests at a time (--concurrency) of 64 tokens by the real Gemma 3
-270M, answered by 32 tokens, by HTTP, in float32 and Q8_0; both servers have the
-same weights, and take turns. KD_DATA_DIR must hold gsm8k/train.jsonl. Prints
-one line of JSON.
+1, 4 and 16 concurrent HTTP requests (--concurrency) with prompts of 64 tokens
+and answers of 32 tokens by the real Gemma 3 270M, in float32 and Q8_0. Both
+servers have the same weights and are measured alternately. KD_DATA_DIR must
+contain gsm8k/train.jsonl. Prints one line of JSON.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,15 +43,15 @@ def run(
   """Measures one case.
 
   Args:
-    folder: for transformers; for llama.cpp with a file TYPE.gguf for each type.
-    prompts: ids of each, asked for at the same time.
-    new_tokens: of each answer.
-    peers: (), or llama.cpp alone.
-    rounds: answers to all prompts that are measured.
-    types: of weights, names of generate_cpu.TYPES.
+    folder: Hugging Face folder; for llama.cpp with a file TYPE.gguf per type.
+    prompts: token ids of each prompt; all are requested at the same time.
+    new_tokens: number of tokens in each answer.
+    peers: () or ('llama_cpp',).
+    rounds: number of measured batches of answers.
+    types: types of the weights, names from generate_cpu.TYPES.
 
   Returns:
-    The tokens a second of each server, by type of weights.
+    Tokens per second of each server and type of weights, and their ratios.
   """
   given = {'prompts': prompts, 'new_tokens': new_tokens}
   starts = {}

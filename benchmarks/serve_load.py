@@ -1,12 +1,11 @@
-"""Answers of the server under Poisson arrivals below and above its capacity.
+"""Loads the server with Poisson arrivals below and above its capacity.
 
-Starts `kd serve` with a model (--model), finds how many requests a second it
-can answer, then sends requests at random times at each of --loads times that
-rate for --duration_s. Every answer is compared with the one that the same
-request got alone. Prints one line of JSON: for each load the numbers of
-requests that were answered, refused (429), late (504), lost and mixed up,
-percentiles of the time to the first token, and the server's memory at the
-beginning and the end.
+Starts `kd serve` with a model (--model), measures its capacity in requests per
+second, then sends requests at random times at each of --loads times that rate
+for --duration_s. Each answer is compared with the answer to the same request
+sent by itself. Prints one line of JSON: for each load the number of requests
+that were answered, refused (429), late (504), lost and mixed up, percentiles of
+the time to the first token, and the server's memory before and after.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,28 +37,28 @@ _DURATION_S = flags.DEFINE_float(
 _TOKENS = flags.DEFINE_integer('tokens', 32, 'Tokens of an answer at most.')
 _BATCH = flags.DEFINE_integer('batch', 32, 'Answers at a time.')
 
-_KINDS = 40  # different requests
+_KINDS = 40  # Number of different requests.
 _PATIENT_MS = 3_600_000
-# More than the server takes: their threads wait for answers.
+# More than the server accepts; each client is a thread that waits for answers.
 _CLIENTS = 512
 _PATH = '/v1/chat/completions'
 
 
 class _Client:
-  """Requests to a server."""
+  """Sends requests to a server."""
 
   def __init__(self, port: int, tokens: int):
     self._port, self._tokens = port, tokens
 
   def ask(self, number: int, timeout_ms: int | None) -> tuple[int, str, float]:
-    """Sends request `number`; streams its answer.
+    """Sends request `number` and streams its answer.
 
     Args:
-      number: decides its prompt and settings.
-      timeout_ms: its deadline; None: the server's.
+      number: number that determines the prompt and the settings.
+      timeout_ms: deadline of the request, or None for the server's default.
 
     Returns:
-      The status, the text, and seconds to the first token.
+      The status, the text, and the seconds to the first token.
     """
     body: dict[str, Any] = {
       'messages': [
@@ -95,7 +94,7 @@ class _Client:
       connection.close()
 
   def memory_mib(self) -> float:
-    """Returns the server's resident memory."""
+    """Returns the server's resident memory in MiB."""
     connection = http.client.HTTPConnection('127.0.0.1', self._port, 60)
     connection.request('GET', '/metrics')
     text = connection.getresponse().read().decode()
@@ -104,7 +103,7 @@ class _Client:
 
 
 def _capacity(server: _Client, clients: int, duration_s: float) -> float:
-  """Returns requests a second with as many clients as the batch has rows."""
+  """Returns requests per second with one client per row of the batch."""
   end = time.monotonic() + duration_s
 
   def client(seed):
@@ -123,7 +122,7 @@ def _capacity(server: _Client, clients: int, duration_s: float) -> float:
 def _load(
   server: _Client, rate: float, duration_s: float, wanted: Mapping[int, str]
 ) -> dict[str, Any]:
-  """Sends requests at random times; returns what became of them."""
+  """Sends requests at random times and returns counts of their outcomes."""
   numbers, asked = random.Random(0), []
   memory = server.memory_mib()
   with futures.ThreadPoolExecutor(_CLIENTS) as pool:
@@ -167,18 +166,18 @@ def run(
   duration_s: float,
   calibration_s: float = 15.0,
 ) -> dict[str, Any]:
-  """Measures a server that it starts.
+  """Starts a server and measures it.
 
   Args:
-    model: what is served.
-    batch: answers at a time.
-    tokens: most tokens of an answer.
-    loads: arrivals, as multiples of the capacity.
-    duration_s: of each load.
-    calibration_s: for which the capacity is measured.
+    model: model to serve.
+    batch: number of answers at a time.
+    tokens: maximum number of tokens in an answer.
+    loads: arrival rates, as multiples of the capacity.
+    duration_s: duration of each load in seconds.
+    calibration_s: duration of the capacity measurement in seconds.
 
   Returns:
-    The capacity in requests a second, and what became of each load.
+    The capacity in requests per second, and the measurements of each load.
   """
   fields = {'serve.max_length': 2 * tokens + 64, 'serve.max_batch': batch}
   with served.running(model, fields) as started:

@@ -1,4 +1,4 @@
-"""Starts `kd serve` as a process, for the benchmarks that ask it."""
+"""Starts `kd serve` as a process for benchmarks of the server."""
 
 from collections.abc import Iterator, Mapping
 import contextlib
@@ -17,9 +17,9 @@ class Served:
   """A server that is ready.
 
   Attributes:
-    host: its address.
-    port: where it listens.
-    parameters: of its model.
+    host: address of the server.
+    port: port that it listens on.
+    parameters: number of parameters of its model.
   """
 
   host: str
@@ -32,11 +32,11 @@ def running(model: str, fields: Mapping[str, Any]) -> Iterator[Served]:
   """Runs a server until the block ends.
 
   Args:
-    model: what is served, under the name `own`.
-    fields: of the config.
+    model: model to serve, under the name `own`.
+    fields: values of config fields.
 
   Raises:
-    RuntimeError: it ended before it was ready.
+    RuntimeError: the server ended before it was ready.
   """
   process = subprocess.Popen(
     [sys.executable, '-m', 'kd', 'serve', f'own={model}']
@@ -61,7 +61,7 @@ def _ready(process: subprocess.Popen) -> Served:
     if match := re.search(r'http://([\d.]+):(\d+)', line):
       host, port = match[1], int(match[2])
     if line.startswith('ready'):
-      # The server's lines are read, so that its pipe does not fill.
+      # Keep reading the server's output so that the pipe does not fill.
       threading.Thread(target=lambda: list(process.stdout), daemon=True).start()
       return Served(host, port, parameters)
   raise RuntimeError(f'kd serve ended with {process.wait()}')

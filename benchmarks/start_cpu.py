@@ -1,9 +1,9 @@
-"""The time from the command to the first step, without and with a cache.
+"""Times the start of training with a cold and a warm compilation cache.
 
-Starts the quickstart for one step in processes of their own, first with an
-empty folder of compiled programs and then with what that start left. Prints one
-line of JSON: seconds until the first step is in metrics.jsonl, and what was
-compiled.
+Runs the quickstart for one step in separate processes, first with an empty
+folder of compiled programs and then with the programs of the first start.
+Prints one line of JSON: seconds from the command until the first step is in
+metrics.jsonl, and the number of compiled programs.
 """
 
 from collections.abc import Mapping
@@ -39,12 +39,12 @@ _FIELDS = {
 
 
 def start(folder: str, name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-  """Starts a run; returns its time to the first step and what it compiled.
+  """Starts a run; returns its time to the first step and compiled programs.
 
   Args:
-    folder: holds the compiled programs and the workdir.
-    name: of the workdir.
-    fields: of the config, that differ from the quickstart's.
+    folder: folder of the compiled programs and the workdir.
+    name: name of the workdir.
+    fields: config fields that differ from the quickstart's.
 
   Raises:
     RuntimeError: the run failed.
@@ -53,7 +53,7 @@ def start(folder: str, name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
   env = {
     **os.environ,
     'JAX_PLATFORMS': 'cpu',
-    'PYTHONPATH': os.pathsep.join(sys.path),  # As Bazel has set it.
+    'PYTHONPATH': os.pathsep.join(sys.path),  # As set by Bazel.
     'JAX_COMPILATION_CACHE_DIR': os.path.join(folder, 'compiled'),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
@@ -77,10 +77,10 @@ def start(folder: str, name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run(fields: Mapping[str, Any]) -> dict[str, Any]:
-  """Measures, and returns the result.
+  """Measures and returns the result.
 
   Args:
-    fields: of the config, that differ from the quickstart's.
+    fields: config fields that differ from the quickstart's.
   """
   with tempfile.TemporaryDirectory() as folder:
     fields = {**fields, 'data.folder': os.path.join(folder, 'rows')}
@@ -88,7 +88,7 @@ def run(fields: Mapping[str, Any]) -> dict[str, Any]:
     config.evaluation.sets = {}
     rest = {k: v for k, v in fields.items() if k != 'evaluation.sets'}
     config = planned_run.changed(config, rest)
-    # Once, and in neither of the two times.
+    # The rows are prepared here, so that neither start includes it.
     with contextlib.redirect_stdout(sys.stderr):
       resolved = resolve.resolve(config, jax.devices())
       training_rows.prepare(resolved, functools.partial(print, flush=True))

@@ -1,11 +1,11 @@
-"""A distillation step on this CPU, compared with TRL's and Tunix's.
+"""Compares a distillation step on this CPU with TRL's and Tunix's.
 
 Random models, float32: V 32768, 4 rows of 256 tokens, a student of 14.1 M and a
 teacher of 62.4 M parameters, forward KL, AdamW with clipping. Prints one line
-of JSON: seconds, tokens per second and peak memory of each program, ours
-compared with the best peer's, and how much of the limit it reaches: the rate of
-a plain matrix product in the same minutes. `ours_selective` is the same step
-with the objective at a quarter of the positions.
+of JSON: seconds, tokens per second and peak memory of each program, the ratios
+to the best peer, and the fraction of the limit that our step reaches, which is
+the rate of a plain matrix product in the same minutes. `ours_selective` is the
+same step with the objective at a quarter of the positions.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from kd.models.attention import attention
 from kd.models.gemma3 import config as gemma3_config
 from kd.planning.cost import flops
 
-# By peer: its environment.
+# Environment of each peer.
 _PEERS = {
   'trl_gkd': 'peers_trl',
   'trl_chunked': 'peers_trl',
@@ -32,7 +32,7 @@ _PEERS = {
 }
 _VOCAB_SIZE, _ROWS, _LENGTH = 32768, 4, 256
 _MATMUL_SIZE = 2048
-_KEPT = 0.25  # of the positions, where the objective is selective
+_KEPT = 0.25  # Fraction of positions kept by the selective objective.
 
 
 def _config(width, mlp_dim, layers, head_dim):
@@ -67,7 +67,7 @@ def run(
   peers: Sequence[str],
   rounds: int,
 ) -> dict[str, Any]:
-  """Measures, and returns the result."""
+  """Measures and returns the result."""
   rng = np.random.default_rng(0)
   tokens = rng.integers(3, student.vocab_size, (rows, length)).tolist()
   sizes = {

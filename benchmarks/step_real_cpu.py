@@ -1,8 +1,8 @@
-"""A step of the real Gemma 3 270M on this CPU, compared with TRL's.
+"""Compares a step of the real Gemma 3 270M on this CPU with TRL's.
 
-The model learns from itself, float32: 1 row of 256 tokens of GSM8K, forward KL,
-AdamW with clipping. KD_DATA_DIR must hold gsm8k/train.jsonl; the weights come
-with the peer's environment. Prints one line of JSON, as step_cpu does.
+The model distills itself in float32: 1 row of 256 tokens of GSM8K, forward KL,
+AdamW with clipping. KD_DATA_DIR must contain gsm8k/train.jsonl; the weights
+come with the peer's environment. Prints one line of JSON, as step_cpu does.
 """
 
 from collections.abc import Sequence
@@ -36,13 +36,13 @@ def run(
   peers: Sequence[str],
   rounds: int,
 ) -> dict[str, Any]:
-  """Measures, and returns the result.
+  """Measures and returns the result.
 
   Args:
-    folder: the weights, for Hugging Face, float32.
-    tokens: the row.
+    folder: Hugging Face folder of the float32 weights.
+    tokens: token ids of the row.
     matmul_size: see steps.measure.
-    peers: names of peer_steps.TRL_LOSSES.
+    peers: names from peer_steps.TRL_LOSSES.
     rounds: see steps.measure.
   """
   config = weights.model_config(f'hf:{folder}', 'folder')
@@ -73,7 +73,7 @@ def run(
 
 
 def _prepare(gguf, file, folder, length):
-  """Fills the folder in a process of its own, and returns the ids."""
+  """Writes the folder in a separate process and returns the ids of a row."""
   done = subprocess.run(
     [sys.executable, '-m', 'benchmarks.real_model']
     + [gguf, file, folder, str(length)],

@@ -1,6 +1,6 @@
-"""The side of a timed program: does a step whenever a line comes in.
+"""Runs inside a timed program: does one step per line of input.
 
-Uses the standard library only: peers' Pythons run it too.
+Uses only the standard library, since peers' environments import it too.
 """
 
 from collections.abc import Callable
@@ -13,25 +13,25 @@ from typing import Any
 
 
 def claim_stdout():
-  """Returns a stream to the parent; whatever else is printed goes to stderr."""
+  """Returns a stream to the parent and redirects all other output to stderr."""
   stream = os.fdopen(os.dup(1), 'w', encoding='utf-8')
   os.dup2(2, 1)
   return stream
 
 
 def cpu_seconds() -> float:
-  """Returns the CPU time of this process and of those that it waited for."""
+  """Returns the CPU time of this process and its finished children."""
   children = resource.getrusage(resource.RUSAGE_CHILDREN)
   return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def serve(stream, step: Callable[[], Any], facts: dict[str, Any]) -> None:
-  """Answers lines of stdin with steps, and its end with the peak of memory.
+  """Does a step per line of stdin; reports the peak memory at its end.
 
   Args:
-    stream: from claim_stdout, called before anything that may print.
-    step: does one step, and returns when its result is there.
-    facts: what the parent should know first.
+    stream: result of claim_stdout, called before any other output.
+    step: function that does one step and waits for its result.
+    facts: facts to report to the parent first.
   """
 
   def say(**values):
@@ -46,9 +46,9 @@ def serve(stream, step: Callable[[], Any], facts: dict[str, Any]) -> None:
 
 
 def peak_mib() -> float:
-  """Largest resident memory of this process since it was started, MiB.
+  """Returns the peak resident memory of this process in MiB.
 
-  Not ru_maxrss, which a child takes over from its parent.
+  This is not ru_maxrss, which a child inherits from its parent.
   """
   with open('/proc/self/status', encoding='ascii') as f:
     for line in f:

@@ -1,4 +1,4 @@
-"""Measures our step, those of peers and the machine's limit."""
+"""Measures our step, the steps of peers and the machine's limit."""
 
 from collections.abc import Callable, Mapping
 import contextlib
@@ -26,13 +26,13 @@ OURS, LIMIT = 'ours', 'matmul'
 
 
 def peers(environment_of: Mapping[str, str]) -> list[str]:
-  """Returns the peers that --peers asks for.
+  """Returns the peers selected by --peers.
 
   Args:
-    environment_of: the environment of each peer that the benchmark knows.
+    environment_of: environment of each peer of the benchmark.
 
   Raises:
-    ConfigError: one is not known, or its environment is missing.
+    ConfigError: a peer is unknown, or its environment is missing.
   """
   known = list(environment_of)
   chosen = known if PEERS.value is None else PEERS.value
@@ -44,11 +44,11 @@ def peers(environment_of: Mapping[str, str]) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Own:
-  """A step of our own.
+  """A variant of our step.
 
   Attributes:
-    arguments: of own_step.
-    flops: operations of the step by formula, by part.
+    arguments: argument of own_step.
+    flops: operations of each part of the step, by formula.
   """
 
   arguments: Mapping[str, Any]
@@ -61,19 +61,19 @@ def measure(
   matmul_size: int,
   rounds: int,
 ) -> dict[str, Any]:
-  """Alternates all programs and compares ours with the others.
+  """Runs all programs alternately and compares ours with the peers.
 
   Args:
-    own: by name, OURS first: it is what peers are compared with.
-    peers: by name, what starts one.
-    matmul_size: of the matrices whose product is the limit.
-    rounds: steps that are measured.
+    own: our steps by name. Peers are compared with OURS.
+    peers: functions that start the peers, by name.
+    matmul_size: size of the square matrices whose product is the limit.
+    rounds: number of measured steps.
 
   Returns:
-    What a result says of the programs.
+    The part of a benchmark's result that describes the programs.
 
   Raises:
-    RuntimeError: a program ended, or the models are not of one size.
+    RuntimeError: a program ended, or the models differ in size.
   """
   start_own = functools.partial(
     functools.partial, alternate.Program, sys.executable

@@ -1,4 +1,4 @@
-"""Runs programs that compile for TPUs, with the compiler's own environment."""
+"""Runs programs that compile for TPUs in the compiler's environment."""
 
 from collections.abc import Mapping
 import json
@@ -11,7 +11,7 @@ from kd.planning import libtpu
 
 
 def need() -> None:
-  """Raises ConfigError without the environment `libtpu`."""
+  """Raises ConfigError if the environment `libtpu` is missing."""
   try:
     libtpu.packages()
   except errors.ConfigError as e:
@@ -19,12 +19,12 @@ def need() -> None:
 
 
 def run(python: str, module: str, case: Mapping[str, Any]) -> Any:
-  """Returns what a program that compiles prints; may take many minutes.
+  """Returns the output of a compiling program; may take many minutes.
 
   Args:
-    python: its interpreter.
-    module: its name.
-    case: its argument.
+    python: path of the interpreter.
+    module: name of the program's module.
+    case: argument of the program.
   """
   done = subprocess.run(
     [python, '-m', module, json.dumps(case)],

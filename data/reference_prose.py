@@ -1,8 +1,8 @@
-"""Registers prose that every Python has: its own language reference.
+"""Registers a task of prose that ships with Python: its language reference.
 
-The package `pydoc_data` of the standard library holds 79 pages in 460 kB. Pages
-are held out by a hash of their names; a page is cut at its blank lines into
-texts of up to 800 characters.
+The package `pydoc_data` of the standard library has 79 pages in 460 kB. Pages
+are held out by a hash of their names. A page is split at blank lines into texts
+of up to 800 characters.
 """
 
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ from pydoc_data import topics
 
 from kd.input_pipeline import text_tasks
 
-_LONGEST = 800  # Characters of a text.
-_ONE_OF = 8  # Pages, on average, of which one is held out.
+_LONGEST = 800  # Maximum number of characters in a text.
+_ONE_OF = 8  # One in this many pages is held out, on average.
 
 DATA_FILES = {'reference_prose': (topics.__file__,)}
 
@@ -22,7 +22,7 @@ def _is_held_out(page: str) -> bool:
 
 
 def _cut(text: str) -> Iterator[str]:
-  """Yields whole paragraphs, at least one, up to _LONGEST characters."""
+  """Yields texts of whole paragraphs, at least one, up to _LONGEST long."""
   taken = ''
   for paragraph in text.split('\n\n'):
     if taken and len(taken) + len(paragraph) > _LONGEST:

@@ -1,6 +1,6 @@
 """Registers questions about drawn scenes, each with its picture.
 
-`scenes` has right labels; of the training labels of `scenes_noisy` three in ten
+All labels of `scenes` are right. Three in ten training labels of `scenes_noisy`
 are wrong. Both have the same held-out questions, with right answers.
 """
 
@@ -20,14 +20,14 @@ VALIDATION_SCENES = 1_000
 NOISE = 0.3
 _SEED = 0
 
-# Nothing is read: the pictures are drawn.
+# No files are read: the pictures are drawn.
 DATA_FILES = {'scenes*': ()}
 
 
 def exact_match(
   targets: Sequence[str], predictions: Sequence[str]
 ) -> dict[str, metric.Metric]:
-  """Metric function: the fraction of answers that equal the target."""
+  """Returns the fraction of answers that equal the target, as a metric."""
   equal = [
     target.strip() == prediction.strip()
     for target, prediction in zip(targets, predictions, strict=True)

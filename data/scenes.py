@@ -1,9 +1,9 @@
-"""Draws scenes of a few shapes, and asks about them.
+"""Draws scenes of a few shapes with questions about them.
 
 A scene is a grid of 3 x 3 cells, one to three of which contain a circle, square
-or triangle in one of four colors. Shapes differ a little in place, size and
-shade, and so no two pictures are equal. Of the arrangements (which shapes, in
-which colors, where) one in ten is held out, by its hash.
+or triangle in one of four colors. Shapes vary slightly in place, size and
+shade, so no two pictures are equal. One in ten arrangements of shapes, colors
+and cells is held out, by its hash.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ import hashlib
 import io
 import random
 
-SIZE = 56  # Pixels of a side.
+SIZE = 56  # Side of a picture in pixels.
 SHAPES = ('circle', 'square', 'triangle')
 COLORS = {
   'red': (208, 48, 48),
@@ -26,12 +26,12 @@ PLACES = (
   *('bottom left', 'bottom', 'bottom right'),
 )
 NOTHING = 'nothing'
-HELD_OUT = 10  # One arrangement in this many is held out.
-_MOST = 3  # Shapes in a scene.
+HELD_OUT = 10  # One in this many arrangements is held out.
+_MOST = 3  # Maximum number of shapes in a scene.
 _BACKGROUND = (240, 240, 236)
 _CELL = SIZE / 3
-_FINER = 4  # Drawn at this many times the size, so that edges are smooth.
-_SHADE = 24  # Each color channel varies by up to this.
+_FINER = 4  # Scale at which scenes are drawn, so that edges are smooth.
+_SHADE = 24  # Largest change of a color channel.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Item:
     place: index in PLACES.
     shape: one of SHAPES.
     color: a key of COLORS.
-    rgb: its shade, each from 0 to 255.
-    center: (x, y) in pixels.
+    rgb: color values of its shade, each from 0 to 255.
+    center: position (x, y) of its center, in pixels.
     radius: half of its width, in pixels.
   """
 
@@ -64,9 +64,9 @@ class Question:
   """A question about a scene.
 
   Attributes:
-    text: what is asked.
+    text: text of the question.
     answer: the right answer.
-    choices: answers that such a question may have.
+    choices: possible answers to such a question.
   """
 
   text: str
@@ -79,13 +79,13 @@ class Question:
 
 
 def draw_scene(rng: random.Random) -> list[Item]:
-  """Returns a scene's shapes, in the order of their places."""
+  """Returns the shapes of a random scene, in the order of their places."""
   places = rng.sample(range(len(PLACES)), rng.randint(1, _MOST))
   return [_item(rng, place) for place in sorted(places)]
 
 
 def split_of(items: Sequence[Item]) -> str:
-  """Returns the split that an arrangement belongs to: train or validation."""
+  """Returns the split of an arrangement: train or validation."""
   named = ', '.join(f'{item.name} {item.place}' for item in items)
   digest = hashlib.sha256(named.encode()).digest()
   held_out = int.from_bytes(digest[:8], 'big') % HELD_OUT == 0
@@ -133,7 +133,7 @@ def png(items: Sequence[Item]) -> bytes:
 def ask(items: Sequence[Item], rng: random.Random) -> Question:
   """Returns a random question; half of them ask for all shapes.
 
-  Where a shape is can only be asked if the scene has one such shape.
+  The place of a shape is only asked if the shape is unique in the scene.
   """
   if rng.random() < 0.5:
     return _describe(items, rng)
@@ -151,7 +151,7 @@ def _describe(items, rng):
   while len(other) != len(items):
     other = draw_scene(rng)
   right, wrong = map(_description, (items, other))
-  if wrong == right:  # Drawn by chance: its first shape goes elsewhere.
+  if wrong == right:  # The same by chance: move its first shape.
     empty = next(i for i in range(9) if all(i != x.place for x in items))
     wrong = _description(
       [dataclasses.replace(items[0], place=empty), *items[1:]]
@@ -167,7 +167,7 @@ _COUNTS = tuple(map(str, range(_MOST + 1)))
 
 
 def _count_shapes(items, rng):
-  # Of a shape that is there, half of the time: else most answers would be 0.
+  # Half of the questions use a shape of the scene: else most answers were 0.
   pool = [item.shape for item in items] if rng.random() < 0.5 else SHAPES
   shape = rng.choice(pool)
   count = sum(item.shape == shape for item in items)
@@ -186,7 +186,7 @@ def _count_colors(items, rng):
 def _what(items, rng):
   by_place = {item.place: item.name for item in items}
   place = rng.randrange(len(PLACES))
-  if rng.random() < 0.7:  # Else most answers would be NOTHING.
+  if rng.random() < 0.7:  # Otherwise most answers would be NOTHING.
     place = rng.choice(list(by_place))
   choices = tuple(f'{color} {shape}' for color in COLORS for shape in SHAPES)
   return Question(
@@ -203,19 +203,19 @@ def _where(item):
 def generate(
   split: str, count: int, noise: float, seed: int
 ) -> Iterator[tuple[bytes, Question, str]]:
-  """Generates scenes with a question and its label each.
+  """Generates scenes, each with a question and its label.
 
   Args:
     split: 'train' or 'validation'; they share no arrangement of shapes.
     count: number of scenes.
     noise: probability that a label is a wrong answer.
-    seed: chooses the scenes.
+    seed: seed of the scenes and labels.
 
   Yields:
     The picture as a PNG file, the question, and the label.
   """
   rng = random.Random(f'{split}:{seed}')
-  # A sequence of its own: labels with and without noise have equal scenes.
+  # A separate generator, so that the scenes do not depend on the noise.
   slips = random.Random(f'{split}:{seed}:labels')
   for _ in range(count):
     items = draw_scene(rng)

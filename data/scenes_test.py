@@ -1,4 +1,4 @@
-"""Scenes: pictures show what is asked, splits differ, labels are as noisy."""
+"""Tests of scenes: their pictures, questions, splits and noisy labels."""
 
 import io
 import random
@@ -42,7 +42,7 @@ def test_shapes_are_told_apart_by_the_area_they_fill():
       contrast = np.abs(background - item.rgb).sum()
       filled = np.abs(background - pixels).sum() / contrast
       areas[item.shape].append(filled / (2 * item.radius) ** 2)
-  # Of the square around it: pi / 4, all, half.
+  # A circle fills pi / 4 of its bounding square, a square all, a triangle half.
   for shape, fraction in zip(scenes.SHAPES, (np.pi / 4, 1, 0.5), strict=True):
     np.testing.assert_allclose(np.mean(areas[shape]), fraction, atol=0.03)
 
@@ -83,7 +83,7 @@ def test_every_question_of_the_noisy_task_has_a_wrong_answer(monkeypatch):
   drawn = list(scenes.generate('train', count, scene_tasks.NOISE, 0))
   assert all(len(set(question.choices)) > 1 for _, question, _ in drawn)
   wrong = sum(question.answer != label for _, question, label in drawn)
-  # Four standard deviations around what is expected.
+  # Four standard deviations around the expectation.
   assert abs(wrong - 0.3 * count) < 4 * (count * 0.3 * 0.7) ** 0.5
 
 

@@ -1,10 +1,10 @@
-"""Where the files outside the repository are that the tasks read."""
+"""Finds the files outside the repository that the tasks read."""
 
 import os
 
 
 def gsm8k_folder() -> str | None:
-  """`$KD_DATA_DIR/gsm8k` if it holds train.jsonl, else None."""
+  """Returns `$KD_DATA_DIR/gsm8k` if it contains train.jsonl, else None."""
   if 'KD_DATA_DIR' not in os.environ:
     return None
   folder = os.path.join(os.path.expanduser(os.environ['KD_DATA_DIR']), 'gsm8k')
@@ -13,7 +13,7 @@ def gsm8k_folder() -> str | None:
 
 
 def gsm8k_files() -> dict[str, str]:
-  """Paths of the local GSM8K files by name; empty if it is to be downloaded."""
+  """Returns local paths of GSM8K by file name; {} if it must be downloaded."""
   folder = gsm8k_folder()
   if folder is None:
     return {}
@@ -23,6 +23,6 @@ def gsm8k_files() -> dict[str, str]:
 
 
 def traces() -> str | None:
-  """`$KD_TRACES` if there is such a file, else None."""
+  """Returns `$KD_TRACES` if there is such a file, else None."""
   path = os.path.expanduser(os.environ.get('KD_TRACES', ''))
   return path if os.path.isfile(path) else None

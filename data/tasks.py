@@ -1,9 +1,9 @@
-"""The seqio tasks: text in, text out, whatever the tokenizer.
+"""Registers the seqio tasks, as text independent of the tokenizer.
 
 Each example has `inputs` (the prompt), `targets` (the answer, ending with
-'#### N'), `rationale` (the worked steps that the targets begin with, without
-the blank behind them; '' where there are none) and `id`. Splits are disjoint by
-a hash of the question; GSM8K's `test` is its published test set.
+'#### N'), `rationale` (the worked steps at the start of the targets, without
+trailing white space; '' if there are none) and `id`. A hash of the question
+keeps splits disjoint; GSM8K's `test` is its published test set.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ NOISY_PROBLEMS = 10_000
 NOISE = 0.3  # Share of the noisy task's training problems with a wrong answer.
 SEED = 0
 
-# What the tasks read; prepared rows are reused while these files are the same.
+# Files that the tasks read; prepared rows are reused until one changes.
 DATA_FILES = {
   'arithmetic_*': ('prompts/arithmetic.txt',),
   'gsm8k_*': (
@@ -47,13 +47,13 @@ def _prompt(name):
 
 
 def read_answer(output, example=None, is_target=False):
-  """Postprocessor: the answer that a text ends with."""
+  """Returns the answer at the end of a text; a seqio postprocessor."""
   del example, is_target
   return answers.extract(output)
 
 
 def exact_match(targets, predictions):
-  """Metric function: what `answers.compare` returns."""
+  """Returns the metrics of `answers.compare`; a seqio metric function."""
   return answers.compare(targets, predictions)
 
 
@@ -67,10 +67,10 @@ def add(
   """Registers a task whose answers are numbers.
 
   Args:
-    name: of the task.
-    examples: yields the examples of a split.
+    name: name of the task.
+    examples: function that yields the examples of a split.
     splits: names of the splits.
-    sizes: the number of examples of each split, if known.
+    sizes: number of examples in each split, if known.
     has_answers: whether targets end with an answer to compare.
   """
   text_tasks.add(
@@ -84,7 +84,7 @@ def add(
 
 
 def _arithmetic(split, *, steps, problems, noise):
-  """Generates a task's problems; only training labels are ever noisy."""
+  """Generates a task's problems; only training labels are noisy."""
   held_out = split == 'validation'
   count = VALIDATION_PROBLEMS if held_out else problems
   prompt = _prompt('arithmetic')
@@ -112,7 +112,7 @@ def _add_arithmetic(name, steps, problems=TRAIN_PROBLEMS, noise=0.0):
 
 
 def _gsm8k_builder():
-  """The tfds builder, its files made; other sources have other folders."""
+  """Returns the prepared tfds builder; each source has its own folder."""
   folder = os.path.expanduser(
     os.path.join(
       '~/.cache/kd/tensorflow_datasets', gsm8k_dataset_builder.fingerprint()
@@ -127,11 +127,11 @@ def gsm8k_targets(answer: str, steps: bool) -> tuple[str, str]:
   """Returns a GSM8K answer without its calculator marks.
 
   Args:
-    answer: as GSM8K has it.
-    steps: False leaves its last line alone.
+    answer: answer in the format of GSM8K.
+    steps: whether to keep the steps before the last line.
 
   Returns:
-    The targets, and the rationale that they begin with.
+    The targets and the rationale at their start.
   """
   work, _, final = answers.without_marks(answer).rpartition(answers.MARKER)
   last = f'{answers.MARKER} {final.strip()}'

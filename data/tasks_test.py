@@ -1,4 +1,4 @@
-"""Tasks: disjoint splits, right labels, prompts, GSM8K read and refused."""
+"""Tests of tasks: disjoint splits, labels, prompts, and errors in GSM8K."""
 
 import json
 import os
@@ -23,7 +23,7 @@ _LINES = [
 
 @pytest.fixture
 def gsm8k(tmp_path, monkeypatch):
-  """A KD_DATA_DIR with a small training file; files made go to a fresh HOME."""
+  """A KD_DATA_DIR with a small training file, and an empty HOME for outputs."""
   folder = tmp_path / 'files' / 'gsm8k'
   folder.mkdir(parents=True)
   (folder / 'train.jsonl').write_text(
@@ -68,7 +68,7 @@ def test_arithmetic_splits_and_noise():
 def test_gsm8k_is_cleaned_and_split(gsm8k):
   assert gsm8k.is_dir()
   train, held = _read('gsm8k_cot', 'train'), _read('gsm8k_cot', 'validation')
-  # Every line is in one split, and only there.
+  # Every line is in exactly one split.
   questions = [e['inputs'] for e in train + held]
   assert sorted(questions) == sorted(
     f'Question: {line["question"]}\nAnswer:\n' for line in _LINES
@@ -134,7 +134,7 @@ def test_gsm8k_test_split_is_its_test_file(gsm8k):
   assert [e['inputs'] for e in found] == [
     f'Question: {line["question"]}\nAnswer:\n' for line in lines
   ]
-  # Nothing of it is trained on.
+  # None of the test set is in the other splits.
   trained = _read('gsm8k_cot', 'train') + _read('gsm8k_cot', 'validation')
   assert len(trained) == len(_LINES)
   assert not {e['inputs'] for e in trained} & {e['inputs'] for e in found}

@@ -1,11 +1,11 @@
-"""Tasks of solutions that --mode=reason sampled, checked and wrote.
+"""Registers tasks of solutions that --mode=reason sampled and checked.
 
 `$KD_TRACES` is its traces.jsonl. One problem in ten is held out for validation.
 
   traces_cot        question: worked steps and answer
-  traces_answer     question: the answer alone
-  traces_rationale  '[rationale] ' and question: the worked steps alone
-  traces_label      '[label] ' and question: the answer alone
+  traces_answer     question: only the answer
+  traces_rationale  '[rationale] ' and question: only the worked steps
+  traces_label      '[label] ' and question: only the answer
 
 The last two are the tasks of step-by-step distillation (arXiv 2305.02301); the
 mixture step_by_step_v1 draws from both.
@@ -21,11 +21,11 @@ from kd.data_files import json_rows
 from kd.input_pipeline import arithmetic
 from kd.reasoning.arithmetic import answers
 
-# What the tasks read; prepared rows are reused while the file is the same.
+# Files that the tasks read; prepared rows are reused until one changes.
 DATA_FILES = {'traces_*': ('$KD_TRACES',)}
 _FIELDS = ('id', 'inputs', 'targets', 'rationale', 'answer')
 _LEGAL = f'a JSON object with {", ".join(_FIELDS)}'
-# What asks for one of the two kinds of answer.
+# Prefixes of the question, which select the kind of answer.
 PREFIXES = {
   'traces_cot': '',
   'traces_answer': '',
@@ -35,7 +35,7 @@ PREFIXES = {
 
 
 def _row(name, trace):
-  """Returns the example that a task makes of a trace."""
+  """Returns a task's example for a trace."""
   label = f'{answers.MARKER} {trace["answer"]}'
   targets, rationale = {
     'traces_cot': (trace['targets'], trace['rationale']),
@@ -63,7 +63,7 @@ def _read(split, *, name):
     if arithmetic.split_of(trace['inputs']) != split:
       continue
     row = _row(name, trace)
-    # Solutions of one problem have one answer: its label is learnt once.
+    # All solutions of a problem have the same answer: keep its label once.
     key = tuple(text for field, text in row.items() if field != 'id')
     if key not in seen:
       seen.add(key)
@@ -71,10 +71,10 @@ def _read(split, *, name):
 
 
 def _check(value, where):
-  """Returns the texts of a line by field; raises ConfigError."""
+  """Returns the texts of a line by field; raises ConfigError if invalid."""
   trace = json_files.texts(value, where, _LEGAL, _FIELDS)
   answer = answers.extract(f'{answers.MARKER} {trace["answer"]}')
-  # A branch of a tree is one step of a solution and has no answer.
+  # A branch of a search tree is one step of a solution, without an answer.
   if trace['answer'] and answer.value is None:
     raise errors.ConfigError(
       where, f'answer is {trace["answer"][:60]!r}: {answer.reason}'

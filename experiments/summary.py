@@ -1,9 +1,9 @@
-"""Sums up the runs of one experiment: results.json and result.png.
+"""Summarizes the runs of one experiment: results.json and result.png.
 
   python -m experiments.summary experiments/quickstart /tmp/kd-quickstart/*
 
-reads finished workdirs that differ only in their seed. It writes the numbers,
-the resolved config and a picture to the experiment's folder and prints a table.
+Reads finished workdirs that differ only in their seed. Writes the numbers, the
+resolved config and a picture to the experiment's folder and prints a table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,15 +36,15 @@ MEASURES = {
 }
 _COLOURS = {report.AFTER: 'tab:blue', report.CROSS_ENTROPY: 'tab:orange'}
 
-# A model with more than this many times what trained ones have is not drawn.
+# Models with more than this many times the largest trained value are not drawn.
 _LARGEST_RATIO = 3
 
-# By 'eval/<set>/<metric>' and model: {'seeds': values, 'interval': [low, high]}
+# {'seeds': values, 'interval': [low, high]} by 'eval/<set>/<metric>' and model.
 Results = dict[str, dict[str, dict[str, list[float]]]]
 
 
 def read(workdirs: Sequence[str]) -> Results:
-  """Returns each metric of each model: the runs' values and their interval."""
+  """Returns the runs' values and their interval, by metric and model."""
   by_title: dict[str, list[results_lib.Result]] = {}
   for workdir in workdirs:
     recorded = workdirs_lib.read_run(workdir)['ends']
@@ -68,7 +68,7 @@ def read(workdirs: Sequence[str]) -> Results:
 def _interval(
   runs: Sequence[results_lib.Result], set_name: str, measure: measures.Measure
 ) -> intervals.Interval:
-  """Returns the interval of a mean over runs: a bootstrap over the examples."""
+  """Returns the bootstrap interval, over examples, of the mean over runs."""
   values, weights = zip(
     *(measures.per_example(run, set_name, measure) for run in runs), strict=True
   )
@@ -102,12 +102,12 @@ def _cell(value: Mapping[str, Sequence[float]]) -> str:
 
 
 def draw(results: Results, workdirs: Sequence[str], path: str) -> None:
-  """Draws the training losses of both students, and each set's metrics."""
+  """Draws the training losses of both students and each set's metrics."""
   matplotlib.use('Agg')
   from matplotlib import pyplot
 
   metrics = {name.rpartition('/')[2] for name in results}
-  # Right answers say more than agreement.
+  # Exact match is more informative than agreement.
   hidden = {measures.AGREEMENT} if results_lib.EXACT_MATCH in metrics else set()
   chosen = [m for m in MEASURES if m in metrics and m not in hidden]
   sets = list(dict.fromkeys(_set_name(name) for name in results))
@@ -168,7 +168,7 @@ def _losses(axis, workdirs):
 def _bars(axis, row):
   """Draws bars of the models, with their intervals and a dot for each run."""
   largest = max(max(x['seeds']) for t, x in row.items() if t != report.BEFORE)
-  # A student that knows nothing yet would leave no room for the others.
+  # The bar of an untrained student would dwarf the others.
   titles = [
     t for t, x in row.items() if max(x['seeds']) <= _LARGEST_RATIO * largest
   ]
@@ -198,7 +198,7 @@ def _config(workdir):
 
 
 def _shared_config(workdir):
-  """Returns the run's config with names for paths, which hold anywhere."""
+  """Returns the run's config with base names in place of local paths."""
   config = _config(workdir)
   for model in ('student', 'teacher'):
     kind, colon, where = config[model]['init'].partition(':')
@@ -207,7 +207,7 @@ def _shared_config(workdir):
 
 
 def main(folder: str, *workdirs: str) -> None:
-  """Writes the summary of some workdirs to an experiment's folder."""
+  """Writes the summary of the workdirs to an experiment's folder."""
   results = read(workdirs)
   atomic_files.write_json(os.path.join(folder, 'results.json'), results)
   draw(results, workdirs, os.path.join(folder, 'result.png'))

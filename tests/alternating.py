@@ -1,8 +1,8 @@
-"""A student and a teacher of which two layers are traced instead of six.
+"""Provides models with two traced layers per scanned period instead of six.
 
-Tracing and compiling a run takes most of its time, and both grow with the
-layers of a scanned period. Here a period has one local and one global layer,
-and the scan has three periods, so that each kind of layer is run as before.
+Tracing and compiling take most of a small run's time and grow with the layers
+of a scanned period. Here a period has one local and one global layer, and the
+scan has three periods, so that both kinds of layer are still run.
 """
 
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ _FIXTURE = 'data/fixtures/quickstart_teacher'
 
 
 def teacher(folder: str) -> str:
-  """Returns the flag of the quickstart's teacher with alternating layers.
+  """Returns the flag for the quickstart's teacher with alternating layers.
 
   Args:
-    folder: gets its files, unless they are there.
+    folder: folder to write its files to, unless they exist.
   """
   folder = os.path.join(folder, 'alternating_teacher')
   if not os.path.isdir(folder):
@@ -30,20 +30,20 @@ def teacher(folder: str) -> str:
     kinds = ['sliding_attention', 'full_attention']
     config['layer_types'] = kinds * (config['num_hidden_layers'] // 2)
     del config['sliding_window_pattern']
-    os.remove(path)  # Bazel's fixtures cannot be written.
+    os.remove(path)  # Copies of Bazel's fixtures are read-only.
     with open(path, 'w', encoding='utf-8') as f:
       json.dump(config, f)
   return f'--config.teacher.init=hf:{folder}'
 
 
 def make_variants_alternate() -> None:
-  """Changes this process: layers of Gemma 3's variants alternate."""
+  """Makes the layers of Gemma 3's variants alternate in this process."""
   _config().PUBLISHED_PERIOD = 2
 
 
 @contextlib.contextmanager
 def variants() -> Iterator[None]:
-  """Has the layers of Gemma 3's variants alternate for a while."""
+  """Makes the layers of Gemma 3's variants alternate within the block."""
   published = _config().PUBLISHED_PERIOD
   make_variants_alternate()
   try:

@@ -1,9 +1,9 @@
-"""Drives the board in Chromium; a script of KD_BROWSER_PYTHON's playwright.
+"""Drives the board in Chromium; runs with KD_BROWSER_PYTHON's playwright.
 
 Usage: board_page.py CHROMIUM URL METRICS_FILE LINES [FOLDER_OF_PICTURES]
 
-METRICS_FILE belongs to the run `now`, which is running; LINES are added to it.
-Prints JSON: what was seen, and the errors of the page's console.
+METRICS_FILE belongs to the active run `now`; LINES are appended to it. Prints
+JSON: the observed facts and the errors of the page's console.
 """
 
 import json
@@ -16,7 +16,7 @@ _ARGUMENTS = (
   *('--disable-background-networking', '--disable-component-update'),
   '--disable-sync',
 )
-# The least contrast of a page's texts, as WCAG 2 defines it.
+# Returns the lowest contrast of a page's texts, as defined by WCAG 2.
 _CONTRAST = """() => {
   const numbers = (color) => color.match(/[0-9.]+/g).map(Number);
   const light = (rgb) => {
@@ -46,14 +46,14 @@ _WIDTH = 'document.documentElement.scrollWidth'
 
 
 class Seen:
-  """The pages, and what was seen on them."""
+  """Opens pages and records facts about them."""
 
   def __init__(self, browser, url, pictures):
     self._browser, self._url, self._pictures = browser, url, pictures
     self.facts = {'errors': [], 'foreign': [], 'widths': {}, 'contrast': {}}
 
   def open(self, path, scheme='light', width=1280, height=860):
-    """Returns a page, once it is drawn."""
+    """Opens a page and returns it."""
     context = self._browser.new_context(
       viewport={'width': width, 'height': height}, color_scheme=scheme
     )
@@ -74,7 +74,7 @@ class Seen:
       self.facts['foreign'].append(request.url)
 
   def picture(self, page, name):
-    """Saves a picture, where they are asked for, and the page's measures."""
+    """Records the page's width and contrast; saves a picture if requested."""
     self.facts['widths'][name] = page.evaluate(_WIDTH)
     self.facts['contrast'][name] = page.evaluate(_CONTRAST)
     if self._pictures:
@@ -96,7 +96,7 @@ def _look_at_runs(seen, metrics_file, lines):
   page.fill('#where', "status = 'running'")
   page.press('#where', 'Enter')
   page.get_by_text('1 of 201 runs').wait_for()
-  # The browser's console reports answers of 400: they are expected above.
+  # The console reports responses with status 400, which are expected above.
   facts['errors'] = [e for e in facts['errors'] if '400' not in e]
   facts['rows'] = page.locator('.runs-table tbody tr').count()
   page.fill('#where', "run <> 'r100'")
@@ -181,7 +181,7 @@ def _look_at_others(seen, run):
 
 
 def main(chromium, url, metrics_file, lines, pictures=''):
-  """Looks at all pages."""
+  """Visits all pages and prints the facts."""
   with sync_api.sync_playwright() as playwright:
     browser = playwright.chromium.launch(
       executable_path=chromium, args=list(_ARGUMENTS)

@@ -1,4 +1,4 @@
-"""Small runs of --mode=cache, and of training from a cache, in this process."""
+"""Small in-process runs of --mode=cache and of training from a cache."""
 
 import contextlib
 
@@ -12,12 +12,12 @@ ROWS, _SHARD_ROWS = 10, 3
 
 
 def config(folder, cache, **changes):
-  """Returns the config of a small run; `changes` are by field."""
+  """Returns the config of a small run with changed fields."""
   return small(quickstart.get_config(), folder, cache, **changes)
 
 
 def small(c, folder, cache, **changes):
-  """Makes a config that of a small run, and returns it."""
+  """Changes a config to that of a small run and returns it."""
   changes = {
     'steps': 4,
     'data.mixture': 'arithmetic_few',
@@ -55,13 +55,13 @@ def cached(folder, cache, **changes):
 
 
 def write(folder, cache, **changes):
-  """Runs --mode=cache with `changes` of the config, by field."""
+  """Runs --mode=cache on a small config with changed fields."""
   cache_mode.main(config(folder, cache, **changes), str(folder / 'report'))
 
 
 @contextlib.contextmanager
 def refused(*words):
-  """Expects an error with exit code 2 that says all these words."""
+  """Expects an error with exit code 2 whose message contains all words."""
   with pytest.raises(errors.KdError) as caught:
     yield
   assert caught.value.exit_code == 2, caught.value

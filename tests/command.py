@@ -1,4 +1,4 @@
-"""Runs the program as its user does: another process, flags, files."""
+"""Runs the program as a user does: in another process, with flags and files."""
 
 import atexit
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,38 +39,38 @@ QUICK = (
 
 
 _DEVICES = '--xla_force_host_platform_device_count'
-# Here, because a test may change the current folder.
+# Read at import, because a test may change the current folder.
 _PROJECT = os.getcwd()
 
 
 def environment() -> dict[str, str]:
-  """Returns the variables of a program that is tested."""
+  """Returns the environment variables of a tested program."""
   env = {
     **os.environ,
     'PYTHONPATH': _PROJECT,
     'JAX_PLATFORMS': 'cpu',
-    # What one run has compiled, the others need not.
+    # All runs share compiled programs.
     'JAX_COMPILATION_CACHE_DIR': _compiled(),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
   }
-  # The device count of this test's process is not the program's.
+  # The program must not inherit the device count of the test's process.
   flags = env.get('XLA_FLAGS', '').split()
   env['XLA_FLAGS'] = ' '.join(f for f in flags if not f.startswith(_DEVICES))
   return env
 
 
 def with_devices(count: int) -> dict[str, str]:
-  """Returns the variable that gives a tested program this many devices."""
+  """Returns the variable that sets a tested program's number of devices."""
   flags = environment()['XLA_FLAGS']
   return {'XLA_FLAGS': f'{flags} {_DEVICES}={count}'}
 
 
 @contextlib.contextmanager
 def compiled_once() -> Iterator[None]:
-  """Makes compiling cheap for the runs within this process.
+  """Caches compiled programs of this process within the block.
 
-  They share their programs with those that `environment` starts.
+  The cache is shared with the programs started with `environment`.
   """
   jax.config.update('jax_compilation_cache_dir', _compiled())
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
@@ -83,7 +83,7 @@ def compiled_once() -> Iterator[None]:
 @functools.cache
 def _compiled():
   if 'KD_TESTS_COMPILED' in os.environ:
-    # All test processes of .ci/run share it.
+    # Shared by all test processes of .ci/run.
     return os.environ['KD_TESTS_COMPILED']
   folder = tempfile.mkdtemp(prefix='kd-compiled-')
   atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -91,12 +91,12 @@ def _compiled():
 
 
 _NO_FAULTS = types.MappingProxyType({})
-# What start takes as `faults`, where a run need not be of the usual layers.
+# Value of `faults` for runs that do not need the usual order of layers.
 ALTERNATING = {'alternate_layers': {}}
 
 
 class _Forks:
-  """Starts the program in forks of one process; see tests/warm.py."""
+  """Starts the program in forks of one process; see warm."""
 
   def __init__(self):
     self._folder, self._env = tempfile.mkdtemp(prefix='kd-runs-'), environment()
@@ -120,7 +120,7 @@ class _Forks:
 def changed(
   old: Mapping[str, str], new: Mapping[str, str]
 ) -> dict[str, str | None]:
-  """Returns the variables that differ; None: it has been removed."""
+  """Returns the new values of changed variables; None if removed."""
   return {
     name: new.get(name)
     for name in sorted(old.keys() | new.keys())
@@ -134,17 +134,17 @@ _forks = functools.cache(_Forks)
 def start(
   arguments: Sequence[str], faults: Mapping[str, Any] = _NO_FAULTS
 ) -> warm.Process:
-  """Starts the program, in a fork of a process that has imported it.
+  """Starts the program in a fork of a process that has imported it.
 
   Args:
-    arguments: its command line.
-    faults: what goes wrong, and its arguments; see tests/fault_driver.py.
+    arguments: command-line arguments.
+    faults: functions of fault_driver to call, with their arguments.
   """
   return _forks().start(arguments, faults)
 
 
 def finish(process: warm.Process) -> tuple[int, str, str]:
-  """Waits; returns the exit code and what was printed."""
+  """Waits for the end; returns the exit code, stdout and stderr."""
   code = process.wait(1200)
   return code, process.text('out'), process.text('err')
 
@@ -152,14 +152,14 @@ def finish(process: warm.Process) -> tuple[int, str, str]:
 def run(
   arguments: Sequence[str], faults: Mapping[str, Any] = _NO_FAULTS
 ) -> tuple[int, str, str]:
-  """Runs the program to its end, as `start` starts it."""
+  """Runs the program to its end, with the arguments of `start`."""
   return finish(start(arguments, faults))
 
 
 def run_python(
   arguments: Sequence[str], cwd: str | None = None
 ) -> tuple[int, str, str]:
-  """Runs `python -m kd` with these arguments, in this folder or another."""
+  """Runs `python -m kd`; returns the exit code, stdout and stderr."""
   done = subprocess.run(
     [sys.executable, '-m', 'kd', *arguments],
     cwd=cwd,
@@ -172,7 +172,7 @@ def run_python(
 
 
 def metrics(workdir: str) -> list[dict]:
-  """Returns the lines of metrics.jsonl without what depends on the machine."""
+  """Returns the lines of metrics.jsonl without machine-dependent fields."""
   path = os.path.join(workdir, 'metrics.jsonl')
   if not os.path.exists(path):
     return []
@@ -185,7 +185,7 @@ def metrics(workdir: str) -> list[dict]:
 
 
 def saved(workdir: str, step: int) -> dict[str, np.ndarray]:
-  """Arrays of a checkpoint on disk, by item and path, read by Orbax alone."""
+  """Returns a checkpoint's arrays by item and path, read only with Orbax."""
   found = {}
   for item in ('params', 'optimizer', 'ema'):
     path = os.path.join(workdir, 'checkpoints', str(step), item)
@@ -198,7 +198,7 @@ def saved(workdir: str, step: int) -> dict[str, np.ndarray]:
 
 
 def assert_ended_alike(workdir: str, expected: str, step: int) -> None:
-  """Two runs came to the same bits and the same metrics."""
+  """Asserts that two runs ended with the same bits and metrics."""
   got, wanted = saved(workdir, step), saved(expected, step)
   assert got.keys() == wanted.keys() and len(got) > 50
   for key, value in wanted.items():
@@ -207,7 +207,7 @@ def assert_ended_alike(workdir: str, expected: str, step: int) -> None:
 
 
 def wait(process: warm.Process, workdir: str) -> None:
-  """Waits until step 3 is trained and checkpoint 2 is complete."""
+  """Waits until step 3 is done and the checkpoint of step 2 is complete."""
   for _ in range(30_000):
     lines = metrics(workdir)
     trained = any(x['step'] >= 3 and x['phase'] == 'train' for x in lines)

@@ -1,4 +1,4 @@
-"""Damages files at random; what reads them must notice, and name the file."""
+"""Damages files at random; their readers must notice and name the file."""
 
 from collections.abc import Callable
 import json
@@ -13,7 +13,7 @@ from typing import Any
 from kd.core import errors
 
 _LONGEST_READ_S = 60
-_LONGEST_MESSAGE = 3000  # characters
+_LONGEST_MESSAGE = 3000  # Characters.
 _VALUES = (
   *(None, True, -1, 0, 2**70, 1e308, '', 'linear', [], {}, [[]]),
   *({'rope_type': []}, ['x'], {'a': {}}, 'x' * 10_000),
@@ -21,17 +21,17 @@ _VALUES = (
 
 
 def seed() -> int:
-  """Returns the seed of all random damage, and prints it.
+  """Returns the seed of all random damage and prints it.
 
-  The variable KD_FUZZ_SEED repeats a test's damage.
+  Set the variable KD_FUZZ_SEED to repeat a test's damage.
   """
   chosen = int(os.environ.get('KD_FUZZ_SEED', time.time_ns() % 10**9))
-  print(f'KD_FUZZ_SEED={chosen}')  # Shown by pytest where the test fails.
+  print(f'KD_FUZZ_SEED={chosen}')  # Shown by pytest if the test fails.
   return chosen
 
 
 def _change_bytes(rng: random.Random, raw: bytes) -> bytes:
-  """Flips, cuts, replaces or repeats some bytes, most of them in the header."""
+  """Flips, cuts, replaces or repeats some bytes, mostly in the header."""
   changed = bytearray(raw)
   for _ in range(rng.randrange(1, 4)):
     at = int(len(changed) * rng.random() ** 4)
@@ -48,7 +48,7 @@ def _change_bytes(rng: random.Random, raw: bytes) -> bytes:
 
 
 def _change_json(rng: random.Random, raw: bytes) -> bytes:
-  """Replaces one value, at any depth: by another of its type or of any."""
+  """Replaces one value at any depth, with the same or another type."""
   value = node = json.loads(raw)
   while rng.random() < 0.95 and isinstance(node, dict | list) and node:
     key = rng.choice(list(node) if isinstance(node, dict) else range(len(node)))
@@ -77,13 +77,13 @@ def _change_content(rng, raw):
   ):
     try:
       return before + _change_json(rng, part) + b'\n' + after
-    except ValueError:  # It is no JSON.
+    except ValueError:  # Not JSON.
       continue
   return _change_bytes(rng, raw)
 
 
 def _damage(rng, folder, name, other):
-  """Damages a file of a folder; returns what was done."""
+  """Damages a file of a folder; returns a description of the damage."""
   file, kind = folder / name, rng.random()
   if kind < 0.6:
     file.write_bytes(_change_content(rng, file.read_bytes()))
@@ -119,7 +119,7 @@ def _files(folder):
 
 
 def _in_time(call: Callable[[], Any]) -> Any:
-  """Returns what `call` returns or raises; a call that hangs fails."""
+  """Returns the result or exception of a call; fails if it hangs."""
   outcome: list[Any] = []
 
   def run():
@@ -128,7 +128,7 @@ def _in_time(call: Callable[[], Any]) -> Any:
     except BaseException as e:
       outcome.append(e)
 
-  # A daemon does not keep the test's process from ending.
+  # A daemon thread does not keep the test's process alive.
   thread = threading.Thread(target=run, daemon=True)
   thread.start()
   thread.join(_LONGEST_READ_S)
@@ -145,20 +145,21 @@ def fuzz(
   other: pathlib.Path | None = None,
   prepare: Callable[[random.Random], None] = lambda rng: None,
 ) -> None:
-  """Damages a file of a folder again and again, and reads it each time.
+  """Repeatedly damages a file of a folder and reads the folder.
 
-  Every time `read` must return, or raise a KdError that names the folder. Fails
-  unless damage is noticed at least once, and at least once does not matter.
+  Each `read` must return or raise a KdError that names the folder. Fails unless
+  some damage is noticed and some is not.
 
   Args:
-    name: of the test; together with the seed it decides the damage.
+    name: name of the test, which with the seed determines the damage.
     chosen: the seed.
-    folder: holds the files; it is restored before each damage.
-    read: reads the folder; raises AssertionError if what it reads is neither
-      as it was nor refused; returns True if it noticed damage without refusing.
-    seconds: how long to continue.
-    other: a folder with files of the same names, to take their places.
-    prepare: changes the undamaged folder first, if at all.
+    folder: folder of the files, restored before each damage.
+    read: function that reads the folder. It raises AssertionError if the
+      contents are neither unchanged nor refused, and returns True if it noticed
+      damage without refusing it.
+    seconds: duration of the test.
+    other: folder with files of the same names to use as replacements.
+    prepare: function that changes the restored folder before the damage.
   """
   rng = random.Random(f'{chosen} {name}')
   whole = folder.with_name(f'{folder.name}-whole')
@@ -177,7 +178,7 @@ def fuzz(
     error = _in_time(read)
     noticed += bool(error)
     if not isinstance(error, BaseException):
-      continue  # It returned.
+      continue  # `read` returned.
     if not isinstance(error, errors.KdError):
       raise AssertionError(f'{where}: {error!r}') from error
     assert error.exit_code in (1, 2), f'{where}: {error}'

@@ -1,4 +1,4 @@
-"""What tests of faults share: chains of runs, and how each must end."""
+"""Chains of runs for tests of faults, and checks of how they end."""
 
 import json
 import os
@@ -26,19 +26,19 @@ class Driver:
 
   def __init__(self, folder):
     self.folder, self._chains = str(folder), {}
-    # Arguments that all runs have, but for the workdir and the rows' folder.
+    # Arguments of all runs, except for the workdir and the rows' folder.
     self.arguments = (*SMALL[1:], alternating.teacher(self.folder))
 
   def add(self, name, faults, *more, inside='', rows='', config=SMALL[0]):
     """Adds a run to a chain.
 
     Args:
-      name: the chain's.
-      faults: what goes wrong; see tests/fault_driver.py.
-      *more: further arguments of kd.main.
-      inside: a folder of the chain's folder that the workdir is in.
-      rows: the chain whose prepared rows it uses; its own if ''.
-      config: the flag of its config.
+      name: name of the chain.
+      faults: functions of fault_driver to call, with their arguments.
+      *more: more arguments of kd.main.
+      inside: folder in the chain's folder that contains the workdir.
+      rows: chain whose prepared rows to use; '' for its own.
+      config: flag of the config.
     """
     where = self.where(name)
     os.makedirs(where, exist_ok=True)
@@ -58,7 +58,7 @@ class Driver:
     )
 
   def go(self):
-    """Runs what was added; the codes by chain."""
+    """Runs all added chains and returns their exit codes by name."""
     done = subprocess.run(
       [sys.executable, '-m', 'tests.fault_driver'],
       input=json.dumps(list(self._chains.values())),
@@ -82,13 +82,13 @@ class Driver:
       return f.read()
 
   def error(self, name):
-    """Returns the error of a chain's first run; its likely causes follow it."""
+    """Returns the error of a chain's first run, without its likely causes."""
     lines = self.log(name, 0).splitlines()
     return [line for line in lines if line.startswith('kd: error: ')][-1]
 
 
 def end_state(workdir):
-  """Returns all that a run leaves, but its timings."""
+  """Returns all results of a run except its timings."""
   evaluations = {}
   for name in sorted(os.listdir(f'{workdir}/evaluations')):
     with open(f'{workdir}/evaluations/{name}', encoding='utf-8') as f:
@@ -105,7 +105,7 @@ def end_state(workdir):
 
 
 def assert_same(workdir, straight):
-  """Compares with what end_state returned, every bit."""
+  """Asserts that every bit equals a result of end_state."""
   arrays, rest = end_state(workdir)
   assert arrays.keys() == straight[0].keys() and len(arrays) > 50
   for key, value in straight[0].items():

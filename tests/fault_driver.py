@@ -1,12 +1,12 @@
-"""Runs kd.main many times, each in a fork with something that goes wrong.
+"""Runs kd.main many times, each in a fork with injected faults.
 
   python -m tests.fault_driver < CHAINS > CODES
 
-CHAINS is JSON: a list of chains, which run two at a time. A chain is a list of
-runs, one after the other; a run has `arguments` of kd.main, `log` (the file
-that gets its output) and `faults`: names of functions below, with their
-arguments. CODES is JSON too: by chain, by run, the exit code, or minus the
-signal. What takes seconds is imported once, and each program compiled once.
+CHAINS is a JSON list of chains, which run two at a time. A chain is a list of
+consecutive runs. A run has `arguments` of kd.main, `log` (path of its output)
+and `faults`: names of functions below, with their arguments. CODES is JSON with
+the exit code, or minus the signal, of each run of each chain. Slow imports
+happen once, and each program is compiled once.
 """
 
 import functools
@@ -27,12 +27,12 @@ IMPORTED = ('kd.main', 'kd.metrics.writers', 'matplotlib.pyplot', 'seqio')
 
 
 def alternate_layers():
-  """The student's layers are local and global in turn: less is compiled."""
+  """Makes the student's layers alternate, so that less is compiled."""
   importlib.import_module('tests.alternating').make_variants_alternate()
 
 
 def count_events(folder, file):
-  """Writes how many file events below a folder there were, when it ends."""
+  """Writes the file events below a folder to a file at the end of the run."""
   seen = _on_events(folder, lambda number: None)
 
   def write():
@@ -49,7 +49,7 @@ def signal_at_event(folder, number, name):
 
 
 def signal_at_compile(number, name):
-  """Sends a signal when a program has been compiled."""
+  """Sends a signal after a number of programs have been compiled."""
   import jax
 
   seen = []
@@ -65,7 +65,7 @@ def signal_at_compile(number, name):
 
 
 def signal_at_call(where, number, name):
-  """Sends a signal at the start of a function's so-and-so-many-th call."""
+  """Sends a signal at the start of the `number`-th call of a function."""
   seen = []
 
   def before():
@@ -77,7 +77,7 @@ def signal_at_call(where, number, name):
 
 
 def fail_at_call(where, first, last, seconds):
-  """Calls first to last of a function wait, and then raise OSError."""
+  """Makes calls `first` to `last` of a function wait and raise OSError."""
   seen = []
 
   def before():
@@ -90,7 +90,7 @@ def fail_at_call(where, first, last, seconds):
 
 
 def slow_at_call(where, number, seconds):
-  """One call of a function waits first."""
+  """Delays the `number`-th call of a function."""
   seen = []
 
   def before():
@@ -102,7 +102,7 @@ def slow_at_call(where, number, seconds):
 
 
 def nan_at_steps(steps):
-  """Rows of these steps have target weights that are NaN."""
+  """Sets the target weights of these steps to NaN."""
   rows = importlib.import_module('kd.input_pipeline.rows')
   call = rows.Rows.__call__
 
@@ -116,10 +116,11 @@ def nan_at_steps(steps):
 
 
 def watch_reader(file, sleeps):
-  """Writes down which rows are read, and sleeps before some steps' rows.
+  """Records the rows that are read, and sleeps before the rows of some steps.
 
   Args:
-    file: its name with the process's number behind gets a line for each step.
+    file: path of the log, to which the process index is appended; it gets a
+      line per step.
     sleeps: seconds by 'process:step'.
   """
   import jax
@@ -138,13 +139,14 @@ def watch_reader(file, sleeps):
 
 
 def watch_memory(file):
-  """Writes down what parameters take, a line of JSON each.
+  """Records the memory of parameters as lines of JSON.
+
+  A line has the shape of a parameter and the peak of host bytes while it is
+  read, or, before a prompt is read, `devices`: the bytes of all arrays on this
+  process's devices.
 
   Args:
-    file: its name with the process's number behind. When a parameter is read,
-      its shape and the bytes that the host allocates for it meanwhile; before a
-      prompt is read, `devices`: the bytes of all arrays on this process's
-      devices.
+    file: path of the log, to which the process index is appended.
   """
   import jax
 
@@ -177,13 +179,13 @@ def watch_memory(file):
 
 
 def count_collectives(file):
-  """Writes down where this process meets the others, a line each, in order.
+  """Records the points where this process synchronizes with others, in order.
 
-  These are exchanges through the store that all share, and the programs that
-  are given arrays of several processes.
+  These are exchanges through the shared store, and programs whose arguments are
+  arrays of several processes.
 
   Args:
-    file: its name with the process's number behind.
+    file: path of the log, to which the process index is appended.
   """
   import jax
   from jax._src import pjit
@@ -194,7 +196,7 @@ def count_collectives(file):
       f.write(f'{name}\n')
 
   _wrap('kd.partitioning.processes:from_first', lambda: tell('from_first'))
-  # Else what was called before is called again without Python.
+  # Without this, repeated calls would bypass Python.
   pjit._get_fastpath_data = lambda *args, **kwargs: None
   pxla.MeshExecutable.create_cpp_call = lambda *args: None
   call = pxla.ExecuteReplicated.__call__
@@ -209,9 +211,9 @@ def count_collectives(file):
 
 
 def damage(folder, item, how):
-  """Flips or cuts off the last byte of a file of the latest checkpoint.
+  """Flips or cuts off the last byte of an item of the latest checkpoint.
 
-  Of the item's files the largest.
+  The byte is in the item's largest file.
   """
   latest = max((n for n in os.listdir(folder) if n.isdigit()), key=int)
   files = [
@@ -230,21 +232,21 @@ def damage(folder, item, how):
 
 
 def mount(folder, options):
-  """Mounts memory on a folder, or changes how it is mounted."""
+  """Mounts a tmpfs on a folder, or remounts it with other options."""
   os.makedirs(folder, exist_ok=True)
   command = ['mount', '-t', 'tmpfs', '-o', options, 'kd-test', folder]
   subprocess.run(command, check=True)
 
 
 def jump_clock(seed):
-  """The wall clock jumps by up to an hour, back and forth, at each look."""
+  """Makes each reading of the wall clock off by up to an hour."""
   real, jumps = time.time, random.Random(seed)
   now = lambda: real() + jumps.uniform(-3600, 3600)
   time.time, time.time_ns = now, lambda: int(now() * 1e9)
 
 
 def _on_events(folder, call):
-  """Calls at each event on files below a folder; returns all their names."""
+  """Calls `call` at each file event below a folder; returns the events."""
   kinds = ('open', 'os.rename', 'os.mkdir', 'os.remove', 'os.rmdir')
   seen = []
 
@@ -259,12 +261,12 @@ def _on_events(folder, call):
 
 def _send(name):
   os.kill(os.getpid(), getattr(signal, name))
-  # The watching thread may have to end the process meanwhile.
+  # Give the watching thread time to end the process.
   time.sleep(0.2)
 
 
 def _wrap(where, before):
-  """Has a function, module:Class.name, call another first."""
+  """Makes the function `where`, module:Class.name, call `before` first."""
   module, _, path = where.partition(':')
   owner_name, _, name = path.rpartition('.')
   owner = importlib.import_module(module)
@@ -280,7 +282,7 @@ def _wrap(where, before):
 
 
 def _run(run):
-  """In a fork: the program with its faults; does not return."""
+  """Runs the program with its faults, in a fork; does not return."""
   log = os.open(run['log'], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
   os.dup2(log, 1)
   os.dup2(log, 2)
@@ -309,7 +311,7 @@ def _fork(call):
 
 
 def _chain(chain, file):
-  """In a fork: its runs, one after the other."""
+  """Runs the runs of a chain in order, in a fork."""
   codes = []
   for run in chain:
     status = os.waitpid(_fork(lambda run=run: _run(run)), 0)[1]
@@ -324,7 +326,7 @@ def main():
   os.dup2(2, 1)
   for name in IMPORTED:
     importlib.import_module(name)
-  # The collector of a fork leaves alone what all have imported.
+  # Exclude imported objects from garbage collection in the forks.
   gc.freeze()
 
   with tempfile.TemporaryDirectory() as folder:

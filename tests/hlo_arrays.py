@@ -1,4 +1,4 @@
-"""Lists the arrays of a compiled program, for bounds on their size."""
+"""Lists the arrays of a compiled program, for tests of their size."""
 
 import dataclasses
 
@@ -15,10 +15,10 @@ class Array:
 
   Attributes:
     elements: number of elements.
-    dtype: as in HLO, 'f32'.
-    shape: on one device.
-    op: the operation that writes it.
-    computation: where it is written: the entry, a loop's body, a branch.
+    dtype: dtype in HLO's notation, such as 'f32'.
+    shape: shape on one device.
+    op: operation that writes it.
+    computation: computation that writes it: the entry, a loop's body, a branch.
   """
 
   elements: int
@@ -31,10 +31,10 @@ class Array:
 def largest(text: str) -> list[Array]:
   """Returns every array that a program writes to memory, the largest first.
 
-  Values inside a fusion are never written and do not count.
+  Values inside a fusion are never written and are not included.
 
   Args:
-    text: from `compiled.as_text()`.
+    text: result of `compiled.as_text()`.
   """
   program = hlo_text.parse(text)
   arrays, waiting, seen = set(), [program.entry], set()

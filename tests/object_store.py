@@ -1,8 +1,8 @@
-"""An object store on this machine, with faults, for the tests of buckets.
+"""A local object store with injected faults, for tests of buckets.
 
-It serves the part of Cloud Storage's JSON API and of S3's API that TensorStore
-calls. State is in the memory of the process that starts it, so it outlives
-clients that are killed.
+It serves the parts of Cloud Storage's JSON API and of S3's API that TensorStore
+calls. Its state is in the memory of the process that starts it, so it outlives
+killed clients.
 """
 
 from collections.abc import Sequence
@@ -20,39 +20,39 @@ from xml.sax import saxutils
 from kd.core import buckets
 from kd.core import objects
 
-_PAGE = 50  # Objects in an answer of a listing: small, so that pages are used.
+_PAGE = 50  # Objects per page of a listing: few, so that paging is tested.
 
 
 TOO_MANY, UNAVAILABLE = '429', '503'
-TORN_UPLOAD = 'torn'  # Half of a body is read, then the connection closed.
-LOST_ANSWER = 'lost'  # What was asked for is done, and the connection closed.
+TORN_UPLOAD = 'torn'  # Half of a body is read, then the connection is closed.
+LOST_ANSWER = 'lost'  # The request is done, but the connection is closed.
 FAULTS = (TOO_MANY, UNAVAILABLE, TORN_UPLOAD, LOST_ANSWER)
 
 
 class Store:
-  """The state: objects by (bucket, name), and what was requested."""
+  """State of the store: objects by (bucket, name), and a record of requests."""
 
   def __init__(self, *buckets: str):
     self.buckets = set(buckets)
     self.objects: dict[tuple[str, str], tuple[int, bytes]] = {}
-    # Names in the order in which they were stored, and removed.
+    # Names of objects in the order in which they were stored and removed.
     self.writes: list[str] = []
     self.removals: list[str] = []
-    self.most_read = 0  # Bytes of an object in one answer.
+    self.most_read = 0  # Largest number of bytes in one response.
     self.forbidden = ''  # Requests with this in their path are refused.
-    # Called before an upload is stored (False), and after it (True); where it
-    # raises PermissionError the answer is 403.
+    # Called before an upload is stored (False) and after it (True). If it
+    # raises PermissionError, the response is 403.
     self.watch = lambda stored: None
     self._lock, self._generation = threading.Lock(), time.time_ns()
     self.inject(())
 
   def inject(self, faults: Sequence[str], every: int = 5) -> None:
-    """Injects faults into later requests, one into each `every`-th."""
+    """Injects a fault into every `every`-th of the following requests."""
     self.faults_left, self._every = list(faults), every
     self._requests = 0
 
   def names(self, bucket: str, prefix: str = '') -> list[str]:
-    """Returns the names of a bucket's objects that begin with a prefix."""
+    """Returns the sorted names of a bucket's objects with a prefix."""
     with self._lock:
       found = [n for b, n in self.objects if b == bucket]
     return sorted(n for n in found if n.startswith(prefix))
@@ -77,12 +77,12 @@ class Store:
       if not self.faults_left or self._requests < self._every:
         return ''
       if self.faults_left[0] == TORN_UPLOAD and not has_body:
-        return ''  # The next request with a body.
+        return ''  # Wait for a request with a body.
       self._requests = 0
       return self.faults_left.pop(0)
 
   def put(self, bucket, name, data, matches):
-    """Stores an object if `matches` of its generation; returns the new one."""
+    """Stores an object if `matches(generation)`; returns its new generation."""
     self.watch(False)
     new = self._put(bucket, name, data, matches)
     self.watch(True)
@@ -154,7 +154,7 @@ class _Handler(server.BaseHTTPRequestHandler):
       self.rfile.read(length // 2)
       return self._hang_up()
     body = self.rfile.read(length)
-    if len(body) < length:  # The client was killed: nothing is stored.
+    if len(body) < length:  # The client was killed: store nothing.
       return self._hang_up()
     if fault.isdigit():
       return self._answer(int(fault))
@@ -227,7 +227,7 @@ class _Handler(server.BaseHTTPRequestHandler):
     return self._answer(status, data, **headers)
 
   def _page(self, bucket, query, begin):
-    """Returns the names of a page of a listing, and where the next begins."""
+    """Returns a page of names and the first name of the next page, or None."""
     names = self.store.names(bucket, query.get('prefix', ''))
     names = [
       n
@@ -306,12 +306,12 @@ def _etag(generation):
 
 @contextlib.contextmanager
 def serve(*buckets: str):
-  """Serves a store; yields it and the environment of its clients."""
+  """Serves a store; yields the store and its clients' environment."""
   store = Store(*buckets)
   handler = type('Handler', (_Handler,), {'store': store})
   http = server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
   http.daemon_threads = True
-  # A client that is killed resets its connection.
+  # Ignore connections reset by killed clients.
   http.handle_error = lambda request, address: None
   thread = threading.Thread(target=http.serve_forever, daemon=True)
   thread.start()
@@ -334,7 +334,7 @@ def serve(*buckets: str):
 
 @contextlib.contextmanager
 def serve_here(monkeypatch):
-  """Serves a store with one bucket, `bucket`, to this process; yields it."""
+  """Serves a store with the bucket `bucket` to this process; yields it."""
   with serve('bucket') as (store, environment):
     for name, value in environment.items():
       monkeypatch.setenv(name, value)

@@ -12,14 +12,14 @@ from kd.config import command_line
 from kd.config import overrides
 
 _STARTS = r'python -m kd|bazelw? run //:(?:train|plan) --'
-# What follows a command on its line.
+# The rest of a line after a command.
 _END = re.compile(r' (&|\||# ).*')
 
 
 def commands(place: str) -> list[list[str]]:
-  """Returns the arguments of each command of a file, those in blocks first.
+  """Returns the arguments of each command in a file, those in blocks first.
 
-  Commands with variables of the shell are left out, but for `$i`, which is 1.
+  Commands with shell variables are omitted, except for `$i`, replaced with 1.
   """
   text = re.sub(r'\s*\\\n\s*', ' ', pathlib.Path(place).read_text())
   lines = re.findall(rf'^[^`\n]*?(?:{_STARTS}) ([^`\n]*)$', text, re.M)
@@ -31,9 +31,9 @@ def commands(place: str) -> list[list[str]]:
 def parse(
   arguments: list[str],
 ) -> tuple[ml_collections.ConfigDict | None, dict[str, str]]:
-  """Returns the config of a command, None without one, and its flags.
+  """Returns the config of a command, or None, and its flags.
 
-  The words that follow a mode are the flag `words`, with spaces between.
+  The words after a mode become the flag `words`, joined with spaces.
   """
   rest, changes = command_line._split(arguments, 'config')
   given = [x for x in rest if x.startswith('-')]

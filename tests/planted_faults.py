@@ -1,4 +1,4 @@
-"""Plants faults in the files of a run, each with the cause to be named."""
+"""Plants faults in the files of a run, each with the expected diagnosis."""
 
 import json
 import os
@@ -130,7 +130,7 @@ def _shared(workdir):
 
 
 def _tpu(variant, rows, length, mfu):
-  """The run had four chips, and labels alone."""
+  """Changes the run to one on four TPU chips that uses only labels."""
 
   def plant(workdir):
     _config('teacher.source', 'none')(workdir)

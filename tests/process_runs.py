@@ -1,4 +1,4 @@
-"""Runs of several processes on this machine, from their command lines."""
+"""Local runs of several processes, started from their command lines."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -18,7 +18,7 @@ _CONFIG = (
   '--config.data.batch_size=8',
   '--config.evaluation.baseline=False',
   '--config.evaluation.every=0',
-  # 33 over batches of 32: the last has one row, which is on one process.
+  # The last of two batches has one row, which is on one process.
   '--config.evaluation.batch_size=32',
   '--config.evaluation.sets.held_out.examples=33',
   '--config.evaluation.sets.held_out.answers=0',
@@ -55,17 +55,17 @@ class Run:
     """Starts the processes.
 
     Args:
-      forks: starts kd.main, a warm.Warm.
-      folder: holds workdirs, what is printed, and prepared rows.
-      name: of the workdir.
-      count: of processes.
-      *changes: further arguments of kd.main.
-      sleeps: seconds by 'process:step' before rows are read.
-      devices: of each process.
-      homes: the home folder of each process, which then holds its prepared
-        rows: as on machines of their own, one path means different folders.
-      config: its file; '': the quickstart's.
-      memory: file of fault_driver.watch_memory; None: nothing is watched.
+      forks: warm.Warm that starts kd.main.
+      folder: folder of workdirs, outputs and prepared rows.
+      name: name of the workdir.
+      count: number of processes.
+      *changes: more arguments of kd.main.
+      sleeps: seconds to sleep before rows are read, by 'process:step'.
+      devices: number of devices per process.
+      homes: home folder of each process, which then contains its prepared rows.
+        As on separate machines, one path then means different folders.
+      config: path of the config; '' for the quickstart's.
+      memory: file of fault_driver.watch_memory, or None.
     """
     self.workdir, self.reads = f'{folder}/{name}', f'{folder}/{name}.reads'
     self._meetings = f'{folder}/{name}.meetings'
@@ -102,17 +102,17 @@ class Run:
     ]
 
   def text(self, index, stream):
-    """Returns what a process has written to 'out' or 'err'."""
+    """Returns the output of a process to 'out' or 'err'."""
     with open(f'{self.workdir}.{index}.{stream}') as f:
       return f.read()
 
   def meetings(self, index):
-    """Returns where a process has met the others, in order."""
+    """Returns a process's synchronization points, in order."""
     with open(f'{self._meetings}.{index}') as f:
       return f.read().splitlines()
 
   def wait_for(self, words):
-    """Waits until process 0 has printed that."""
+    """Waits until process 0 has printed `words`."""
     end = time.monotonic() + _WAIT_S
     while words not in self.text(0, 'out'):
       assert self.processes[0].poll() is None, self.text(0, 'err')
@@ -120,14 +120,14 @@ class Run:
       time.sleep(0.1)
 
   def finish(self):
-    """Waits for all; returns their exit codes."""
+    """Waits for all processes; returns their exit codes."""
     return [p.wait(_WAIT_S) for p in self.processes]
 
 
 @contextlib.contextmanager
 def starting(folder) -> Iterator[Callable[..., Run]]:
-  """Yields what starts a Run of (name, count, ...); leaves none behind."""
-  # The folder may hold modules of tasks.
+  """Yields a function (name, count, ...) that starts a Run; ends all runs."""
+  # The folder may contain modules with tasks.
   path = f'{os.getcwd()}{os.pathsep}{folder}'
   forks = warm.Warm({**command.environment(), 'PYTHONPATH': path})
   yield functools.partial(Run, forks, folder)
@@ -135,7 +135,7 @@ def starting(folder) -> Iterator[Callable[..., Run]]:
 
 
 def assert_as_alone(run, alone):
-  """Raises unless a run has the metrics of one process, but for rounding."""
+  """Asserts that metrics equal those of a single process up to rounding."""
   found = command.metrics(run.workdir)
   assert [(x['step'], x['phase']) for x in found] == [
     (x['step'], x['phase']) for x in alone

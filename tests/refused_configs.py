@@ -1,7 +1,7 @@
-"""Changes of configs that check mode must refuse, and the field that it names.
+"""Changes of configs that check mode must refuse, and the field in its error.
 
-Each is a statement about `c`, the config of configs/quickstart.py, where `base`
-is kd.config.base.
+Each is a statement that changes `c`, the config of configs/quickstart.py;
+`base` is kd.config.base.
 """
 
 CHANGES = (
@@ -135,14 +135,14 @@ CHANGES = (
   ("c.rollout.fraction = float('nan')", 'rollout.fraction'),
   ("c.rollout.fraction = 'half'", 'rollout.fraction'),
   (
-    # Beyond 1 at update 50 alone, which no coarse sample of 6400 meets.
+    # Exceeds 1 only near update 50, which a coarse sample of 6400 would miss.
     "c.steps = 6400; c.rollout.fraction = base.schedule('inverse_sqrt', "
     'peak=1.3, warmup_steps=50)',
     'rollout.fraction',
   ),
   ("c.plan.price = float('nan')", 'plan.price'),
   ('c.plan.lengths = (10**9,)', 'plan.lengths'),
-  # What a part of the config must hold.
+  # Required contents of parts of the config.
   ('c.losses = dict(kl=None)', 'losses.kl'),
   ('c.losses.kl.part = 5', 'losses.kl.part'),
   (
@@ -223,7 +223,7 @@ CHANGES = (
   ("c.student.init = 'workdir:/nonexistent'", 'student.init'),
 )
 
-# The same of other configs.
+# The same for other configs.
 OF_OTHERS = (
   (
     'configs/gkd.py',

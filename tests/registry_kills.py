@@ -2,10 +2,10 @@
 
   python -m tests.registry_kills FOLDER
 
-Each command runs in forks: undisturbed, and killed at its first event on the
-registry's files, at its second, and so on. After each kill the journal
-must have the lines from before the command or those after it, and the same
-command must then succeed. Prints by command how many kills there were.
+Each command runs in forks: undisturbed, then killed at its first event on the
+registry's files, at its second, and so on. After each kill the journal must
+have its lines from before or after the command, and repeating the command must
+succeed. Prints the number of kills per command.
 """
 
 import json
@@ -25,9 +25,9 @@ _KILLED = -9
 
 
 def _commands(folder):
-  """Returns functions of a registry's folder: those that make it, and others.
+  """Returns functions that create a registry, and commands to test by name.
 
-  The others are by name, in their order.
+  All are functions of the registry's folder, in order.
   """
   settings = base.get_config().registry
   models = [version_cases.export(folder / name) for name in 'ab']
@@ -44,7 +44,7 @@ def _commands(folder):
 
 
 def _run(call, *before):
-  """Runs a function in a fork; returns how the fork ended."""
+  """Runs a function in a fork; returns its exit code, or minus the signal."""
 
   def in_fork():
     for prepare in before:
@@ -56,13 +56,13 @@ def _run(call, *before):
 
 
 def _summary(registry):
-  """Returns the state of a registry, without the dates of its changes."""
+  """Returns the state of a registry without dates."""
   state = changes.read(registry)
   return state.productions, state.canary, state.added, {*state.versions}
 
 
 def _whole(registry):
-  """Returns whether all files of all versions are whole, and no other left."""
+  """Returns whether all files of all versions are whole, with no others."""
   is_whole = all(ok for ok, _ in listing.findings(registry))
   return is_whole and not changes.unnamed(registry, changes.read(registry))
 
@@ -71,9 +71,9 @@ def _killed_everywhere(folder, before, call):
   """Kills a command before each event; returns the number of kills.
 
   Args:
-    folder: for copies of the registry.
-    before: the registry as it was before the command.
-    call: the command.
+    folder: folder for copies of the registry.
+    before: folder of the registry before the command.
+    call: function that runs the command.
   """
   straight = str(folder / 'straight')
   shutil.copytree(before, straight)
@@ -95,9 +95,10 @@ def _killed_everywhere(folder, before, call):
     after = _summary(registry)
     assert after in (old, new), (kills, after)
     seen.add(after == new)
-    # Of what the journal names, nothing is missing.
+    # All files that the journal names exist.
     assert all(ok for ok, _ in listing.findings(registry)), kills
-    # Rolled back already: to do it again would be another change.
+    # A command that took effect must not run again: a second roll-back, for
+    # example, would be another change.
     if after == old:
       assert _run(lambda r=registry: call(r)) == 0, kills
     assert _summary(registry) == new, kills

@@ -1,4 +1,4 @@
-"""What runs with a served teacher must give; `kd serve` is the server."""
+"""Checks of runs with a served teacher; `kd serve` is the server."""
 
 import fractions
 import hashlib
@@ -39,7 +39,7 @@ def check_targets(port: int, tmp_path: pathlib.Path) -> None:
     rows = training_rows.prepare(run, lambda line: None)
     cache = cached.open_cache(run, rows)
     batches.append(cache.read(rows_lib.Numbered(rows)(range(cache_runs.ROWS))))
-  # What was told for the cache is not asked again for training.
+  # Training reuses the replies received for the cache.
   before = (tmp_path / 'served' / 'replies').read_bytes()
   opened = source_lib.of(config).open(run, rows)
   read = training_rows.read(run, rows)
@@ -60,13 +60,13 @@ def check_targets(port: int, tmp_path: pathlib.Path) -> None:
 
 
 def check_answers(port: int, tmp_path: pathlib.Path) -> None:
-  """Has the server write answers, and prepares rows of them."""
+  """Generates answers with the server and prepares rows of them."""
   _, _, _, asked, trained = page_commands.commands('docs/served_teachers.md')
   config, _ = page_commands.parse(asked)
   config.update_from_flattened_dict(
     {
       'reasoning.count': 12,
-      'reasoning.samples': 6,  # The server gives 4 per request.
+      'reasoning.samples': 6,  # The server returns 4 per request.
       'reasoning.max_new_tokens': 40,
       'reasoning.temperature': 1.5,
       'reasoning.concurrency': 5,
@@ -96,7 +96,7 @@ def check_answers(port: int, tmp_path: pathlib.Path) -> None:
   assert told['counts']['accepted'] + told['counts']['rejected'] == 72
   digest = hashlib.sha256((folder / 'samples.jsonl').read_bytes()).hexdigest()
   assert told['sha256']['samples.jsonl'] == digest
-  # Without samples, and with the server gone, the kept replies are enough.
+  # The kept replies suffice without samples and without a server.
   (folder / 'samples.jsonl').unlink()
   config.teacher.server.model = 'tiny'
   config.teacher.server.budget.requests = 1

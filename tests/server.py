@@ -1,4 +1,4 @@
-"""A server in a process of its own, and requests to it."""
+"""Runs a server in a separate process and sends requests to it."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -21,7 +21,7 @@ _FLAGS = (
   '--config.serve.max_length=128',
   '--config.serve.queue=2',
   '--config.serve.steps=2',
-  # Machines of tests are slow; a test of the deadline sets its own.
+  # Test machines are slow; a test of the deadline sets a shorter one.
   '--config.serve.timeout_ms=120000',
   '--config.serve.max_request_bytes=4000',
 )
@@ -31,8 +31,8 @@ class Server:
   """A running server.
 
   Attributes:
-    process: it.
-    port: where it listens.
+    process: process of the server.
+    port: port that it listens on.
   """
 
   def __init__(self, process: warm.Process):
@@ -43,11 +43,11 @@ class Server:
 
   @property
   def text(self) -> str:
-    """Returns what it has printed."""
+    """The server's output so far."""
     return self.process.text('out')
 
   def until(self, is_so: Callable[[], Any]) -> None:
-    """Waits until a condition holds, or the server has ended."""
+    """Waits until a condition holds; fails if the server ends."""
     for _ in range(12_000):
       if is_so():
         return
@@ -56,7 +56,7 @@ class Server:
     raise AssertionError(self.text)
 
   def wait_until_ready(self) -> None:
-    """Waits for status 200 of /health; before, it is 503."""
+    """Waits until the status of /health is 200 instead of 503."""
     self.until(lambda: self.send('/health')[0] == 200)
 
   def connect(
@@ -73,13 +73,13 @@ class Server:
   def open(
     self, path: str, body: Any = None, key: str = KEY
   ) -> http.client.HTTPResponse:
-    """Sends a request; returns the response, whose body is yet to be read."""
+    """Sends a request; returns the response with its body unread."""
     return self.connect(path, body, key).getresponse()
 
   def send(
     self, path: str, body: Any = None, key: str = KEY
   ) -> tuple[int, Any, dict[str, str]]:
-    """Returns the status, the JSON body and the headers of a reply."""
+    """Sends a request; returns the reply's status, body and headers."""
     response = self.open(path, body, key)
     headers = {k.lower(): v for k, v in response.getheaders()}
     data = response.read()
@@ -89,10 +89,10 @@ class Server:
 
 @contextlib.contextmanager
 def running(*more: str) -> Iterator[Server]:
-  """Runs a server, and kills it at the end.
+  """Runs a server until the block ends.
 
   Args:
-    *more: arguments of kd; by default those of docs/serve.md.
+    *more: arguments of kd; by default those in docs/serve.md.
   """
   mode, *words = more or page_commands.commands('docs/serve.md')[0]
   os.environ['KD_API_KEY'] = KEY

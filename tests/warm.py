@@ -1,14 +1,13 @@
-"""Starts kd.main in forks of a process that has imported it already.
+"""Starts kd.main in forks of a process that has already imported it.
 
-What takes seconds is imported once; nothing that a process does is left out:
-a fork has no devices yet, and ends as any other interpreter.
+Slow imports happen once. Otherwise a fork behaves like a new process: it has no
+devices yet and ends like any other interpreter.
 
   python -m tests.warm
 
-reads a line of JSON for each process to start: `arguments` of kd.main, `faults`
-(see tests/fault_driver.py), `env`, `out` and `err`, the files that get its
-output. Prints its number; its exit code, or minus the signal, goes to the file
-`code`.
+Reads a line of JSON for each process to start: `arguments` of kd.main, `faults`
+(see fault_driver), `env`, and the output files `out` and `err`. Prints its
+process id. Its exit code, or minus the signal, is written to the file `code`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,13 +26,13 @@ _LOOK_S = 0.05
 
 
 class Process:
-  """A process that Warm started, as subprocess.Popen has it."""
+  """A process started by Warm, with the interface of subprocess.Popen."""
 
   def __init__(self, pid: int, code: str, output: str):
     self._pid, self._code, self._output = pid, code, output
 
   def text(self, stream: str) -> str:
-    """Returns what it has written to 'out' or 'err'."""
+    """Returns the output of the process to 'out' or 'err'."""
     with open(f'{self._output}.{stream}', encoding='utf-8') as f:
       return f.read()
 
@@ -45,7 +44,7 @@ class Process:
       return int(f.read())
 
   def wait(self, timeout_s: float) -> int:
-    """Waits until it has ended; returns the exit code."""
+    """Waits until the process ends; returns its exit code."""
     end = time.monotonic() + timeout_s
     while (code := self.poll()) is None:
       if time.monotonic() > end:
@@ -62,14 +61,14 @@ class Process:
 
 
 class Warm:
-  """The process that others are forks of."""
+  """The process that is forked to start others."""
 
   def __init__(self, env: Mapping[str, str], folder: str | None = None):
-    """Starts it.
+    """Starts the process.
 
     Args:
-      env: its variables: JAX reads some when it is imported.
-      folder: the project's folder; None for the current one.
+      env: environment variables, some of which JAX reads at import.
+      folder: folder of the project; None for the current one.
     """
     self._server = subprocess.Popen(
       [sys.executable, '-m', 'tests.warm'],
@@ -91,13 +90,13 @@ class Warm:
     """Starts kd.main.
 
     Args:
-      arguments: its command line.
-      faults: what goes wrong, and its arguments.
+      arguments: command-line arguments.
+      faults: functions of fault_driver to call, with their arguments.
       env: variables that differ from those of Warm; None removes one.
-      output: .out and .err of this name get what it says.
+      output: path of the output files without their extensions .out and .err.
 
     Raises:
-      RuntimeError: the process that would be forked has ended.
+      RuntimeError: the process to fork has ended.
     """
     self._started += 1
     code = f'{output}.{self._started}.code'
@@ -109,7 +108,7 @@ class Warm:
       'err': f'{output}.err',
       'code': code,
     }
-    for stream in ('out', 'err'):  # So that they can be read at once.
+    for stream in ('out', 'err'):  # Created here so that readers find them.
       with open(request[stream], 'a', encoding='utf-8'):
         pass
     ended = RuntimeError('the process that would be forked has ended')
@@ -123,13 +122,13 @@ class Warm:
     return Process(int(pid), code, output)
 
   def close(self) -> None:
-    """Ends it, and every process that it started."""
+    """Ends the process and all its forks."""
     self._server.stdin.close()
     self._server.wait()
 
 
 def _serve() -> dict[str, Any] | None:
-  """Forks for each request; returns it there, and None at the end."""
+  """Forks for each request; returns the request in a fork, None at the end."""
   requests = os.fdopen(os.dup(0), 'rb', buffering=0)
   codes: dict[int, str] = {}
   while True:
@@ -152,7 +151,7 @@ def _serve() -> dict[str, Any] | None:
 
 
 def _reap(codes, options):
-  """Writes down the codes of those that have ended."""
+  """Writes the exit codes of forks that have ended."""
   for pid, file in list(codes.items()):
     ended, status = os.waitpid(pid, options)
     if ended:
@@ -163,7 +162,7 @@ def _reap(codes, options):
 
 
 def set_variables(changes: Mapping[str, str | None]) -> None:
-  """Sets variables of this process; None removes one."""
+  """Sets environment variables of this process; None removes one."""
   for name, value in changes.items():
     if value is None:
       os.environ.pop(name, None)
@@ -172,7 +171,7 @@ def set_variables(changes: Mapping[str, str | None]) -> None:
 
 
 def _become(request):
-  """Runs kd.main as the request says, in a fork."""
+  """Runs kd.main for a request, in a fork."""
   null = os.open(os.devnull, os.O_RDONLY)
   os.dup2(null, 0)
   for stream, name in ((1, 'out'), (2, 'err')):
@@ -189,7 +188,7 @@ def main() -> None:
   driver = importlib.import_module('tests.fault_driver')
   for name in driver.IMPORTED:
     importlib.import_module(name)
-  # The collector of a fork leaves alone what all have imported.
+  # Exclude imported objects from garbage collection in the forks.
   gc.freeze()
   request = _serve()
   if request:

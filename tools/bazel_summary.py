@@ -2,10 +2,10 @@
 
 Usage: bazel_summary.py EVENTS EXIT_CODE [CHECK=EXIT_CODE]...
 
-Prints each failed case and closes with 'N passed, N failed', and what was
-skipped; every CHECK counts as one case. The event file names this run's
-test.xml files, cached ones too; bazel-testlogs would also hold those of runs
-before. Uses the standard library only.
+Prints each failed case and ends with 'N passed, N failed' and the number of
+skipped cases; every CHECK counts as one case. The event file lists the test.xml
+files of this run, including cached ones, while bazel-testlogs would also
+contain those of earlier runs. Uses only the standard library.
 """
 
 import collections
@@ -52,7 +52,7 @@ def broken_targets(events):
 
 
 def test_results(events):
-  """Returns sorted (label, result), the last attempt of each shard and run."""
+  """Returns sorted (label, result) of each shard and run's last attempt."""
   latest = {}
   for event in events:
     key = event['id'].get('testResult')
@@ -65,7 +65,7 @@ def test_results(events):
 
 
 def target_cases(label, result):
-  """Returns the (name, outcome) of one result, at least one if it failed."""
+  """Returns the (name, outcome) pairs of a result, with one if it failed."""
   status = result.get('status', 'NO_STATUS')
   found = []
   for output in result.get('testActionOutput', []):

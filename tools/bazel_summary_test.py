@@ -1,4 +1,4 @@
-"""The closing line of .ci/run, from event files as Bazel writes them."""
+"""Tests of the last line of .ci/run on event files in Bazel's format."""
 
 import json
 

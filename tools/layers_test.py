@@ -1,4 +1,4 @@
-"""Each rule, shown to let good code pass and to name what breaks it."""
+"""Tests that each rule accepts good code and names a violation."""
 
 import os
 
@@ -66,7 +66,7 @@ def test_good_house_passes(project):
 @pytest.mark.parametrize(
   'path, text, expected',
   [
-    # Against the order of the packages, in code and in tests.
+    # The order of the packages, in code and in tests.
     ('kd/core/x.py', 'from kd.losses import sums', 'core may import: kd.core'),
     ('kd/core/x_test.py', 'import kd.losses.sums', 'core may import: kd.core'),
     ('kd/losses/x.py', 'import kd.models.block', 'losses may import: kd.core'),
@@ -78,7 +78,7 @@ def test_good_house_passes(project):
     ('kd/train/x.py', 'import benchmarks.x', 'train may import: kd.core'),
     ('benchmarks/peers/x.py', 'import kd.core.x', 'may import: benchmarks.p'),
     ('kd/novel/x.py', '', 'novel is in no layer'),
-    # Libraries that have their place.
+    # Libraries that only some packages may import.
     ('kd/losses/x.py', 'import flax.linen as nn', 'imports flax.linen; only'),
     ('kd/losses/x.py', 'def f():\n  import seqio', 'imports seqio; only'),
     ('kd/losses/x.py', 'import torch', 'imports torch: only scripts'),

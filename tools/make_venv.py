@@ -1,12 +1,12 @@
-"""Makes, once, the virtual environment of a hashed lock; prints its Python.
+"""Creates the virtual environment of a hashed lock once; prints its Python.
 
 Usage: make_venv.py requirements.lock FOLDER [--source_only=NAME]...
   [--unhashed=FILE]
 
-The environment lies in FOLDER/<digest of its requirements and of this Python>:
-every checkout and every Bazel output base shares it, and a changed lock gets
-another. KD_TORCH_INDEX, where set, is one more index for the unhashed file.
-Uses the standard library only.
+The environment is in FOLDER/<digest of its requirements and of this Python>.
+All checkouts and Bazel output bases share it; a changed lock gets a new one.
+KD_TORCH_INDEX, if set, is an additional index for the unhashed file. Uses only
+the standard library.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def main(argv):
   python = os.path.join(home, 'bin', 'python')
   os.makedirs(os.path.dirname(home), exist_ok=True)
   with open(f'{home}.guard', 'w', encoding='utf-8') as guard:
-    fcntl.flock(guard, fcntl.LOCK_EX)  # Another checkout may be at it.
+    fcntl.flock(guard, fcntl.LOCK_EX)  # Another checkout may be creating it.
     if not (os.path.exists(f'{home}.done') and os.path.exists(python)):
       _make(args, home, python)
       with open(f'{home}.done', 'w', encoding='utf-8'):
@@ -71,8 +71,8 @@ def _make(args, home, python):
   venv.create(home, with_pip=True, symlinks=True)
   _install(python, wheels, ['--only-binary=:all:'])
   if sources:
-    # pip would fetch the newest setuptools, unhashed, for each of these: the
-    # lock's own has just been installed and serves.
+    # With build isolation pip would download the newest setuptools, unhashed.
+    # The lock's version has just been installed.
     _install(python, sources, ['--no-build-isolation', '--use-pep517'])
   if args.unhashed:
     index = os.environ.get('KD_TORCH_INDEX')
@@ -82,14 +82,15 @@ def _make(args, home, python):
 
 
 def split(lock, source_only):
-  """Splits a lock's text into what has wheels and what is built from source.
+  """Splits a lock into packages with wheels and packages built from source.
 
   Args:
-    lock: a requirements file with one `name==version` block a package.
-    source_only: names of the packages that have no wheel.
+    lock: text of a requirements file with one `name==version` block per
+      package.
+    source_only: names of the packages without wheels.
 
   Returns:
-    Two requirements files as text, the second '' where nothing is built.
+    The texts of two requirements files; the second is '' if nothing is built.
 
   Raises:
     SystemExit: a name in source_only is not in the lock.
@@ -113,7 +114,7 @@ def _install(python, requirements, options):
 
 
 def _pip(python, options):
-  """Runs pip install, with a line now and then; its messages if it fails."""
+  """Runs pip install and prints its progress, and its messages if it fails."""
   command = [python, '-m', 'pip', '--no-input', '--disable-pip-version-check']
   command += ['install', '--progress-bar=off', *options]
   messages = []

@@ -1,4 +1,4 @@
-"""The environment's maker: what a lock splits into, and when it starts anew."""
+"""Tests of make_venv: splitting a lock, and one environment per lock."""
 
 import subprocess
 

@@ -1,11 +1,11 @@
-"""Runs pytest on the files named in argv, the way Bazel asks for it."""
+"""Runs pytest on the files in argv with the settings that Bazel requests."""
 
 import faulthandler
 import os
 import sys
 
-# Python puts this file's real folder first on the path, past the symlink:
-# nothing in tools/ is meant to be imported by a bare name.
+# Python resolves the symlink and puts this file's real folder first on the
+# path, but modules in tools/ must not be importable by their bare names.
 _HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path[:] = [p for p in sys.path if p != _HERE]
 
@@ -15,7 +15,7 @@ _ORACLES = os.path.join('..', 'oracles', 'python')
 
 
 def _watch_for_time_out():
-  """Says where a test hangs, before Bazel ends it and loses pytest's output."""
+  """Prints where a test hangs before Bazel kills it and loses the output."""
   limit = int(os.environ['TEST_TIMEOUT'])
   seconds = max(1, limit - max(1, limit // 20))
   stderr = os.fdopen(os.dup(2), 'w')
@@ -23,10 +23,10 @@ def _watch_for_time_out():
 
 
 def _shard(files):
-  """Returns the test files that are this shard's."""
+  """Returns the test files of this shard."""
   if 'TEST_TOTAL_SHARDS' not in os.environ:
     return files
-  # Else Bazel takes it that each shard runs them all.
+  # Without this file Bazel assumes that each shard runs all tests.
   with open(os.environ['TEST_SHARD_STATUS_FILE'], 'w'):
     pass
   first = int(os.environ['TEST_SHARD_INDEX'])
@@ -49,7 +49,7 @@ def main(argv):
   if only:
     args += ['-k', only]
   files = _shard(argv)
-  if not files:  # Without files pytest runs all tests below this folder.
+  if not files:  # Without files pytest would run all tests in this folder.
     return 0
   code = pytest.main(args + files)
   if only and code == pytest.ExitCode.NO_TESTS_COLLECTED:

@@ -1,4 +1,4 @@
-"""A shard of a test target runs its own files, and no others."""
+"""Tests that a shard of a test target runs only its own files."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Runs the lock's ruff on the checkout: bazelw run //tools:ruff -- check."""
+"""Runs the locked ruff on the checkout: bazelw run //tools:ruff -- check."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Reads the project's Python files: where they belong and what they import."""
+"""Reads the units and imports of the project's Python files."""
 
 import ast
 import dataclasses
@@ -14,7 +14,7 @@ TOP_PACKAGES = (
   'tests',
   'tools',
 )
-# Python finds these folders in the package kd; see kd/__init__.py.
+# These folders are imported as parts of the package kd; see kd/__init__.py.
 IN_KD = ('configs', 'data')
 
 
@@ -23,13 +23,14 @@ class Import:
   """One imported module.
 
   Attributes:
-    module: its full name; of `from a import b`, 'a.b' where that is a module of
-      the project or where `a` is not the project's, else 'a'. kd.configs and
-      kd.data have the names of their folders, configs and data.
-    line: where the statement is.
-    lazy: whether it waits for a function to be called.
-    name: what a first-party `from` statement takes that is not a module.
-    by_folder: whether it says configs or data, without kd.
+    module: full name of the module. For `from a import b` it is 'a.b' if that
+      is a module of the project or `a` is not in the project, else 'a'.
+      kd.configs and kd.data are named after their folders, configs and data.
+    line: line number of the statement.
+    lazy: whether the import is inside a function.
+    name: the imported name of a first-party `from` statement if it is not a
+      module, else ''.
+    by_folder: whether the statement names configs or data without kd.
   """
 
   module: str
@@ -44,7 +45,7 @@ class Import:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """One file: its path below the root, its lines, and what it imports."""
+  """One file: its path relative to the root, its line count and imports."""
 
   path: str
   line_count: int
@@ -52,7 +53,7 @@ class Source:
 
   @property
   def unit(self):
-    """'core' for kd/core/..., 'main' for kd/*.py, else the top folder."""
+    """'core' for kd/core/..., 'main' for kd/*.py, otherwise the top folder."""
     parts = self.path.split('/')
     if parts[0] != 'kd':
       return parts[0]
@@ -90,7 +91,7 @@ def _source(root, path):
 
 
 def _imports(root, node, lazy):
-  """Yields the imports at and below one node of the syntax tree."""
+  """Yields the imports in a subtree of the syntax tree."""
   if isinstance(node, ast.Import):
     for alias in node.names:
       module, by_folder = _folder(alias.name)
@@ -106,7 +107,7 @@ def _imports(root, node, lazy):
 
 
 def _folder(module):
-  """Returns kd.configs.x as configs.x, and whether it was that before."""
+  """Returns kd.configs.x as configs.x, and whether `module` lacked the kd."""
   top, _, inner = module.partition('.')
   if top == 'kd' and inner.partition('.')[0] in IN_KD:
     return inner, False

@@ -1,1 +1,1 @@
-"""Programs of other projects, each run by its own environment's Python."""
+"""Programs of other projects, each run in an environment of its own."""

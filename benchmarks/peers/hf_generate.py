@@ -1,10 +1,10 @@
-"""transformers' generate() as a timed program: a batch of answers a step.
+"""Timed program for transformers' generate(): a batch of answers per step.
 
-Its argument is a JSON object:
-  folder: a Hugging Face folder that the model is loaded from, or
+The argument is a JSON object:
+  folder: Hugging Face folder of the model, or
   model: arguments of Gemma3TextConfig.
-  prompts: ids of each, of equal length.
-  new_tokens: of each answer.
+  prompts: token ids of each prompt, of equal length.
+  new_tokens: number of tokens in each answer.
 """
 
 import json
@@ -33,7 +33,7 @@ def main(argument):
         max_new_tokens=spec['new_tokens'],
         min_new_tokens=spec['new_tokens'],
         do_sample=True,
-        # As ours: the whole distribution.
+        # Sample from the full distribution, as our program does.
         top_k=0,
         top_p=1.0,
         pad_token_id=0,

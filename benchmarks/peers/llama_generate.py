@@ -1,9 +1,9 @@
-"""llama.cpp's server as a timed program: a batch of answers a step.
+"""Timed program for llama.cpp's server: a batch of answers per step.
 
-Its argument is a JSON object:
-  file: a GGUF file.
-  prompts: ids of each, of equal length.
-  new_tokens: of each answer.
+The argument is a JSON object:
+  file: path of a GGUF file.
+  prompts: token ids of each prompt, of equal length.
+  new_tokens: number of tokens in each answer.
 """
 
 from concurrent import futures
@@ -24,7 +24,7 @@ def main(argument):
   params = xllamacpp.CommonParams()
   params.model.path = spec['file']
   params.n_parallel = len(prompts)
-  # Positions of all answers together.
+  # Total number of positions, over all answers.
   params.n_ctx = len(prompts) * (len(prompts[0]) + new_tokens + 16)
   params.cpuparams.n_threads = os.cpu_count()
   params.cpuparams_batch.n_threads = os.cpu_count()

@@ -1,9 +1,9 @@
-"""TRL's DistillationTrainer as a timed program: a step of its loop a step.
+"""Timed program for the training loop of TRL's DistillationTrainer.
 
-Its argument is a JSON object:
+The argument is a JSON object:
   student, teacher: arguments of Gemma3TextConfig.
-  prompts: ids of each, of equal length, one for each row.
-  new_tokens: of each answer.
+  prompts: token ids of each prompt, of equal length, one per row.
+  new_tokens: number of tokens in each answer.
 """
 
 import json
@@ -56,11 +56,11 @@ def _train(trainer):
     trainer.train()
   except BaseException:
     traceback.print_exc()
-    os._exit(1)  # The thread of steps waits for this one.
+    os._exit(1)  # Otherwise the main thread would wait forever.
 
 
 def _turns(transformers):
-  """Returns a callback that lets the trainer do a step when it is told to."""
+  """Returns a callback that runs the trainer's loop one step per request."""
 
   class Turns(transformers.TrainerCallback):
     """Holds the trainer's loop between its steps."""
@@ -96,7 +96,7 @@ def _trainer(student, teacher, spec, folder):
     learning_rate=1e-4,
     lr_scheduler_type='constant',
     max_grad_norm=1.0,
-    # As ours here: nothing is computed twice to save memory.
+    # As in our program: no rematerialization.
     gradient_checkpointing=False,
     max_completion_length=new_tokens,
     generation_kwargs={'min_new_tokens': new_tokens},
@@ -120,7 +120,7 @@ def _trainer(student, teacher, spec, folder):
 
 
 def _tokenizer(size, folder):
-  """Returns one whose ids are words of a text: t17 is 17."""
+  """Returns a tokenizer of words: 't17' has the id 17."""
   import transformers
 
   file = os.path.join(folder, 'words.json')

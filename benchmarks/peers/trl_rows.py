@@ -1,13 +1,13 @@
-"""datasets.map with the fast tokenizer, then TRL's packing, of a file.
+"""Encodes a file with datasets.map and the fast tokenizer; packs it with TRL.
 
-Its argument is a JSON object:
-  file: JSON lines with prompt and completion.
-  tokenizer: the folder of its files.
-  length: of a row.
-  folder: where datasets keeps what it makes.
-  processes: for each map.
+The argument is a JSON object:
+  file: path of JSON lines with prompt and completion.
+  tokenizer: folder of the tokenizer's files.
+  length: number of positions in a row.
+  folder: cache folder of datasets.
+  processes: number of processes for each map.
 
-It makes ids alone; ours have parts and weights of their own.
+The rows contain only ids; kd's also contain parts and weights.
 """
 
 import json
@@ -22,7 +22,7 @@ def main(argument):
   stream = stepper.claim_stdout()
   spec = json.loads(argument)
   os.environ['HF_HOME'] = spec['folder']
-  # Processes and threads of the tokenizer's would take turns on the cores.
+  # The tokenizer's threads would compete with the processes for cores.
   os.environ['TOKENIZERS_PARALLELISM'] = 'false'
   import datasets
   import transformers
@@ -50,7 +50,7 @@ def main(argument):
   seconds = time.monotonic() - began
   cpu_seconds = stepper.cpu_seconds() - cpu
   lengths = packed.with_format('numpy')['seq_lengths']
-  # Targets, as kd counts them: all ids of an example but the first.
+  # Number of targets as kd counts them: all ids of an example but the first.
   tokens = sum(int((one - 1).sum()) for one in lengths)
   result = {
     'seconds': seconds,

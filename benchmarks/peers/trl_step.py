@@ -1,10 +1,10 @@
-"""A distillation step of TRL's losses with models of transformers.
+"""Timed program for a step on TRL's losses with models of transformers.
 
-Its argument is a JSON object:
-  loss: 'gkd' (all logits at once) or 'chunked' (kept neither whole).
-  folder: a Hugging Face folder that student and teacher are loaded from, or
+The argument is a JSON object:
+  loss: 'gkd' (all logits at once) or 'chunked' (logits in chunks).
+  folder: Hugging Face folder of both student and teacher, or
   student, teacher: arguments of Gemma3TextConfig.
-  tokens: ids, rows of equal length.
+  tokens: token ids, rows of equal length.
 """
 
 import json
@@ -63,7 +63,7 @@ def _gkd(student, teacher, tokens):
   logits = lambda model: model(tokens, attention_mask=mask).logits[:, :-1]
 
   def loss():
-    # The student first, as in TRL's trainer.
+    # The student's pass comes first, as in TRL's trainer.
     found = logits(student)
     with torch.no_grad():
       wanted = logits(teacher)

@@ -1,13 +1,15 @@
-"""Compiles Tunix's distillation step for a TPU that need not be there.
+"""Compiles Tunix's distillation step for a TPU without needing one.
 
-Its argument is a JSON object:
-  topology: such as 'v5e:2x4'; a row of the batch for each chip.
-  student, teacher: such as '1b'.
-  length: of a row.
-  programs: of 'teacher', its logits, and 'step', the student's step from them.
-Prints one JSON object, by program: bytes a chip by kind, or the error of a
-program that does not fit. Parameters and AdamW's moments are bfloat16 and lie
-over the chips, logits by row; blocks are rematerialised.
+The argument is a JSON object:
+  topology: name of the topology, such as 'v5e:2x4'; the batch has a row per
+    chip.
+  student, teacher: names of models, such as '1b'.
+  length: number of positions in a row.
+  programs: any of 'teacher' (its logits) and 'step' (the student's step).
+
+Prints one JSON object by program: bytes per chip by kind, or the error of a
+program that does not fit. Parameters and AdamW's moments are bfloat16 and
+sharded over the chips, logits by row; blocks are rematerialized.
 """
 
 import json
@@ -63,7 +65,7 @@ def _config(name):
 
 
 def _model(name, mesh):
-  """The module's definition, and its parameters' shapes with their places."""
+  """Returns the module's definition and its parameters' sharded shapes."""
   from flax import nnx
   import jax
   from jax.sharding import NamedSharding

@@ -1,8 +1,8 @@
-"""A distillation step of Tunix's Gemma 3 and its LogitStrategy.
+"""Timed program for a step of Tunix's Gemma 3 with its LogitStrategy.
 
-Its argument is a JSON object:
-  student, teacher: arguments of Tunix's ModelConfig, but for types.
-  tokens: ids, rows of equal length.
+The argument is a JSON object:
+  student, teacher: arguments of Tunix's ModelConfig, except for types.
+  tokens: token ids, rows of equal length.
 """
 
 import json

@@ -16,13 +16,13 @@ _SOURCE = (
   'https://raw.githubusercontent.com/openai/grade-school-math/'
   '3101c7d5072418e28b9008a6636bde82a006892c/grade_school_math/data/'
 )
-# One problem in this many is held out of the training file, by its question's
-# hash, so that tuning never looks at the test file.
+# One in this many problems of the training file is held out, by the hash of its
+# question, so that tuning never uses the test file.
 HELD_OUT = 20
 
 
 def fingerprint() -> str:
-  """Tells one source from another: 16 hex digits, without downloading."""
+  """Returns 16 hex digits that identify the source, without downloading."""
   digest = hashlib.sha256(_SOURCE.encode())
   for name, path in sources.gsm8k_files().items():
     with open(path, 'rb') as f:
@@ -31,11 +31,11 @@ def fingerprint() -> str:
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-  """Splits: train and validation of the training file; test where present."""
+  """Builder with the splits train, validation and, if its file exists, test."""
 
   VERSION = tfds.core.Version('1.1.0')
-  # tfds finds checksums.tsv beside this file. Its own way of finding the file
-  # imports importlib_resources, which it does not require on this Python.
+  # tfds looks for checksums.tsv next to this file. Its default way to locate
+  # the file imports importlib_resources, which tfds does not install here.
   code_path = epath.Path(__file__)
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -68,10 +68,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 
 def _download(dl_manager) -> dict[str, str]:
-  """Downloads both files; one error says what else can be done."""
+  """Downloads both files; on failure the error explains the alternative."""
   names = ('train.jsonl', 'test.jsonl')
   try:
-    # tfds tries for minutes to reach what is not there: look first.
+    # tfds retries an unreachable host for minutes: check it first.
     urllib.request.urlopen(_SOURCE + names[0], timeout=30).close()
     paths = dl_manager.download({name: _SOURCE + name for name in names})
   except Exception as e:  # Network, proxy and checksum errors share no base.
@@ -94,14 +94,14 @@ def _held_out(question: str) -> bool:
 def _examples(
   path: str, held_out: bool | None
 ) -> Iterator[tuple[int, dict[str, str]]]:
-  """Yields (line number, example) of a file, or of its held-out part or rest.
+  """Yields the examples of a file, of its held-out part or of the rest.
 
   Args:
-    path: JSON lines with `question` and `answer`.
-    held_out: which part; None for all.
+    path: path of JSON lines with `question` and `answer`.
+    held_out: whether to read the held-out part or the rest; None for all.
 
   Yields:
-    The line's number from 1, and id, question, answer.
+    The line number, starting at 1, and an example with id, question, answer.
 
   Raises:
     ConfigError: a line is not such an object, or its answer has no number.

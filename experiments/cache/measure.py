@@ -1,10 +1,10 @@
-"""What each method of a cache costs, and what it does to loss and gradient.
+"""Measures the size of each cache method and its effect on loss and gradient.
 
   python -m experiments.cache.measure gguf:FILE STUDENT_WORKDIR OUT
 
-asks the real Gemma 3 270M about rows of GSM8K once for each method, through the
-cache's files, and compares forward KL of a student of half its layers, and the
-gradient of its embedding, with those from the whole distribution.
+Caches the targets of the real Gemma 3 270M for rows of GSM8K once per method.
+Compares the forward KL of a student with half of its layers, and the gradient
+of the student's embedding, with those from the full distribution.
 """
 
 import json
@@ -58,7 +58,7 @@ def _config(gguf, workdir, method, folder):
 
 
 class _Gradient:
-  """Forward KL, and the gradient of the embedding, summed over all rows."""
+  """Sums forward KL and the gradient of the embedding over all rows."""
 
   def __init__(self, run, student, rows):
     self._rows = rows
@@ -86,7 +86,7 @@ class _Gradient:
     )
 
   def __call__(self, find):
-    """(loss, gradient [V, D]) with the targets that `find` gives a row."""
+    """Returns (loss, gradient [V, D]) with the targets `find(row)` returns."""
     sums = jnp.zeros(()), jnp.zeros_like(self._table)
     for batch, hidden in zip(self._rows, self._hidden, strict=True):
       sums = self._add(sums, self._table, hidden, find(batch), batch)
@@ -95,13 +95,16 @@ class _Gradient:
 
 @jax.jit
 def _apart(found, exact):
-  """Length of the difference over the length of what is exact."""
+  """Returns the norm of the difference over the norm of `exact`."""
   norm = lambda x: jnp.sqrt(jnp.sum(jnp.square(x)))
   return norm(found - exact) / norm(exact)
 
 
 def _bytes(folder, manifest):
-  """Of all records, as if there were many: a file is filled up to 64 KiB."""
+  """Returns the bytes of all records, without the padding to 64 KiB.
+
+  Each record is written _TIMES times, so that the padding hardly counts.
+  """
   (facts,) = manifest['shards']
   found = list(shards.read_records(folder, facts)) * _TIMES
   with tempfile.TemporaryDirectory() as scratch:
@@ -160,7 +163,7 @@ def _table(results):
 
 
 def main(gguf, workdir, out):
-  """Measures, and writes results.json, result.png and a table beside this."""
+  """Measures; writes results.json and result.png next to this file."""
   first = _config(gguf, workdir, base.cache_method('top_k'), out)
   run = resolve.resolve(first, jax.devices())
   prepared = training_rows.prepare(run, print)

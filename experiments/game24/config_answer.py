@@ -1,4 +1,4 @@
-"""The student of expressions alone."""
+"""The student that learns only expressions."""
 
 from experiments.game24 import students
 

@@ -1,4 +1,4 @@
-"""The paths that the students of experiments/game24 learn."""
+"""The search for the paths that the students of experiments/game24 learn."""
 
 from experiments.game24 import students
 

@@ -1,4 +1,4 @@
-"""The student of steps and their expression."""
+"""The student that learns steps and their expression."""
 
 from experiments.game24 import students
 

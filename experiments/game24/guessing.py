@@ -1,9 +1,9 @@
-"""What random expressions solve: the baseline of experiments/game24.
+"""The baseline of experiments/game24: random expressions.
 
-A random expression takes two of the numbers that are left, in either order, and
-one of + - * /, all with equal probability, and puts the result in their place,
-until one number is left. Its probability of making 24 is counted exactly; a
-division by zero makes nothing.
+A random expression repeatedly replaces two of the remaining numbers, in either
+order, with the result of one of + - * /, all with equal probability, until one
+number remains. The probability that this number is 24 is counted exactly. A
+division by zero never makes 24.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ def chance(numbers: tuple[_Fraction, ...]) -> _Fraction:
   """Returns the probability that a random expression makes 24.
 
   Args:
-    numbers: those to use, in rising order.
+    numbers: numbers to use, in ascending order.
   """
   if len(numbers) == 1:
     return _Fraction(numbers[0] == game24.GOAL)
@@ -36,12 +36,12 @@ def chance(numbers: tuple[_Fraction, ...]) -> _Fraction:
 
 
 def expected(puzzles: Iterable[str], guesses: float) -> float:
-  """Returns how many puzzles are solved on average by independent guesses.
+  """Returns the expected number of puzzles that independent guesses solve.
 
   Args:
-    puzzles: the numbers of each, such as '1 4 8 8'.
-    guesses: random expressions for each puzzle; a mean over puzzles may be a
-      fraction.
+    puzzles: numbers of each puzzle, such as '1 4 8 8'.
+    guesses: number of random expressions per puzzle; a mean over puzzles may be
+      a fraction.
   """
   chances = [
     chance(tuple(sorted(map(_Fraction, puzzle.split())))) for puzzle in puzzles

@@ -8,7 +8,7 @@ from kd.reasoning.trees import game24_answers
 
 
 def _expressions(terms):
-  """Every expression that combines two terms at a time, in either order."""
+  """Yields every expression that combines two terms at a time."""
   if len(terms) == 1:
     yield terms[0]
   for i, j in itertools.permutations(range(len(terms)), 2):

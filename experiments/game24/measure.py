@@ -1,11 +1,11 @@
-"""What the students of experiments/game24 solve of the hardest 100 puzzles.
+"""Counts the hardest 100 puzzles that the students of experiments/game24 solve.
 
   python -m experiments.game24.measure RUNS
 
-RUNS holds their workdirs: trace-0, answer-0, trace-1 and so on. Each
-measurement is appended to RUNS/measures.jsonl and not repeated; after each,
+RUNS contains their workdirs: trace-0, answer-0, trace-1 and so on. Each
+measurement is appended to RUNS/measures.jsonl and not repeated. After each,
 results.json and result.png are written to this file's folder. Without RUNS the
-picture is drawn again from results.json.
+picture is redrawn from results.json.
 """
 
 import glob
@@ -30,9 +30,9 @@ from kd.run import samplers
 from kd.sampling import requests
 
 SOURCE = problems.SOURCES['game24']
-# Whole answers to a puzzle for the verifier. A search has at most
-# (1 + 5 + 5) x 8 calls of one line each: as many bare answers, and of answers
-# with their steps those that take as many tokens.
+# Number of whole answers per puzzle for the verifier. A search has at most
+# (1 + 5 + 5) x 8 = 88 calls of one line each. Bare answers match its calls,
+# answers with steps its tokens.
 SAMPLES = {'answer': 88, 'trace': 24}
 ONCE, SAMPLED, SEARCHED = 'greedy', 'sampled, verified', 'search'
 RANDOM = 'random'  # In results.json: expected solutions by guesses per puzzle.
@@ -46,7 +46,7 @@ def _config(kind, workdir):
 
 
 def _ask(run, puzzles, samples, temperature):
-  """By puzzle: the samples of whole answers."""
+  """Returns the sampled answers of each puzzle."""
   params = outputs.student_params(run, '/nowhere')
   asked = [
     requests.Request(
@@ -67,7 +67,7 @@ def _ask(run, puzzles, samples, temperature):
 
 
 def _verified(puzzles, answers):
-  """What whole answers come to when the exact verifier reads them."""
+  """Returns the counts of whole answers that the exact verifier checked."""
   verdicts = [
     [game24_answers.check(puzzle.question, sample.text) for sample in samples]
     for puzzle, samples in zip(puzzles, answers, strict=True)
@@ -84,7 +84,7 @@ def _verified(puzzles, answers):
 
 
 def measure(kind, workdir, way):
-  """One measure of one student."""
+  """Returns the counts of one student, answering in one `way`."""
   config = _config(kind, workdir)
   if way == SEARCHED:
     search_mode.main(config, f'{workdir}-search')
@@ -113,7 +113,7 @@ def _bars(results):
 
 
 def baseline(results):
-  """Returns what as many random expressions solve, by calls per puzzle."""
+  """Returns the expected solutions of random guesses, by calls per puzzle."""
   puzzles = [puzzle.question for puzzle in _puzzles()]
   calls = sorted({calls for *_, calls in _bars(results)})
   return {f'{n:.0f}': guessing.expected(puzzles, n) for n in calls}
@@ -124,8 +124,8 @@ def draw(results, random, path):
 
   Args:
     results: measurements by kind, seed and way.
-    random: from `baseline`, a dashed line across the bars with these calls.
-    path: the PNG file.
+    random: the result of `baseline`, drawn as dashed lines across the bars.
+    path: path of the PNG file.
   """
   matplotlib.use('Agg')
   from matplotlib import pyplot
@@ -184,7 +184,7 @@ def main(runs=None):
     for name in finished:
       kind, _, seed = name.partition('-')
       known = way in results.get(kind, {}).get(seed, {})
-      # A student of bare answers knows no steps that could be searched.
+      # A student of bare answers was not trained on steps to search over.
       if known or (kind, way) == ('answer', SEARCHED):
         continue
       measured = measure(kind, os.path.join(runs, name), way)

@@ -1,10 +1,10 @@
 """Students of experiments/game24, and the searches before and after.
 
-config_paths.py makes the paths that they learn, from every puzzle but the
-hardest 100; config_trace.py learns the steps of a path and the expression that
-they amount to, config_answer.py that expression alone. With --mode=search the
-first one searches with the exact verifier and no model, the second one lets the
-student propose steps for the hardest 100.
+With --mode=search, config_paths.py searches for the paths to learn, in all
+puzzles but the hardest 100, with the exact verifier and no model. The student
+of config_trace.py learns the steps of a path and the resulting expression, that
+of config_answer.py only the expression. With --mode=search, config_trace.py
+lets its student propose steps for the hardest 100.
 """
 
 import ml_collections

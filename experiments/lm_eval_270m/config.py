@@ -9,7 +9,7 @@ from kd.config import base
 def get_config(arg=''):
   c = base.get_config()
   c.student.init = arg
-  c.teacher.init = arg  # A run needs one; an export does not.
+  c.teacher.init = arg  # Needed for training; an export does not read it.
   c.export.dtype = 'float32'
   c.evaluation.sets = {}
   return c

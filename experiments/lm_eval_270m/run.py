@@ -1,14 +1,14 @@
-"""Compares lm-eval's scores of our server with kd's own of the same model.
+"""Compares lm-eval's scores from `kd serve` with kd's own for the same model.
 
   python -m experiments.lm_eval_270m.run MODEL GSM8K FOLDER [EXAMPLES]
 
 MODEL is a folder for transformers, such as an export, whose tokenizer both
-read. GSM8K is a file of its problems. lm-eval runs in KD_ORACLES_PYTHON, as its
-users run it: tasks in YAML and JSON lines, which are written to FOLDER, and
-the model `local-completions`. It asks for answers to problems (exact match of
-the number) and for the likeliest of a few numbers (multiple choice). kd
-computes both without a server. FOLDER gets results.json; the exit code is 1 if
-an answer or a choice differs.
+read. GSM8K is a file with its problems. lm-eval runs in KD_ORACLES_PYTHON, as
+its users run it: with the model `local-completions` and tasks in YAML and JSON
+lines, which are written to FOLDER. It requests answers to problems (exact match
+of the number) and the most likely of a few numbers (multiple choice). kd
+computes both without a server. Writes results.json to FOLDER; the exit code is
+1 if an answer or a choice differs.
 """
 
 import glob
@@ -78,7 +78,7 @@ metric_list:
 
 
 def _problems(path: str, count: int) -> list[dict[str, Any]]:
-  """Returns problems: prompt, number, and the numbers to choose from."""
+  """Returns problems with a prompt, the right number and the choices."""
   with open(path, encoding='utf-8') as f:
     rows = [json.loads(next(f)) for _ in range(_SHOTS + count)]
   clean = lambda answer: re.sub(r'<<.*?>>', '', answer)
@@ -138,7 +138,7 @@ def _served(model: str, folder: str) -> tuple[subprocess.Popen, int]:
         urllib.request.urlopen(f'http://127.0.0.1:{port}/health')
         return server, port
       except urllib.error.HTTPError:
-        pass  # 503: programs are compiled.
+        pass  # 503: programs are still being compiled.
     time.sleep(1)
   raise SystemExit(f'the server has ended: see {log}')
 
@@ -181,7 +181,7 @@ def _harness(model: str, port: int, folder: str) -> dict[str, list[Any]]:
 
 
 def _ours(model: str, problems: list[dict[str, Any]]) -> dict[str, list[Any]]:
-  """Returns kd's answers, and its log-probabilities of the choices."""
+  """Returns kd's answers and its log-probabilities of the choices."""
   loaded = kd.load(model, template='plain')
   answers = loaded.generate(
     [problem['prompt'] for problem in problems],
@@ -203,7 +203,7 @@ def _exact(text: str, number: str) -> bool:
 
 
 def main(model: str, gsm8k: str, folder: str, examples: str = '16') -> None:
-  """Runs both, and compares."""
+  """Runs lm-eval and kd, and compares their answers and scores."""
   folder = os.path.abspath(folder)
   os.makedirs(folder, exist_ok=True)
   problems = _problems(gsm8k, int(examples))
@@ -216,7 +216,7 @@ def main(model: str, gsm8k: str, folder: str, examples: str = '16') -> None:
     server.wait()
   ours = _ours(model, problems)
   told = [line['resps'][0][0] for line in theirs['local_gsm8k']]
-  # Of each choice: [log-probability, whether it is greedy].
+  # The response of each choice is [log-probability, whether it is greedy].
   scores = [
     [float(x[0][0]) for x in line['resps']] for line in theirs['local_choice']
   ]

@@ -1,4 +1,4 @@
-"""The student that all others of experiments/on_policy go on from."""
+"""The student that all others of experiments/on_policy start from."""
 
 from experiments.on_policy import students
 

@@ -1,9 +1,10 @@
-"""Sums up runs that differ in loss and rows: results.json and result.png.
+"""Summarizes runs that differ in loss and rows: results.json and result.png.
 
   python -m experiments.on_policy.measure FOLDER RUNS STUDENT...
 
-RUNS holds finished workdirs: start-0, on_policy-0 and so on, a number a seed.
-Students are shown in the order given; FOLDER gets the files.
+RUNS contains finished workdirs: start-0, on_policy-0 and so on, where the
+number is the seed. Students are shown in the given order. The files are written
+to FOLDER.
 """
 
 import glob
@@ -38,7 +39,7 @@ def _read(workdir):
   result = {name: metrics[f'eval/held_out/{name}'] for name in _MEASURES}
   (loss,) = config['losses'].values()
   result['loss'] = loss['name']
-  # Every line is a mean over log.every steps.
+  # Each line is a mean over log.every steps.
   every = config['log']['every']
   result['tokens'] = round(
     sum(line['train/target_weight'] * every for line in lines)

@@ -1,8 +1,8 @@
 """Students of experiments/on_policy.
 
-All go on from one student, which cross-entropy has taught to answer, if badly,
-for as many steps, rows and prompts. They differ in whose answers the rows hold
-and in their objective.
+All start from one student, which cross-entropy has taught to answer, if badly,
+and train for the same steps on the same rows and prompts. They differ in whose
+answers the rows contain and in their objective.
 """
 
 import ml_collections
@@ -25,7 +25,7 @@ def config(kind: str, start: str) -> ml_collections.ConfigDict:
 
   Args:
     kind: a name of LOSSES.
-    start: workdir:DIR of the one called 'start', for all others.
+    start: workdir:DIR of the student 'start', for all others.
   """
   c = quickstart.get_config()
   c.losses = dict(loss=base.term(LOSSES[kind]))

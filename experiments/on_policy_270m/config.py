@@ -2,9 +2,9 @@
 
   --config=experiments/on_policy_270m/config.py:TEACHER[,KIND,START]
 
-TEACHER is where its weights are. Without more it is the run 'start'; else KIND
-is a key of STUDENTS, and START is the workdir of 'start', from whose parameters
-the others train.
+TEACHER is the source of the teacher's weights, such as gguf:FILE. Without KIND
+and START the config is that of the run 'start'. KIND is a key of STUDENTS;
+START is the workdir of 'start', from which the others take their parameters.
 """
 
 import ml_collections
@@ -12,7 +12,7 @@ import ml_collections
 from kd.config import base
 from kd.configs import gemma3_270m_gsm8k
 
-# For each student its loss and the share of rows that it answers itself.
+# (loss, fraction of rows that the student answers itself)
 STUDENTS = {
   'cross_entropy': ('cross_entropy', 0.0),
   'forward_data': ('forward_kl', 0.0),

@@ -1,5 +1,5 @@
-"""Programs that stand in for a cloud: gcloud, kubectl, ssh, a TPU VM's own.
+"""Fakes of a cloud's programs: gcloud, kubectl, ssh and those of a TPU VM.
 
-A world is a folder: what its test wants to happen (plan.json), what is there
-(slices, machines), and every call of every program in order (calls.jsonl).
+A world is a folder with the behavior that a test plans (plan.json), the
+existing resources (slices, machines) and all calls in order (calls.jsonl).
 """

@@ -20,7 +20,8 @@ _TREE = (
   'tools/make_venv.py',
 )
 _MACHINE = ('gcsfuse', 'python', 'python3', 'python3.11')
-# What needs no record: Python's own start would be most of a test's time.
+# Programs whose calls are not recorded. Starting Python for each of them would
+# take most of a test's time.
 _SHELL = {
   'hostname': 'echo "t1v-w-$KD_FAKE_WORKER" | tr / -',
   'mountpoint': 'exit 1',
@@ -42,7 +43,7 @@ case "$*" in
   *install*gcsfuse) cp "$KD_FAKE_WORLD/gcsfuse" "${0%/*}/" ;;
 esac""",
 }
-# Nothing waits: what a test waits for, it sets.
+# No waiting by default; a test sets the times that it needs.
 _QUICK = (
   '--poll_seconds=0.02',
   '--backoff_seconds=0',
@@ -63,7 +64,7 @@ GKE_SETTINGS = {
   'machine_type': 'ct5lp-hightpu-4t',
   'topology': '4x4',
 }
-# What the verbs of launch/gke that make or delete node pools need too.
+# Additional flags of the verbs of launch/gke for node pools.
 POOL_FLAGS = (
   '--project=my-project',
   '--cluster=kd',
@@ -73,7 +74,7 @@ POOL_FLAGS = (
 
 
 class Cloud(world_lib.World):
-  """A simulated cloud, and a copy of launch/ that uses it."""
+  """A simulated cloud with a copy of launch/ that uses it."""
 
   def __init__(self, root: pathlib.Path, settings=SETTINGS, **plan):
     defaults = {
@@ -84,7 +85,7 @@ class Cloud(world_lib.World):
       'fail': [],
       'mute': [],
       'gcsfuse': '3.5.0',
-      # Refuses connections: the script then warns and continues.
+      # Refuses connections; the script then warns and continues.
       'storage': '127.0.0.1:9',
       'create_fails': 0,
       'missing': [],
@@ -111,10 +112,10 @@ class Cloud(world_lib.World):
     for name in _MACHINE:
       if name not in self.plan['missing']:
         self._program(self.root / 'machine_bin' / name, 'machine', name)
-    # What set-up brings to a machine that lacks it.
+    # Programs that set-up installs if they are missing.
     for name in ('uv', 'gcsfuse'):
       self._program(self.root / name, 'machine', name)
-    # Debian's own Python may be there: one that does not run is missing.
+    # Debian's Python may exist on this machine: shadow it with one that fails.
     pythons = [p for p in self.plan['missing'] if p.startswith('python')]
     shell = {**_SHELL, **dict.fromkeys(pythons, 'exit 127')}
     for name, text in shell.items():
@@ -134,7 +135,7 @@ class Cloud(world_lib.World):
     path.chmod(0o755)
 
   def environment(self) -> dict[str, str]:
-    """Of a user's shell in front of this cloud."""
+    """Returns the environment of a user's shell that uses this cloud."""
     return {
       'HOME': str(self.root / 'user'),
       'KD_FAKE_WORLD': str(self.root),
@@ -143,7 +144,7 @@ class Cloud(world_lib.World):
     }
 
   def start(self, *arguments: str) -> subprocess.Popen:
-    """Starts launch/..., in a session of its own as from a terminal."""
+    """Starts launch/... in a new session, as from a terminal."""
     return subprocess.Popen(
       [str(self.tree / arguments[0]), *arguments[1:]],
       cwd=self.root,
@@ -155,13 +156,13 @@ class Cloud(world_lib.World):
     )
 
   def launch(self, *arguments: str) -> tuple[int, str, str]:
-    """Runs it; returns the exit code and what was printed."""
+    """Runs launch/...; returns the exit code, stdout and stderr."""
     process = self.start(*arguments)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
   def tpu(self, verb: str, *arguments: str) -> tuple[int, str, str]:
-    """launch/tpu, executed, with settings and without waiting."""
+    """Runs launch/tpu --execute with the settings and without waiting."""
     return self.launch(*self.tpu_command(verb, *arguments))
 
   def tpu_command(self, verb: str, *arguments: str) -> list[str]:
@@ -169,33 +170,33 @@ class Cloud(world_lib.World):
     return [*command, *_QUICK, *arguments]
 
   def gke(self, verb: str, *arguments: str) -> tuple[int, str, str]:
-    """launch/gke, executed, with settings."""
+    """Runs launch/gke --execute with the settings."""
     first = ['launch/gke', verb, f'--settings={self.settings}', '--execute']
     return self.launch(*first, *arguments)
 
   def verbs(self) -> list[str]:
-    """Returns the verbs of gcloud's calls for slices, in order."""
+    """Returns the verbs of gcloud calls for slices, in order."""
     return [c[c.index('tpus') + 2] for c in self.calls('gcloud', 'tpus')]
 
   def replan(self, **plan) -> None:
-    """Changes what is to happen from now on."""
+    """Changes the plan for all later calls."""
     self.plan.update(plan)
     (self.root / 'plan.json').write_text(json.dumps(self.plan))
 
   def starts(self) -> list[list[str]]:
-    """The program's arguments, of every start on every worker, worker first."""
+    """Returns the worker and arguments of each start of the program."""
     found = self.calls('-m', 'kd')
     return [[c[1], *c[c.index('kd') + 1 :]] for c in found]
 
   def wait_for(self, what, seconds: float = 120) -> None:
-    """Until what() is true."""
+    """Waits until what() is true."""
     end = time.monotonic() + seconds
     while not what():
       assert time.monotonic() < end, self.calls()
       time.sleep(0.02)
 
   def close(self) -> None:
-    """Ends what still runs on the machines."""
+    """Kills all programs that still run on the machines."""
     for path in self.root.glob('machines/*/*/kd/run/session'):
       with contextlib.suppress(ProcessLookupError, ValueError):
         os.killpg(int(path.read_text()), signal.SIGKILL)
@@ -203,7 +204,7 @@ class Cloud(world_lib.World):
 
 @contextlib.contextmanager
 def maker(folder: pathlib.Path):
-  """Yields a function that makes Clouds in `folder`; ends them at the end."""
+  """Yields a function that creates Clouds in `folder`, and closes them."""
   made = []
 
   def make(**plan):

@@ -1,8 +1,8 @@
-"""Stands in for gcloud: knows the flags that launch/ and its guide use.
+"""Fake gcloud with the flags that launch/ and its guide use.
 
-FLAGS lists what `gcloud help COMMAND` of version 578.0.0 lists; the pages are
-https://docs.cloud.google.com/sdk/gcloud/reference/ followed by the command's
-words. A command in the alpha track is a command of its own.
+FLAGS contains flags from `gcloud help COMMAND` of version 578.0.0; the pages
+are https://docs.cloud.google.com/sdk/gcloud/reference/ followed by the words of
+the command. A command in the alpha track has a separate entry.
 """
 
 import pathlib
@@ -13,7 +13,7 @@ import sys
 from tests.fakes import world as world_lib
 
 _TPU = {'--project', '--zone'}
-# Of ssh and scp alike. IAP: in the alpha track, and for queued resources.
+# Flags of both ssh and scp. IAP is in the alpha track and for queued resources.
 _CONNECT = _TPU | {
   *(
     '--worker',
@@ -159,7 +159,7 @@ def _create(world, group, names, flags):
   label, _, token = flags['--labels'].partition('=')
   assert label == 'kd_launch', flags
   if group == 'queued-resources':
-    # One of them, as the reference says.
+    # The reference requires exactly one of the two.
     assert ('--node-id' in flags) != ('--node-count' in flags), flags
     assert flags.get('--node-prefix', name) == name
   life = world.count('lives')
@@ -171,9 +171,9 @@ def _create(world, group, names, flags):
 
 
 def _state(world, name, index=0):
-  """(of the queued resource, of one of its slices), as last described.
+  """Returns the last described states of a queued resource and of a slice.
 
-  'ACTIVE/READY,PREEMPTED' is a request's state and its slices'.
+  'ACTIVE/READY,PREEMPTED' is the state of a request and of its slices.
   """
   here = world.slice(name)
   life = world.plan['lives'][here['life']]
@@ -186,7 +186,7 @@ def _state(world, name, index=0):
 
 
 def _owner(world, name):
-  """The resource that a slice's name belongs to, and the slice's index."""
+  """Returns the resource that contains a slice, and the slice's index."""
   if world.slice(name):
     return name, 0
   base, _, index = name.rpartition('-')
@@ -235,7 +235,7 @@ def _delete(world, group, names, flags):
 
 
 def _workers(world, group, name, flags):
-  """Returns the ids of the workers that flags mean, or an error."""
+  """Returns an exit code and the ids of the workers selected by the flags."""
   base, index = (name, 0) if group != 'tpu-vm' else _owner(world, name)
   here = world.slice(base)
   if here is None or _state(world, base, index)[1] != 'READY':

@@ -1,4 +1,4 @@
-"""Stands in for kubectl: one namespace with at most one JobSet a name."""
+"""Fake kubectl with one namespace and at most one JobSet per name."""
 
 import pathlib
 import re

@@ -1,4 +1,4 @@
-"""Stands in for the programs of a TPU VM: its Pythons, uv, gcsfuse.
+"""Fakes of the programs on a TPU VM: Pythons, uv and gcsfuse.
 
 Usage: machine PROGRAM ARGUMENT...
 """
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
 
 
 def _python(world, arguments):
-  """What setup asks of a Python: environments and packages."""
+  """Runs the commands that setup gives a Python: environments and packages."""
   if '--require-hashes' in arguments:
     lock = pathlib.Path(arguments[arguments.index('--requirement') + 1])
     assert '--hash=sha256:' in lock.read_text(), lock
@@ -55,7 +55,7 @@ def _python(world, arguments):
 
 
 def _bucket(world, arguments):
-  """Runs the real script; what is mounted is a folder of the world."""
+  """Runs the real script with a folder of the world as the mount point."""
   mount = world.root / 'mnt' / 'kd'
   mount.mkdir(parents=True, exist_ok=True)
   moved = [a.replace('/mnt/kd', str(mount), 1) for a in arguments]
@@ -63,7 +63,7 @@ def _bucket(world, arguments):
 
 
 def _kd(world, worker, arguments):
-  """Ends as the plan says."""
+  """Ends with the planned exit code."""
   codes = world.plan['codes']
   slice_, _, index = worker.rpartition('/')
   start = world.count(f'starts-{slice_}-{index}')

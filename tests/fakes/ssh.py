@@ -1,7 +1,7 @@
-"""Stands in for ssh: runs a command in a worker's home, here.
+"""Fake ssh that runs a command locally in a worker's home folder.
 
-Usage: ssh HOME WORKER COMMAND. The command gets a session of its own, which is
-hung up when it has ended, as at the end of a connection.
+Usage: ssh HOME WORKER COMMAND. The command gets a new session, which receives
+SIGHUP when the command ends, as at the end of a connection.
 """
 
 import contextlib

@@ -1,15 +1,16 @@
-"""PEFT as an oracle; the oracles' Python runs this, not the product's.
+"""PEFT as an oracle; runs in the oracles' environment.
 
 Usage: python adapters.py load GIVEN MADE; see client.py.
 
 load: cases by name, each a dict of
   base: folder of a text model.
   adapter: folder of its adapter.
-  with_vision: whether the base is put into a random Gemma 3 model with a vision
+  with_vision: whether to put the base into a random Gemma 3 model with a vision
     tower first.
-  Each gives arrays of logits [L, V] of the ids in GIVEN/text.npy: CASE.base,
-  CASE.adapted and CASE.merged (merge_and_unload), and `warnings`, what loading
-  warned of.
+
+  Each produces logits [L, V] of the ids in GIVEN/text.npy: CASE.base,
+  CASE.adapted and CASE.merged (merge_and_unload), and `warnings`, the warnings
+  of loading.
 """
 
 import json

@@ -1,10 +1,10 @@
-"""Clients of the OpenAI API: openai, lm-eval; the oracles' Python runs this.
+"""Clients of the OpenAI API (openai, lm-eval) in the oracles' environment.
 
 Usage: python api.py ask GIVEN MADE
 
 Reads GIVEN/cases.json with `url` (of a server, with /v1), `key`, `model`, a
 `tokenizer` folder for transformers, `prompt` and `pairs` of a context and its
-continuation; writes MADE/results.json with `models`, `whole`, `parts`, `usage`,
+continuation. Writes MADE/results.json with `models`, `whole`, `parts`, `usage`,
 `error`, `many` (openai), `scores` and `generated` (lm-eval). See client.py.
 """
 

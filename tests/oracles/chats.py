@@ -1,11 +1,11 @@
-"""What transformers reads of an exported run's chats; the oracles' Python.
+"""Encodes and answers chats with transformers in the oracles' environment.
 
 Usage: python chats.py ask GIVEN MADE
 
-Reads GIVEN/cases.json with `folder` (Hugging Face's form), `chats` (messages)
-and `prompts` (messages to answer) and `new_tokens`; writes MADE/results.json
-with, by chat, `ids` and `mask` (the assistant's tokens) and, by prompt,
-`answers` (greedy). See client.py.
+Reads GIVEN/cases.json with `folder` (for Hugging Face), `chats` (messages),
+`prompts` (messages to answer) and `new_tokens`. Writes MADE/results.json with
+`ids` and `mask` (the assistant's tokens) of each chat and the greedy `answers`
+to the prompts. See client.py.
 """
 
 import json

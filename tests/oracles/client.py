@@ -1,4 +1,4 @@
-"""Runs a script of this folder with the oracles' Python, in its own process."""
+"""Runs a script of this folder in a process of the oracles' environment."""
 
 from collections.abc import Iterator
 import contextlib
@@ -28,13 +28,13 @@ def gguf() -> str:
 
 @contextlib.contextmanager
 def llama_server(file: str) -> Iterator[str]:
-  """Runs llama.cpp's server of a GGUF file; yields its URL."""
+  """Runs llama.cpp's server for a GGUF file; yields its URL."""
   python = os.environ['KD_ORACLES_PYTHON']
   command = [python, os.path.join(_FOLDER, 'llama.py'), 'serve', file]
   with subprocess.Popen(
     command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
   ) as process:
-    # The library prints too.
+    # The library prints other lines too.
     yield next(line.strip() for line in process.stdout if '://' in line)
     process.stdin.close()
 
@@ -46,17 +46,17 @@ def run(
   arrays: dict[str, np.ndarray],
   directory: str | os.PathLike,
 ) -> tuple[Any, dict[str, np.ndarray]]:
-  """Runs one command on many cases: starting the process costs seconds.
+  """Runs one command on many cases, since each process takes seconds to start.
 
   Args:
-    script: a file of this folder without its ending, e.g. 'hf'.
+    script: name of a file in this folder without its extension, e.g. 'hf'.
     command: one of its commands.
-    cases: JSON values for it.
+    cases: JSON value for the command.
     arrays: arrays that the cases name.
-    directory: an empty one, for what goes in and comes out.
+    directory: empty directory for inputs and outputs.
 
   Returns:
-    The command's JSON values, and its arrays, mapped from the files.
+    The command's JSON value, and its arrays, memory-mapped from the files.
   """
   directory = os.path.abspath(directory)
   given, made = (os.path.join(directory, name) for name in ('given', 'made'))

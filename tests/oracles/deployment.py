@@ -1,12 +1,12 @@
-"""Schemas of Kubernetes and a parser of PromQL as oracles.
+"""Kubernetes' schemas and a PromQL parser as oracles.
 
 Usage: python deployment.py COMMAND GIVEN MADE
 
 Reads GIVEN/cases.json, writes MADE/results.json; see client.py. Commands:
-  objects: cases are objects of Kubernetes; results are what the schemas of its
-    API say is wrong with each, '' if nothing is.
-  expressions: cases are PromQL; results are the comparison that each expression
-    ends with, as [operator, number], or None if it is no comparison.
+  objects: cases are Kubernetes objects; results are their violations of the
+    API's schemas, '' if there is none.
+  expressions: cases are PromQL; results are the comparison at the end of each
+    expression, as [operator, number], or None if there is none.
 """
 
 import json

@@ -1,10 +1,10 @@
-"""Transformers' greedy generation; the oracles' Python runs this.
+"""Transformers' greedy generation; runs in the oracles' environment.
 
 Usage: python generate.py greedy GIVEN MADE
 
 Reads GIVEN/cases.json with `gguf` (the model), `prompts` (names of arrays of
-ids [L] beside it), `new_tokens`; writes MADE/results.json with `generated`: for
-each prompt the ids that follow, the stop id included. See client.py.
+ids [L] in GIVEN) and `new_tokens`. Writes MADE/results.json with `generated`:
+the new ids for each prompt, including the stop id. See client.py.
 """
 
 import json

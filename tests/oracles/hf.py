@@ -1,26 +1,26 @@
-"""Transformers as an oracle; the oracles' Python runs this, not the product's.
+"""Transformers as an oracle; runs in the oracles' environment.
 
 Usage: python hf.py COMMAND GIVEN MADE
 
-Reads GIVEN/cases.json and the arrays beside it, writes MADE/results.json and
+Reads GIVEN/cases.json and the arrays in GIVEN, writes MADE/results.json and
 arrays; see client.py. Commands:
 
 models: cases by name, each a dict of
-  directory or gguf: the model; with `config`, fields of its configuration class
-    and `model_type` (default: gemma3_text), it is made there first, with random
-    weights.
-  dtype: 'float32' or 'bfloat16'; of a GGUF file always float32.
-  logits: names of arrays of ids [L]; each gives an array CASE.NAME [L, V].
-  embedded: names of arrays of ids; each gives CASE.NAME.embedded [L, D], what
-    enters the first layer.
-  generate: names of arrays of ids; each gives, under the result's `generated`,
-    the 16 ids that follow, greedily.
+  directory or gguf: path of the model. With `config`, fields of its
+    configuration class and `model_type` (default: gemma3_text), a random model
+    is created there first.
+  dtype: 'float32' or 'bfloat16'; a GGUF file is always loaded in float32.
+  logits: names of arrays of ids [L]; each produces an array CASE.NAME [L, V].
+  embedded: names of arrays of ids; each produces CASE.NAME.embedded [L, D], the
+    input of the first layer.
+  generate: names of arrays of ids; for each, the result's `generated` has 16
+    greedily generated ids.
   digests: if true, the result's `digests` are SHA-256 of the float32 tensors.
   The result also has `missing` and `unexpected`, keys of the loaded files.
 
-shapes: configs by name, as `config` above; nothing is allocated. Each gives
-  `parameters`, their number, tied ones counted once, and `tensors`, the shape
-  of each tensor by name.
+shapes: configs by name, as `config` above; nothing is allocated. Each produces
+  `parameters`, their number with tied ones counted once, and `tensors`, the
+  shape of each tensor by name.
 """
 
 import functools
@@ -63,13 +63,13 @@ def _shapes(model):
 
 
 def _make(config, directory):
-  """A random model whose activations and logits have a size of about 1."""
+  """Saves a random model with activations and logits of magnitude 1."""
   torch.manual_seed(0)
   model = _from_config(config)
   with torch.no_grad():
     for parameter in model.parameters():
       if parameter.ndim == 1:
-        # Norms start at 0 or 1, where they do nothing.
+        # The initial scales, 0 or 1, would have no effect.
         parameter.normal_(float(parameter[0]), 0.3)
       else:
         parameter.normal_(0, parameter.shape[1] ** -0.5)
@@ -77,8 +77,8 @@ def _make(config, directory):
 
 
 def load_gguf(file):
-  """What from_pretrained(gguf_file=) does, which asks for accelerate too."""
-  # Each of the two calls would read the whole vocabulary anew, for 10 s.
+  """Loads a GGUF file like from_pretrained(gguf_file=), without accelerate."""
+  # Otherwise each of the two calls would read the whole vocabulary, for 10 s.
   gguf.GGUFReader = functools.cache(gguf.GGUFReader)
   folder, name = os.path.split(file)
   config = transformers.AutoConfig.from_pretrained(folder, gguf_file=name)

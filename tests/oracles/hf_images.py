@@ -1,9 +1,9 @@
-"""Oracle: the pixels of images from transformers' Gemma 3 processor.
+"""Preprocesses images with transformers' Gemma 3 processor, as an oracle.
 
 Usage: python hf_images.py FOLDER OUT.npz SIDE...
 
-Writes, by NAME.SIDE of the folder's files, uint8 [n, SIDE, SIDE, 3]: the image
-and its crops of pan and scan.
+Writes arrays NAME.SIDE, uint8 [n, SIDE, SIDE, 3], for the files of the folder:
+each image with its pan-and-scan crops.
 """
 
 import os
@@ -33,7 +33,7 @@ def main():
   folder, out, *sides = sys.argv[1:]
   arrays = {}
   for name in os.listdir(folder):
-    # As transformers' load_image does.
+    # As in transformers' load_image.
     image = ImageOps.exif_transpose(Image.open(os.path.join(folder, name)))
     for side in map(int, sides):
       arrays[f'{name}.{side}'] = _pixels(image, side)

@@ -1,8 +1,7 @@
-"""Oracle: saves folders' tokenizers as transformers saves them.
+"""Loads tokenizers and saves them with transformers, as an oracle.
 
-Reads lines of JSON from stdin, {"directory", "target", "special", "plain"}: two
-lists of tokens that are added first, the second as tokens that are no special
-ones.
+Reads lines of JSON from stdin, {"directory", "target", "special", "plain"}. The
+last two are lists of special and plain tokens to add first.
 """
 
 import json

@@ -1,12 +1,11 @@
-"""Oracle: what transformers makes of texts and messages with a tokenizer.
+"""Encodes texts and messages with transformers' tokenizers, as an oracle.
 
-Reads lines of JSON from stdin, {"directory", "texts", "chats"}; writes a line
+Reads lines of JSON from stdin, {"directory", "texts", "chats"}. Writes a line
 for each to stdout, {"ids", "decoded", "chats": [{"text", "ids", "mask",
-"error"}]}; `mask` is that of the assistant's tokens. Texts are encoded
-with the special tokens that the tokenizer adds by itself, and decoded without
-the first ids, as many as the optional "skip" says (1). The chats also get the
-opening of the model's turn where they end with the user's, and the optional
-"options" go to the template.
+"error"}]}, where `mask` marks the assistant's tokens. Texts are encoded with
+the tokenizer's default special tokens and decoded without the first "skip" ids
+(optional, default 1). A chat that ends with the user's turn is followed by the
+start of the model's. "options" (optional) are passed to the template.
 """
 
 import json
@@ -27,7 +26,7 @@ def _chat(tokenizer, messages, options):
       return_assistant_tokens_mask=True,
       **options,
     )
-  except Exception as e:  # Jinja's own errors and transformers' alike.
+  except Exception as e:  # Errors of Jinja and of transformers.
     return {'text': None, 'ids': None, 'mask': None, 'error': str(e)}
   ids, mask = made['input_ids'], made['assistant_masks']
   return {'text': text, 'ids': ids, 'mask': mask, 'error': None}

@@ -1,27 +1,25 @@
-"""llama.cpp as an oracle; the oracles' Python runs this, not the product's.
+"""llama.cpp as an oracle; runs in the oracles' environment.
 
 Usage: python llama.py models GIVEN MADE
        python llama.py serve FILE
 
-`serve` prints the URL of a server of FILE, and ends with its input. `models`
-reads GIVEN/cases.json and the arrays beside it, writes MADE/results.json and
-arrays; see client.py. Cases are by name, each a dict of
-  file: a GGUF file.
-  log_probs: names of arrays of ids [L]; each gives an array CASE.NAME [V] of
-    the log-probabilities of the id that follows, NaN for all but the `most`
-    likely ids.
-  most: how many; all by default.
-  generate: names of arrays of ids; each gives, under the result's `generated`,
-    the ids that follow, greedily.
-  new_tokens: how many ids to generate at most.
-  texts: texts; the result's `ids` are theirs, special tokens read as such.
+`serve` prints the URL of a server of FILE and ends when stdin is closed.
+`models` reads GIVEN/cases.json and the arrays in GIVEN, writes
+MADE/results.json and arrays; see client.py. Cases are by name, each a dict of
+  file: path of a GGUF file.
+  log_probs: names of arrays of ids [L]; each produces an array CASE.NAME [V] of
+    log-probabilities of the next id, NaN for all but the `most` likely ids.
+  most: number of most likely ids; all by default.
+  generate: names of arrays of ids; for each, the result's `generated` has the
+    greedily generated ids.
+  new_tokens: maximum number of generated ids.
+  texts: texts; the result's `ids` are their ids, with special tokens parsed.
   chats: lists of messages; the result's `chats` are [content, finish_reason] of
-    the answers, greedily.
-  threads: of the processor; 2 by default.
-  mmproj: a file of a vision tower; then `image_log_probs` are as `log_probs`,
-    each by name a [text, png]: the image in base64 is where the text has
-    <image>.
-The result also has `size`, the number of tokens.
+    the greedy answers.
+  threads: number of CPU threads; 2 by default.
+  mmproj: path of a vision tower; then `image_log_probs` is like `log_probs`,
+    with values [text, png]: the base64 image replaces <image> in the text.
+The result also has `size`, the size of the vocabulary.
 """
 
 import json
@@ -34,7 +32,7 @@ import xllamacpp
 
 
 class _Model:
-  """A server of one model, on this machine alone."""
+  """A local server of one model."""
 
   def __init__(self, file, threads, mmproj=''):
     params = xllamacpp.CommonParams()
@@ -79,8 +77,9 @@ def _with_image(model, text, png):
 
 
 def _log_probs(model, ids, size, most):
-  # Nothing is said of an id that ends the text or is half a character, so the
-  # id of 'a' follows; the log-probabilities are those before the bias.
+  # The server returns nothing for an id that ends the text or is half a
+  # character, so the bias forces the id of 'a'. The log-probabilities are
+  # computed before the bias.
   bias = [[model.ids('a')[-1], 1e6]]
   answer = model.complete(ids, n_predict=1, n_probs=most, logit_bias=bias)
   result = np.full(size, np.nan, np.float32)

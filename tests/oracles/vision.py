@@ -1,16 +1,17 @@
-"""Gemma 3 with images, by transformers; the oracles' Python runs this.
+"""Gemma 3 with images in transformers; runs in the oracles' environment.
 
 Usage: python vision.py COMMAND GIVEN MADE
 
 See client.py. Commands:
 
-make: `config` makes a random model in `directory`, as transformers writes it,
-  and in `published`, with the names of the published files. For each name in
-  `texts`, ids [L] with `image_id` at the places of images, and NAME.pixels
-  uint8 [I, S, S, 3] give logits NAME.logits [L, V]. `gradients` names texts;
-  of the sum of NAME.weights [L, V] x logits, NAME.KEY is the gradient of each
-  parameter outside of the text model whose name ends with KEY, of `keys`.
-logits: the same logits of the model in `directory`.
+make: saves a random model with `config` in `directory`, as transformers writes
+  it, and in `published`, with the tensor names of the published files. For each
+  name in `texts`, ids [L] with `image_id` at the places of images and
+  NAME.pixels uint8 [I, S, S, 3] produce logits NAME.logits [L, V]. For each
+  text in `gradients` and each KEY in `keys`, NAME.KEY is the gradient of the
+  sum of NAME.weights [L, V] x logits with respect to the parameter outside of
+  the text model whose name ends with KEY.
+logits: computes the same logits with the model in `directory`.
 """
 
 import json
