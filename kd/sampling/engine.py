@@ -71,8 +71,9 @@ class Engine:
   """Samples from one model; its parameters may change between calls.
 
   A prefill program is compiled for each bucket of prompts, and a decoding
-  program for the longest prompt of a call. An answer depends on the request's
-  ids, images and seed and the sample's index, not on the rest of the call.
+  program for the longest prompt of a call. An answer depends on the settings,
+  the request's ids, images and seed, and the sample's index, but not on the
+  other requests of the call.
   """
 
   def __init__(

@@ -65,10 +65,10 @@ def test_a_sample_does_not_depend_on_its_batch(params):
   assert back[::-1] == together
   longest = asked[1]
   for request, samples in zip(asked, together, strict=True):
-    # With one of the longest, so that caches are as large.
+    # Together with a longest prompt, so that caches have the same size.
     alone = cases.make(batch=3).generate(params, [request, longest], drawn)
     assert alone[0] == samples
-  # In batches of another size bits may differ, ids do not.
+  # In batches of a different size bits may differ, but ids do not.
   two = cases.make(batch=2).generate(params, asked, drawn)
   assert _ids(two) == _ids(together)
   assert len(set(_ids(together))) == 14
@@ -145,7 +145,7 @@ def test_stop_strings_end_an_answer_and_its_row(params):
   asked = cases.asked(cases.prompts([5, 9, 12, 3, 7]))
   limit = cases.settings(max_new_tokens=40)
   free = [s for (s,) in cases.make().generate(params, asked, limit)]
-  # Of two ids, at places in the first and in the second slice of steps.
+  # Strings of two ids, in the first and the second slice of steps.
   strings = tuple(
     next(
       text[i : i + 2]
@@ -227,7 +227,7 @@ def test_rows_are_refilled_when_they_end(params, monkeypatch):
   found = engine.generate(params, asked, limit)
   lengths = [len(samples[0].ids) for samples in found]
   assert lengths[0] == 64
-  # In slices of 16 steps, the stop id's step included.
+  # Slices of 16 steps, including the step of the stop id.
   need = [-(-min(n + 1, 64) // 16) for n in lengths]
   rows = [0, 0]
   for slices_needed in need:

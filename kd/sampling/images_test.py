@@ -30,7 +30,7 @@ _VISION = vision_config.VisionConfig(
 )
 _CONFIG = dataclasses.replace(cases.CONFIG, vision=_VISION)
 _MODEL = families.build(_CONFIG, 'float32', 'none', 'student')
-# As Gemma's: beyond the tokenizer and the model's table.
+# As in Gemma, beyond the ids of the tokenizer and the embedding table.
 _SOFT = cases.VOCAB
 _NEW = 6
 

@@ -26,9 +26,9 @@ TOO_LARGE = 'too_large'
 SYMBOLIC = 'symbolic'  # Has words or letters in place of numbers.
 
 MAX_TOKENS = 120
-MAX_DEPTH = 20  # Of nested parentheses and powers.
+MAX_DEPTH = 20  # Maximum nesting of parentheses and powers.
 MAX_EXPONENT = 64
-MAX_BITS = 1024  # Of the numerator and of the denominator of a result.
+MAX_BITS = 1024  # Maximum bits of a result's numerator and denominator.
 
 # Letters that are units; other single letters are variables.
 _UNIT_LETTERS = frozenset('mglLhka')

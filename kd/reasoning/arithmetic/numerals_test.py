@@ -7,8 +7,7 @@ import pytest
 
 from kd.reasoning.arithmetic import answers
 
-# What a reply says, and the number that a person reads there; None where a
-# person would have to guess.
+# Replies, and the number that a person would read; None if it is ambiguous.
 FORMS = [
   # Thousands.
   ('#### 12,000', '12000'),
@@ -239,7 +238,7 @@ _SEPARATORS = (
 _SURE = 18  # The first of them are read in most places.
 # Separators that also occur between two numbers; then one of them is read.
 _BLANKS = (' ', r'\ ', '\u2002', '\t', '\u3000', '\n', ';', ', ', r'\quad ')
-# And these are a decimal point, a range, a fraction.
+# These also mean a decimal point or a fraction.
 _AMBIGUOUS = (*_BLANKS, '.', '/')
 # What surrounds the number.
 _AROUND = (
@@ -282,6 +281,6 @@ def test_a_number_is_read_as_itself_or_not_at_all():
 
 
 def _is_last(value, number, separator):
-  """Returns whether it is the last, or the first line's, of several numbers."""
+  """Returns whether a value is one of several separated numbers."""
   parts = number.split(separator)
   return str(abs(value)) in [str(fractions.Fraction(p)) for p in parts]

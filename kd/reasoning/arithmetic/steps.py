@@ -46,7 +46,7 @@ _MARK = re.compile(r'<<([^<>\n]*)>>')
 _LIST_MARK = re.compile(r'\A\s*(?:[-*\u2022+]|[0-9]{1,3}[.)])\s+')
 Token = tokens_lib.Token
 
-MAX_TOKENS = expressions.MAX_TOKENS  # Of one side.
+MAX_TOKENS = expressions.MAX_TOKENS  # Maximum tokens of one side.
 
 # Emphasis, not powers: no digits or parentheses on both sides.
 _STARS = re.compile(r'(?<![0-9)\s])\s*\*\*|\*\*(?!\s*[-0-9(.$])')

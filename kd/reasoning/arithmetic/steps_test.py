@@ -85,7 +85,7 @@ def test_step_says_what_was_wanted():
 
 
 def test_made_up_statements_in_prose():
-  """Sentences whose numbers are computed here, or put wrong."""
+  """Tests sentences with generated numbers, right and wrong."""
   rng = random.Random(0)
   for _ in range(2000):
     a, b, c = (rng.randrange(2, 1000) for _ in range(3))

@@ -45,5 +45,5 @@ def _text(reply: str) -> Text:
 
 
 NUMBER = Kind(answers.extract, answers.to_text, has_steps=True)
-# By reasoning.answer.
+# Kinds by the value of reasoning.answer.
 KINDS = {'number': NUMBER, 'text': Kind(_text, str, has_steps=False)}

@@ -10,8 +10,8 @@ from kd.reasoning.chains import traces as traces_lib
 
 Trace = traces_lib.Trace
 
-_EXAMPLES = 2  # Of each kind.
-_MAX_CHARS = 600  # Of an example.
+_EXAMPLES = 2  # Number of examples of each kind.
+_MAX_CHARS = 600  # Maximum length of an example.
 
 
 def summarize(

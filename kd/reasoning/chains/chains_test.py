@@ -109,7 +109,7 @@ def test_missing_references_are_a_reason_unless_votes_decide():
   )
   assert _reasons(group) == ['no_reference'] * 3
   voted = selection.Rules('voted', 0.6, 'right', 1, 0, 0)
-  # The second calculates nothing that the first does not.
+  # The second one has the same calculations as the first.
   assert _reasons(group, voted) == ['', 'duplicate_steps', 'outvoted']
   strict = selection.Rules('voted', 0.7, 'right', 1, 0, 0)
   assert _reasons(group, strict) == ['outvoted'] * 3
@@ -174,7 +174,7 @@ def test_duplicates_by_text_and_by_statements():
 
 
 def _chain(n, name):
-  """Returns a right solution of n statements, unlike that of another name."""
+  """Returns a right solution of n statements, different for each name."""
   work = ', '.join(f'{i} + {name} = {i + name}' for i in range(n))
   return f'{work}, 2 + 3 = 5\n#### 5'
 
@@ -189,8 +189,8 @@ def test_limits_balance_problems_and_lengths():
   ]
   rules = selection.Rules('correct', 0.5, 'right', 1, 3, 4)
   kept, rejected = selection.select(groups, rules)
-  # Three a problem at most; then, of those with four statements, problems take
-  # turns until there are four.
+  # At most three per problem. Problems then take turns until there are four
+  # traces with four statements.
   assert [t.id for t in kept] == ['q0-0', 'q0-1', 'q1-0', 'q1-1', 'q2-0']
   assert [(t.id, r) for t, r in rejected] == [
     ('q0-2', 'over_per_steps'),

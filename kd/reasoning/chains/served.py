@@ -9,7 +9,7 @@ from kd.reasoning.chains import chains
 from kd.reasoning.chains import traces
 from kd.teachers.served import answers as answers_lib
 
-# By reasoning.style.
+# APIs by the value of reasoning.style.
 APIS = {'few_shot': answers_lib.COMPLETIONS, 'chat': answers_lib.CHAT}
 
 

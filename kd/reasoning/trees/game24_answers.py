@@ -30,7 +30,7 @@ REASONS = {
   'division_by_zero': 'it divides by zero',
   'wrong_value': 'its value is not the goal',
 }
-_MAX_CHARS = 400  # Of an answer.
+_MAX_CHARS = 400  # Maximum length of an answer.
 _BOX = '\\boxed{'
 
 

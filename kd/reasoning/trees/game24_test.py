@@ -45,7 +45,7 @@ def _after(question, *thoughts):
   return state
 
 
-# The oracle knows nothing of steps or states: orders x shapes x signs.
+# The oracle has no steps or states; it enumerates orders x shapes x signs.
 def _operate(sign, a, b):
   if None in (a, b) or (sign == '/' and not b):
     return None
@@ -65,7 +65,7 @@ _TEXTS = ('((AfB)gC)hD', '(Af(BgC))hD', 'Af((BgC)hD)', 'Af(Bg(ChD))') + (
 
 
 def _expressions(numbers):
-  """(value or None, text) of every expression of four numbers."""
+  """Yields (value or None, text) of every expression of four numbers."""
   for order in sorted(set(itertools.permutations(numbers))):
     exact = [fractions.Fraction(n) for n in order]
     for signs in itertools.product('+-*/', repeat=3):
@@ -98,7 +98,7 @@ def test_every_puzzle_is_solved_by_the_enumerated_search():
     with pytest.raises(StopIteration) as stop:
       next(search)
     solution = stop.value.value.solutions[0]
-    # Rebuilt from the text alone, and judged by the parser.
+    # Rebuilt from the text only, and judged by the parser.
     thoughts = [node.thought for node in stop.value.value.path(solution)]
     answer = GAME.answer(_after(puzzle.question, *thoughts))
     assert game24_answers.check(puzzle.question, answer).right
@@ -134,14 +134,14 @@ def test_verdicts_agree_with_brute_force_on_random_expressions():
 @pytest.mark.parametrize(
   'question,reply,reason',
   [
-    # M1
+    # Wrong values and wrong use of the given numbers.
     ('4 6 8 1', '4+6+8+1', 'wrong_value'),
     ('4 6 8 1', '4*6*1*1', 'reused'),
     ('4 6 8 1', '4*6*1', 'left_out'),
     ('4 6 8 1', '46-8-1', 'joined'),
     ('4 6 8 1', '8*(4-1)*6*0', 'not_given'),
     ('4 6 8 1', '4*6', 'left_out'),
-    # M2
+    # Exact fractions and unsupported notation.
     ('3 3 8 8', '8/(3-8/3)', 'right'),
     ('3 3 8 8', '8/(3-8/3) = 24', 'right'),
     ('3 3 8 8', '\\boxed{8/(3-8/3)}', 'right'),
@@ -152,7 +152,7 @@ def test_verdicts_agree_with_brute_force_on_random_expressions():
     ('2 4 7 8', '7//2*8', 'no_parse'),
     ('2 4 7 8', '2**4+8', 'no_parse'),
     ('1 1 1 1', '1/(1-1)+1', 'division_by_zero'),
-    # M5
+    # Equations.
     ('6 3 4 2', '(6+3)*4/2 = 24', 'wrong_value'),
     ('6 3 4 2', '24 = 24', 'joined'),
     ('6 3 4 3', '24 = 24', 'not_given'),
@@ -238,7 +238,7 @@ def test_dividing_by_a_zero_that_was_made():
 
 
 def test_a_path_ends_with_one_number_alone():
-  """M6: [24] is the end and the answer is rebuilt; 24 among others is not."""
+  """Tests that [24] ends a path, but not 24 with other numbers left."""
   state = _after('1 1 4 6', '4 * 6 = 24')
   assert not GAME.is_terminal(state) and not GAME.is_solution(state)
   state = _after('3 3 8 8', '8 / 3 = 8/3', '3 - 8/3 = 1/3', '8 / 1/3 = 24')

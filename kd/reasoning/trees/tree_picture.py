@@ -15,7 +15,7 @@ _LETTERS = 40  # Maximum length of a thought; the tooltip has the full text.
 _TOP = 96
 # Characters that are illegal in XML.
 _ILLEGAL = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]')
-# By status: fill, edge.
+# Fill and edge colors by status.
 _COLOURS = {
   'open': ('#ffffff', '#8a8f98'),
   'expanded': ('#eaf1fb', '#3b6fb6'),

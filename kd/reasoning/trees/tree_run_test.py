@@ -44,7 +44,7 @@ SETTINGS = requests.SamplingSettings(1.0, 0, 1.0, 0.0, 1.0, 60, ('\n',))
 
 
 class Player:
-  """A sampler whose samples are determined by the seed of each request."""
+  """A sampler that depends only on the seed of each request."""
 
   def __init__(self, kill_at: int = 0):
     self.batches: list[int] = []
@@ -97,7 +97,7 @@ def test_all_trees_states_go_through_one_call(tmp_path):
   player = Player()
   trees = search(tmp_path, player, together=len(PUZZLES))
   assert player.batches[0] == len(PUZZLES)
-  # As many calls as the deepest tree has levels, and what its budget adds.
+  # One call per level of the deepest tree, and those that its budget adds.
   assert len(player.batches) <= 5
   assert [t.instance for t in trees] == [p.id for p in PUZZLES]
   again = Player()
@@ -126,8 +126,7 @@ def test_kills_change_nothing(tmp_path):
   calls = len(undisturbed.batches)
   assert calls > 3
   folder = tmp_path / 'killed'
-  # Killed once in its first call and then in the next but one, with a line that
-  # is incomplete after the last.
+  # Killed in its first, second and third call, with an incomplete last line.
   for at in (1, 2, 3):
     assert _killed(folder, at) == -signal.SIGKILL
     with open(folder / tree_run.CALLS, 'ab') as f:

@@ -54,11 +54,11 @@ def grow(problem, the_plan, answer, question='4 6 1 1', right=''):
   """Returns the tree, and the batches of requests.
 
   Args:
-    problem: the search's.
-    the_plan: its plan.
-    answer: (prompt, request) to as many samples as it asks for.
-    question: the instance's.
-    right: its answer.
+    problem: the problem.
+    the_plan: settings of the search.
+    answer: maps a prompt and a request to the samples.
+    question: question of the instance.
+    right: answer of the instance.
   """
   search = tree_search.search(
     problem, instance(question, right), the_plan, encode
@@ -76,7 +76,7 @@ def grow(problem, the_plan, answer, question='4 6 1 1', right=''):
 
 
 def _position(prompt):
-  """Returns the state behind a prompt of the game."""
+  """Returns the state that a prompt of the game describes."""
   first, *lines = prompt.splitlines()
   state = GAME.root(instance(first.removeprefix('Make 24: ')))
   for line in lines:
@@ -85,7 +85,7 @@ def _position(prompt):
 
 
 def player(prompt, request):
-  """Proposes legal steps, which ones the request's seed decides."""
+  """Proposes legal steps, drawn with the request's seed."""
   rng = random.Random(request.seed)
   legal = GAME.propose(_position(prompt))
   return [sample(rng.choice(legal)) for _ in range(request.samples)]
@@ -239,7 +239,7 @@ def test_bad_answers_are_counted_and_stop_nothing(kind):
     return [BAD[kind], *player(prompt, request)][: request.samples]
 
   tree, batches = grow(GAME, plan(samples=30), answer)
-  # Later on the same text may be wrong in another way.
+  # In later states the same text may have a different fault.
   assert tree.faults[kind] and sum(tree.faults.values()) == sum(
     map(len, batches)
   )
@@ -277,7 +277,7 @@ def test_budgets_are_never_exceeded(method, evaluator):
     prompts = sum(len(r.ids) for batch in batches for r in batch)
     assert tree.spent.prompt_tokens == prompts
     assert tree.spent.tokens <= limit
-    # What was left over would not have paid for one more answer.
+    # The rest of the budget is too small for one more answer.
     prompt = 200 if evaluator in ('value', 'vote') else 70
     room = prompt + the_plan.max_new_tokens
     assert not tree.stopped or tree.spent.tokens + room > limit
@@ -297,7 +297,7 @@ def test_the_seed_decides():
 
 
 def test_a_solution_in_lines_of_prose():
-  """GSM8K: a wrong step is pruned, a repeated line goes nowhere."""
+  """Tests that GSM8K prunes wrong steps and drops repeated lines."""
   lines = {
     0: ['3*4=12 apples', '3*4=13 apples', 'Hm.', 'So 3 * 4 = 12'],
     1: ['12-2=10', '3*4=12 apples'],
