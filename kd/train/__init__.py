@@ -1,1 +1,1 @@
-"""Training: resolves a config, updates the student, evaluates, and saves."""
+"""Training: updates the student, evaluates it, and saves checkpoints."""

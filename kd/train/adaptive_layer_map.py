@@ -43,17 +43,17 @@ class AdaptiveLayerMap:
   def maps(
     self, step: int, state: update.TrainState
   ) -> dict[str, np.ndarray] | None:
-    """Returns the maps whose layers the targets of a step need.
+    """Returns the maps whose layers a step's targets need.
 
     Returns:
-      They, by term; None without adaptive terms, and where maps are recomputed,
-      which takes all layers.
+      Maps by term; None without adaptive terms, and for steps that recompute
+      maps, which need all layers.
     """
     if not self._adaptive or self.due(step):
       return None
     if self._maps is None:
       self._maps = jax.device_get(state.layer_maps)
-    # Of the host: teachers on devices of their own need not wait for the state.
+    # On the host, so that teachers on other devices do not wait for the state.
     return self._maps
 
   def due(self, step: int) -> list[terms_lib.Term]:
@@ -67,9 +67,9 @@ class AdaptiveLayerMap:
     batch: types.Batch,
     targets: distributions.Targets | None,
   ) -> tuple[update.TrainState, distributions.Targets | None]:
-    """Returns the state with the maps that are due, measured on this batch.
+    """Returns the state with due maps recomputed on the batch, and the targets.
 
-    The targets that it also returns have the layers of the maps alone.
+    The returned targets have only the layers of the maps.
     """
     if not self._adaptive or targets is None:
       return state, targets
@@ -88,7 +88,7 @@ class AdaptiveLayerMap:
     for term in due:
       similarity = found[term.key]
       if not np.isfinite(similarity).all():
-        continue  # The update on this batch is not finite either.
+        continue  # The update on this batch will not be finite either.
       chosen = layer_maps.choose(similarity)
       maps[term.key] = jnp.asarray(chosen, jnp.int32)
       _LOG.info(

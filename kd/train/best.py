@@ -1,4 +1,4 @@
-"""The metrics that choose the best checkpoint and end training early."""
+"""The metrics that select the best checkpoint and end training early."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -18,7 +18,7 @@ from kd.train import evaluate
 # Sections of `evaluation` that name a metric.
 BEST, STOP = 'best', 'stop'
 
-# Descriptions of the tasks' own metrics, by held-out set and metric.
+# Descriptions of task metrics, by held-out set and metric.
 Descriptions = Mapping[str, Mapping[str, metric.Description]]
 
 
@@ -27,11 +27,11 @@ _LIKELIHOODS = {m.metric: m.about for m in measures.LIKELIHOODS}
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-  """A metric of which the best value is looked for.
+  """A metric and its direction.
 
   Attributes:
     metric: its full name, eval/<set>/<metric>; '' without held-out sets.
-    highest: whether high values are good.
+    highest: whether higher values are better.
   """
 
   metric: str
@@ -49,7 +49,7 @@ class Best:
 
 
 def _own_name(name: str) -> str:
-  """Returns the name of a metric without its task's: TASK/NAME or NAME."""
+  """Returns NAME of a metric TASK/NAME or NAME."""
   return name.rpartition('/')[2]
 
 
@@ -61,8 +61,8 @@ def choose(
   """Returns the metric and direction that a section of `evaluation` names.
 
   Args:
-    config: the run's.
-    described: by set, what the tasks' own metrics are.
+    config: config of the run.
+    described: descriptions of task metrics, by set.
     section: BEST or STOP.
   """
   best, sets = config.evaluation[section], config.evaluation.sets
@@ -78,7 +78,7 @@ def choose(
 
 
 def text(config: ml_collections.ConfigDict) -> str:
-  """Returns `evaluation.best` in words, before any task is loaded."""
+  """Returns a description of `evaluation.best` that needs no loaded task."""
   chosen = choose(config, {})
   best = config.evaluation.best
   if best.direction == 'auto' and _own_name(best.metric) not in _LIKELIHOODS:
@@ -91,15 +91,15 @@ def check(
   held_out: Sequence[evaluate.HeldOut],
   section: str = BEST,
 ) -> Best:
-  """Returns what a section says, once its metric is known to exist.
+  """Returns the metric of a section after checking that it exists.
 
   Args:
-    config: the run's.
+    config: config of the run.
     held_out: the prepared sets.
     section: BEST or STOP.
 
   Raises:
-    ConfigError: names the metrics that there are.
+    ConfigError: there is no such metric; names the existing ones.
   """
   best = config.evaluation[section]
   name = best.set or min(config.evaluation.sets, default='')
@@ -109,7 +109,7 @@ def check(
   described = {}
   for held in held_out:
     if held.name == name:
-      # Score the references as answers: only the metrics' names are needed.
+      # Scores the references as answers, since only metric names are needed.
       scores = seqio_adapter.score(
         [_referred(task_rows) for task_rows in held.prepared],
         held.mixture,

@@ -22,10 +22,10 @@ class ResumeInfo:
   """The part of a checkpoint that is stored as JSON.
 
   Attributes:
-    rows: the digest of the rows and their order.
-    window: of training metrics, train_metrics.MetricsWindow's state.
+    rows: digest of the rows and their order.
+    window: state of train_metrics.MetricsWindow.
     evaluated: whether this step's evaluation, if one is due, is done.
-    stop: early_stop.EarlyStop's state after it.
+    stop: state of early_stop.EarlyStop after it.
   """
 
   rows: str
@@ -38,44 +38,44 @@ class Saver:
   """Saves checkpoints and restores the last good one."""
 
   def __init__(self, workdir: str, keep: int, say: Callable[[str], None]):
-    """Puts damaged checkpoints aside and opens the others.
+    """Moves damaged checkpoints aside and opens the good ones.
 
     Args:
-      workdir: where the job's files go.
+      workdir: folder of the job's files.
       keep: number of latest checkpoints to keep.
-      say: called with a line for each that is damaged.
+      say: function called with a line for each damaged checkpoint.
 
     Raises:
-      ConfigError: there are checkpoints, and none is good.
+      ConfigError: all checkpoints are damaged.
     """
     folder = manager_lib.folder_of(workdir)
-    # No other process may look before the first one has put them aside.
+    # The first process must move them before any other process opens them.
     for line in processes.from_first(lambda: repair.repair(folder)):
       say(line)
     self._manager = manager_lib.Manager(workdir, keep)
 
   @property
   def latest(self) -> int | None:
-    """Returns the step of the last checkpoint, or None."""
+    """The step of the last checkpoint, or None."""
     return self._manager.latest_step()
 
   @property
   def steps(self) -> list[int]:
-    """Returns the steps of the kept checkpoints, in increasing order."""
+    """The steps of the kept checkpoints, in increasing order."""
     return self._manager.steps()
 
   @property
   def best(self) -> int | None:
-    """Returns the step of the best checkpoint, or None."""
+    """The step of the best checkpoint, or None."""
     return self._manager.best_step()
 
   @property
   def folder(self) -> str:
-    """Returns the folder of the checkpoints."""
+    """The folder of the checkpoints."""
     return self._manager.folder
 
   def feed_state_names(self, step: int) -> set[str]:
-    """Returns the names of the arrays that a checkpoint has of the feed."""
+    """Returns the names of the feed's arrays in a checkpoint."""
     prefix = f'{_FEED_STATE}/'
     leaves = self._manager.leaves(step, 'optimizer')
     return {x.removeprefix(prefix) for x in leaves if x.startswith(prefix)}
@@ -90,16 +90,16 @@ class Saver:
     """Reads a state into the shapes and shardings of `like`.
 
     Args:
-      step: of the checkpoint.
+      step: step of the checkpoint.
       like: shapes and shardings to restore into.
-      feed_state: likewise, of the feed's state; {} if it has none.
-      rows: the digest that ResumeInfo has.
+      feed_state: likewise for the feed's state; {} if it has none.
+      rows: the expected ResumeInfo.rows.
 
     Returns:
       The state, the feed's state, and the ResumeInfo.
 
     Raises:
-      ConfigError: it is another model's or optimizer's, or of other rows.
+      ConfigError: the checkpoint has another model, optimizer or rows.
     """
     items, position = self._manager.restore(step, _items(like, feed_state))
     items = {manager_lib.EMA: None, **items}
@@ -131,11 +131,12 @@ class Saver:
     """Starts a save; raises KdError if an earlier one failed.
 
     Args:
-      step: updates applied.
-      state: after them.
-      feed_state: of the feed; {} if it has none.
-      position: see ResumeInfo.
-      quality: lower is better; None if not evaluated at this step.
+      step: number of updates so far.
+      state: state after these updates.
+      feed_state: state of the feed; {} if it has none.
+      position: JSON part of the checkpoint.
+      quality: result of this step's evaluation, lower is better; None without
+        evaluation.
     """
     as_json = dataclasses.asdict(position)
     self._manager.save(step, _items(state, feed_state), as_json, quality)
@@ -159,7 +160,7 @@ class Saver:
 def _items(
   state: update.TrainState, feed_state: Mapping[str, types.PyTree]
 ) -> dict[str, types.PyTree]:
-  """Returns a state as a checkpoint's items; step is the checkpoint's name."""
+  """Returns a state as items of a checkpoint, which is named by its step."""
   parts = {
     'opt_state': state.opt_state,
     'rng': state.rng,
@@ -168,7 +169,7 @@ def _items(
     'modality_norms': state.modality_norms,
     _FEED_STATE: dict(feed_state),
   }
-  # Orbax writes no empty dict, and no None.
+  # Orbax writes neither empty dicts nor None.
   filled = {k: v for k, v in parts.items() if jax.tree.leaves(v)}
   items = {'params': state.params, 'optimizer': filled}
   return items if state.ema is None else {**items, manager_lib.EMA: state.ema}

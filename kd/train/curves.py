@@ -12,7 +12,7 @@ from kd.run import outputs
 
 FILE = 'curves.png'
 _LIKELIHOODS = (measures.NLL, measures.KL, measures.AGREEMENT)
-_MOST_OF_TASKS = 3  # Panels of the tasks' own metrics, the first by name.
+_MOST_OF_TASKS = 3  # Maximum number of panels of task metrics.
 _STEP = re.compile(r'step_([0-9]+)\.json')
 _COLOURS = ('tab:blue', 'tab:orange')
 
@@ -33,7 +33,7 @@ def evaluations(folder: str) -> dict[int, results.Result]:
 
 
 def step_of(name: str) -> int | None:
-  """Returns the step of a file of `evaluations`; None for a teacher's."""
+  """Returns the step of a file of `evaluations`; None for other files."""
   match = _STEP.fullmatch(name)
   return int(match[1]) if match else None
 
@@ -47,10 +47,10 @@ def draw(
   """Draws a row of panels for each held-out set.
 
   Args:
-    path: the PNG file.
-    set_names: the held-out sets.
+    path: path of the PNG file.
+    set_names: names of the held-out sets.
     students: evaluations by label and step.
-    teacher: its evaluation, drawn as a line.
+    teacher: evaluation of the teacher, drawn as a line.
   """
   import matplotlib  # Slow to import.
 
@@ -68,7 +68,7 @@ def draw(
   for row, name in zip(axes, set_names, strict=True):
     for axis, panel in zip(row, panels, strict=True):
       _panel(axis, panel, name, students, teacher)
-    # A name may hold '$', which would begin a formula.
+    # A name may contain '$', which would begin a formula.
     row[0].set_ylabel(name, parse_math=False)
   handles, labels = axes[0][0].get_legend_handles_labels()
   figure.legend(
@@ -83,7 +83,7 @@ def draw(
 
 
 def _panels(set_names, students):
-  """Returns the measures that are drawn: of likelihood, then of the tasks."""
+  """Returns the measures to draw: first of likelihood, then of tasks."""
   measured = dict.fromkeys(
     measure
     for by_step in students.values()
@@ -119,7 +119,7 @@ def _panel(axis, panel, set_name, students, teacher):
       levels += low + high
   if teacher is not None:
     level = teacher.metrics.get(f'eval/{set_name}/{panel.metric}')
-    # Its distance to itself is 0, which says nothing.
+    # Its divergence from itself is always 0.
     if level is not None and panel.metric != measures.KL:
       levels.append(level)
       axis.axhline(
@@ -137,7 +137,7 @@ def _panel(axis, panel, set_name, students, teacher):
 
 
 def _scale(axis, levels):
-  """Takes a logarithmic axis for values that span more than one decade."""
+  """Uses a logarithmic axis for values that span more than one decade."""
   from matplotlib import ticker
 
   lowest, highest = min(levels, default=0), max(levels, default=0)

@@ -1,4 +1,4 @@
-"""Describes a run in lines for the user, for check mode and before training."""
+"""Describes a run to the user, in check mode and before training."""
 
 import jax
 
@@ -17,7 +17,7 @@ from kd.train import best
 
 
 def _term(key, spec):
-  """Returns a term with its weight and temperature."""
+  """Returns a line part with a term's weight, name and temperature."""
   name = spec['name']
   if 'temperature' in spec:
     name += f', temperature {schedules.text(spec["temperature"])}'
@@ -25,7 +25,7 @@ def _term(key, spec):
 
 
 def describe_run(run: resolved.Run, workdir: str) -> str:
-  """Returns what a config means: models, tokens per step, files."""
+  """Returns lines on a run's models, tokens per step, and files."""
   config = run.config
   lines = []
   several = len(run.teachers) > 1
@@ -76,7 +76,7 @@ def describe_run(run: resolved.Run, workdir: str) -> str:
 
 
 def _frozen_line(run):
-  """Returns a line on how many parameters are trained, if not all are."""
+  """Returns a line with the number of trained parameters, if not all are."""
   projections, _ = jax.eval_shape(
     lambda: layer_objective.init(run.objective.layer_terms, jax.random.key(0))
   )
@@ -89,7 +89,7 @@ def _frozen_line(run):
 
 
 def _warnings(run):
-  """Returns lines on what is legal but probably not meant."""
+  """Returns warnings about settings that are legal but probably mistakes."""
   lines = []
   for path, model in model_checks.models(run).items():
     source = model.source if model.keep_layers else None

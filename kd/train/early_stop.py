@@ -1,4 +1,4 @@
-"""Ends training once a metric of the evaluations no longer improves."""
+"""Ends training once a held-out metric no longer improves."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -9,11 +9,11 @@ from kd.train import best as best_lib
 
 @dataclasses.dataclass(frozen=True)
 class End:
-  """The end of a training.
+  """The end of training.
 
   Attributes:
-    step: updates applied or skipped.
-    reason: why it ended before the last step; '' if it did not.
+    step: number of updates applied or skipped.
+    reason: reason for an end before the last step, else ''.
   """
 
   step: int
@@ -21,7 +21,7 @@ class End:
 
 
 class EarlyStop:
-  """Counts evaluations without improvement; a checkpoint holds the count."""
+  """Counts evaluations without improvement; saved in checkpoints."""
 
   def __init__(
     self,
@@ -30,14 +30,14 @@ class EarlyStop:
     min_delta: float,
     state: Mapping[str, Any],
   ):
-    """Initializes the count from what `state` returned.
+    """Initializes the count from a saved state.
 
     Args:
       watched: the metric and its direction.
-      patience: evaluations in a row without improvement that end the run; 0:
-        the run is never ended.
-      min_delta: an improvement is larger than this.
-      state: of an earlier run; {} for the first.
+      patience: number of consecutive evaluations without improvement that end
+        the run; 0 to never end it.
+      min_delta: minimum improvement, exclusive.
+      state: result of `state` in an earlier run; {} for the first.
     """
     self._watched = watched
     self._patience, self._min_delta = patience, min_delta
@@ -54,7 +54,7 @@ class EarlyStop:
     }
 
   def add(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Counts an evaluation; one that is not finite is no improvement."""
+    """Adds an evaluation; a nonfinite metric counts as no improvement."""
     quality = self._watched.quality(metrics)
     improves = quality is not None and (
       self._best is None or quality < self._best - self._min_delta
@@ -66,7 +66,7 @@ class EarlyStop:
 
   @property
   def reason(self) -> str:
-    """Returns why training ends now; '' if it does not."""
+    """The reason to end training now; '' if there is none."""
     if not self._patience or self._count < self._patience:
       return ''
     metric = self._watched.metric

@@ -41,13 +41,14 @@ from kd.train.feeds import feed
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-  """A held-out set, prepared.
+  """A prepared held-out set.
 
   Attributes:
-    name: in evaluation.sets.
-    mixture: its data.
-    prepared: the rows of its tasks, one example a row.
-    answers: how many examples of each task are answered by generation.
+    name: name in evaluation.sets.
+    mixture: mixture of its tasks.
+    prepared: rows of each task, one example per row.
+    answers: number of examples of each task to answer by generation; negative
+      for all.
   """
 
   name: str
@@ -57,7 +58,7 @@ class HeldOut:
 
   @property
   def identity(self) -> dict[str, object]:
-    """Returns the set's identity: example digests and number of answers."""
+    """The set's identity: digests of examples and number of answers."""
     examples = {
       task_rows.task: [
         task_rows.counts['rows_sha256'],
@@ -69,7 +70,7 @@ class HeldOut:
 
 
 def prepare_sets(run: resolved.Run, say: progress.Say) -> list[HeldOut]:
-  """Prepares the sets of evaluation.sets, in order of their names."""
+  """Prepares the sets of evaluation.sets, sorted by name."""
   config = run.config
   held_out = []
   for name, entry in sorted(config.evaluation.sets.items()):
@@ -113,7 +114,7 @@ def prepare_sets(run: resolved.Run, say: progress.Say) -> list[HeldOut]:
 
 
 def _check_prompts(name, prepared):
-  """Refuses to answer documents, which have no prompt."""
+  """Raises ConfigError if examples are documents, which have no prompt."""
   for task_rows in prepared:
     if conversations.is_document(next(task_rows.examples())):
       raise errors.ConfigError(
@@ -125,7 +126,7 @@ def _check_prompts(name, prepared):
 
 
 def _norm(params):
-  """Returns the norm of parameters; codes of few bits are always finite."""
+  """Returns the norm of floating-point parameters; codes are always finite."""
   leaves = jax.tree.leaves(params)
   floats = (np.float32, jax.numpy.bfloat16, np.float16)
   return optax.tree.norm(
@@ -149,10 +150,11 @@ class Evaluator:
 
     Args:
       run: the resolved config.
-      model: the model that is evaluated.
-      teacher_targets: maps batches to targets on the model's mesh, or None.
-      held_out: from prepare_sets.
-      say: prints a line of progress.
+      model: the model to evaluate.
+      teacher_targets: function from batches to targets on the model's mesh, or
+        None.
+      held_out: held-out sets from prepare_sets.
+      say: function that prints a line of progress.
       detailed: whether to compute the scores of a benchmark too.
     """
     config = run.config
@@ -185,11 +187,11 @@ class Evaluator:
   def __call__(
     self, params: types.PyTree, check: Callable[[], None]
   ) -> results.Result:
-    """Evaluates a model with these parameters.
+    """Evaluates the model with the given parameters.
 
     Args:
-      params: the model's.
-      check: called between batches; raises if the run must stop.
+      params: parameters of the model.
+      check: function called between batches; raises if the run must stop.
     """
     self._check_norm(params)
     metrics, scores, answers, descriptions = {}, {}, [], {}
@@ -224,10 +226,10 @@ class Evaluator:
     return results.Result(metrics, scores, answers, descriptions)
 
   def _check_norm(self, params):
-    """Raises NonFiniteError if the sum of squares of parameters overflows.
+    """Raises NonFiniteError if the parameters' sum of squares is not finite.
 
-    RMS norms divide by such sums, so a diverged model outputs zeros:
-    its evaluation would be finite.
+    RMS norms divide by such sums, so a diverged model may output zeros and its
+    evaluation may be finite.
     """
     if not np.isfinite(jax.device_get(self._norm(params))):
       name, *teachers = self._names
@@ -237,7 +239,7 @@ class Evaluator:
       )
 
   def _score(self, params, held_out, check):
-    """Returns the scores of each example by task, from likelihood.make."""
+    """Returns the examples' scores from likelihood.make, by task."""
     size = self._run.config.evaluation.batch_size
     mine = placement.local_rows(self._mesh, size)
     rows = sum(task_rows.counts['rows'] for task_rows in held_out.prepared)
@@ -252,7 +254,7 @@ class Evaluator:
         for batch in rows_lib.batches([task_rows], size, mine):
           check()
           yield router(batch) if router else batch
-          # The batch has been scored by the time the next one is asked for.
+          # When the generator resumes, the batch has been scored.
           task.add(min(size, left))
           left -= size
 
@@ -307,12 +309,12 @@ def prompts(
   """Returns the ids and images of examples' prompts.
 
   Args:
-    run: its tokenizer, template and `data.images`.
-    model: that answers.
+    run: run whose tokenizer, template and `data.images` are used.
+    model: config of the model that answers.
     examples: the examples.
 
   Raises:
-    ConfigError: the template cannot write one of them.
+    ConfigError: the template cannot format one of them.
   """
   every, data = [], run.config.data
   form = run.image_form_of(model)
@@ -331,7 +333,7 @@ def prompts(
 def answered_examples(
   held_out: HeldOut,
 ) -> list[tuple[str, list[dict[str, Any]]]]:
-  """Returns, by task, the examples of a set that are answered."""
+  """Returns the examples of a set to answer, by task."""
   most = held_out.answers if held_out.answers > 0 else None
   return [
     (task_rows.task, list(itertools.islice(task_rows.examples(), most)))
@@ -344,7 +346,7 @@ def _records(
   answered: Sequence[seqio_adapter.Answered],
   scored: seqio_adapter.Scores,
 ) -> list[dict[str, Any]]:
-  """Returns the answers as results.Result holds them."""
+  """Returns the answers as records for results.Result."""
   records, by_example = [], scored.by_example
   names = [name for name in scored.pooled if name in by_example]
   for task_rows in answered:
@@ -373,7 +375,7 @@ def _records(
 
 
 def _thumbnails(example) -> dict[str, list[str]]:
-  """Returns a record's `images`; {} where the prompt has none."""
+  """Returns a record's `images` entry; {} if the prompt has none."""
   files = [
     base64.b64decode(file)
     for message in conversations.prompt(example)
@@ -383,13 +385,13 @@ def _thumbnails(example) -> dict[str, list[str]]:
 
 
 def _names(run, model):
-  """Returns display names of the evaluated model and of each teacher."""
+  """Returns the display names of the evaluated model and of each teacher."""
   teachers = source.of(run.config).teacher_names()
   return (teachers[0] if model is run.teacher else 'the student', *teachers)
 
 
 def _verdict(scores: Mapping[str, float | None]) -> str | None:
-  """Returns right, wrong or unparsed; None if the task has no exact match."""
+  """Returns 'right', 'wrong' or 'unparsed'; None without an exact match."""
   exact = scores.get(results.EXACT_MATCH)
   if exact is None:
     return None

@@ -1,7 +1,7 @@
-"""Records evaluations with the identity of what they measured.
+"""Records evaluations and reuses those that are still valid.
 
 An evaluation is reused only if its model, teachers, examples and settings are
-unchanged, regardless of file names; otherwise it is measured again.
+unchanged, regardless of file names. Otherwise it is repeated.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,16 +23,16 @@ from kd.run import resolved
 from kd.train import evaluate
 
 _FORMAT = 1  # Increment when the meaning of a recorded metric changes.
-_SHARED = 'evaluations'  # In data.folder: the evaluations of teachers.
+_SHARED = 'evaluations'  # Folder in data.folder of evaluations of teachers.
 
 
 def path(workdir: str, name: str) -> str:
-  """Returns the file of a recorded evaluation."""
+  """Returns the path of a recorded evaluation."""
   return os.path.join(workdir, outputs.EVALUATIONS, f'{name}.json')
 
 
 class Recorder:
-  """Measures evaluations, or returns recorded ones that are still valid."""
+  """Runs evaluations, or returns recorded ones that are still valid."""
 
   def __init__(
     self,
@@ -46,8 +46,8 @@ class Recorder:
     Args:
       run: the resolved run.
       held_out: the evaluation sets.
-      teacher_digests: of the parameters of each teacher of the run.
-      say: prints a line about each evaluation that is reused or outdated.
+      teacher_digests: digest of the parameters of each teacher of the run.
+      say: function that prints a line on each reused or outdated evaluation.
     """
     self._say = say
     self._shared = os.path.join(
@@ -82,20 +82,20 @@ class Recorder:
     """Returns the metrics of an evaluation.
 
     Args:
-      workdir: the evaluation is recorded in its folder `evaluations`.
-      name: of the record.
-      model: the model that is evaluated.
-      weights: the digest of its parameters, from param_digest.of.
-      measure: evaluates.
-      shared: whether other workdirs may have recorded the same evaluation, and
-        may reuse this one. A teacher's evaluation does not depend on the run.
+      workdir: workdir in whose folder `evaluations` it is recorded.
+      name: name of the record.
+      model: the model to evaluate.
+      weights: digest of its parameters, from param_digest.of.
+      measure: function that runs the evaluation.
+      shared: whether to share the record with other workdirs, as for teachers,
+        whose evaluations do not depend on the run.
     """
     wanted = {**self._common, 'model': model.identity(weights)}
     places = [path(workdir, name)]
     if shared:
       file = f'{identity.digest(wanted)}.json'
       places.append(os.path.join(self._shared, file))
-    # Process 0 decides, so that all processes take the same branch.
+    # Process 0 decides, since all processes must take the same branch.
     metrics = processes.from_first(lambda: self._reuse(places, wanted))
     if metrics is not None:
       return metrics

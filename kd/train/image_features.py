@@ -1,4 +1,4 @@
-"""Training images as a frozen vision tower's output, computed once for each."""
+"""Computes a frozen vision tower's features of training images once."""
 
 from collections.abc import Collection, Iterable, Sequence
 import os
@@ -33,12 +33,12 @@ from kd.teachers import live
 from kd.teachers import param_digest
 
 _FILE_BYTES = 64 * 2**20
-# A network file system may show a new file of another machine late.
+# A network file system may show another machine's new file with a delay.
 _SEEN_AFTER_S = 60.0
 
 
 class Encoder:
-  """A frozen tower on its devices, which encodes images."""
+  """Encodes images with a frozen tower."""
 
   def __init__(
     self,
@@ -50,10 +50,10 @@ class Encoder:
     """Wraps the parameters.
 
     Args:
-      config: the tower's sizes.
+      config: config of the tower.
       dtype: data type of activations.
-      params: the tower's parameters, on the devices of a mesh.
-      batch_size: images that are encoded together.
+      params: parameters of the tower, on the devices of a mesh.
+      batch_size: number of images per batch.
     """
     self.config, self._params = config, params
     self._dtype, self.batch_size = dtype, batch_size
@@ -68,7 +68,7 @@ class Encoder:
 
   @property
   def digest(self) -> str:
-    """Returns what determines its output."""
+    """A digest of the parameters, data type and config."""
     named = [param_digest.of(self._params), str(jnp.dtype(self._dtype))]
     return identity.digest([*named, str(self.config)])
 
@@ -76,7 +76,7 @@ class Encoder:
     """Encodes images.
 
     Args:
-      pixels: uint8 [n, S, S, 3], at most `batch_size`.
+      pixels: uint8 [n, S, S, 3], n at most `batch_size`.
 
     Returns:
       float32 [n, T, E].
@@ -96,17 +96,17 @@ def fill(
   say: progress.Say,
   part: tuple[int, int] = (0, 1),
 ) -> set[str]:
-  """Computes the images that a store lacks.
+  """Computes features of the images that a store lacks.
 
   Args:
-    store: of this tower.
-    slots: the images; those that come again are encoded once.
-    tower: encodes them.
-    say: prints a line.
-    part: (i, n): of n consecutive images, the i-th alone.
+    store: store of this tower's features.
+    slots: the images; repeated ones are encoded once.
+    tower: encoder of the images.
+    say: function that prints a line.
+    part: (i, n), to encode only the i-th of every n images.
 
   Returns:
-    The keys of all different images.
+    The keys of all distinct images.
   """
   config = tower.config
   size = store.record_bytes
@@ -145,10 +145,10 @@ def fill(
 
 
 class Reader:
-  """Reads the images of rows from a store; see rows.ReadImages."""
+  """Reads the features of rows' images from a store; see rows.ReadImages."""
 
   def __init__(self, store: features.Store):
-    """Wraps a store that has all images."""
+    """Wraps a store that has the features of all images."""
     self._store = store
 
   def __call__(
@@ -172,15 +172,15 @@ class Reader:
 def _on_own_devices(
   params: types.PyTree,
 ) -> tuple[types.PyTree, tuple[int, int], int]:
-  """Returns a tower that this process runs without the others.
+  """Returns a tower that this process can run independently.
 
   Args:
-    params: on the devices of all processes.
+    params: parameters on the devices of all processes.
 
   Returns:
-    The parameters, (this process's number, the number of processes), and the
-    number of devices that share a batch. A process alone has them where they
-    are, others a copy on each of their devices.
+    The parameters, (index of this process, number of processes), and the number
+    of devices that share a batch. A single process gets the parameters as they
+    are; with several, each gets a copy on each of its devices.
   """
   mesh = jax.tree.leaves(params)[0].sharding.mesh
   count = jax.process_count()
@@ -199,7 +199,7 @@ def _on_own_devices(
 
 
 def _read_others(store: features.Store, keys: Collection[str]) -> None:
-  """Reads what other processes have written.
+  """Waits until the features of other processes can be read.
 
   Raises:
     ConfigError: the processes do not share the folder.
@@ -224,15 +224,15 @@ def open_(
   teachers: Sequence[live.Teacher],
   say: progress.Say,
 ) -> rows_lib.ReadImages:
-  """Returns what reads the images of training rows.
+  """Returns the function that reads the images of training rows.
 
-  Encodes those that `data.images.features_folder` lacks.
+  Encodes images whose features `data.images.features_folder` lacks.
 
   Args:
-    run: the resolved config, which model_checks.check_features has accepted.
+    run: the resolved config, accepted by model_checks.check_features.
     prepared: the rows of each task of the mixture.
     teachers: the live teachers.
-    say: prints a line.
+    say: function that prints a line.
 
   Raises:
     ConfigError: a file of the folder is damaged, or processes do not share it.
@@ -246,7 +246,7 @@ def open_(
     model, params = run.student, towers.load_tower(run.student)
   config = model.config.vision
   params, part, devices = _on_own_devices(params)
-  # Each process its share of a batch, the same number on each device.
+  # Each process encodes its share of a batch, split equally over its devices.
   batch_size = -(-run.config.data.batch_size // (part[1] * devices)) * devices
   tower = Encoder(config, model.module.dtype, params, batch_size)
   folder = os.path.join(

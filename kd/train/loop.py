@@ -26,12 +26,12 @@ from kd.train import train_job
 from kd.train import train_metrics
 from kd.train import update as update_lib
 
-_READ_AHEAD = 2  # batches
-_POLL_S = 1.0  # between checks for a request to stop
+_READ_AHEAD = 2  # Batches.
+_POLL_S = 1.0  # Between checks for a request to stop.
 
 
 class _Loop:
-  """The state that changes while a job runs."""
+  """The mutable state of a running job."""
 
   def __init__(self, job: train_job.TrainJob):
     # clu imports TensorFlow: import it only when training.
@@ -110,7 +110,7 @@ class _Loop:
       )
       job.feed.load(jax.device_get(feed_state))
       self._say(f'resumes from step {latest}')
-    # Use the update's output shardings, or the second update recompiles.
+    # With other shardings than its outputs', the update would compile twice.
     self.state = jax.device_put(
       state, jax.tree.map(lambda leaf: leaf.sharding, abstract)
     )
@@ -128,11 +128,11 @@ class _Loop:
     self._early_stop = early_stop.EarlyStop(
       job.stop, stop.patience, stop.min_delta, position.stop
     )
-    self._saved = self._step  # Before the first step there is nothing to save.
+    self._saved = self._step  # Nothing needs saving before the first step.
 
   def _advise(self, teachers, unchanged_since):
     """Returns nonfinite_advice.advice for this run."""
-    self._saver.wait(self._step)  # For the checkpoint that is being saved.
+    self._saver.wait(self._step)  # Includes a checkpoint that is being saved.
     return nonfinite_advice.advice(
       teachers,
       unchanged_since,
@@ -155,8 +155,8 @@ class _Loop:
       ) from e
 
   def run(self) -> early_stop.End:
-    """Trains to the last step, or until it no longer helps; see train."""
-    # Also if the last run was preempted before this evaluation finished.
+    """Trains to the last step, or until early stopping; see train."""
+    # Due also if the last run was preempted during this evaluation.
     if self._evaluation_due() and not self._evaluated:
       quality = self._evaluate()
       if self._step and quality is not None:
@@ -181,7 +181,7 @@ class _Loop:
     )
     self._timer.restart()
     with contextlib.closing(rows):
-      # The first step compiles; until it is done nothing is unsaved.
+      # The first step compiles. Until it is done, there is no unsaved work.
       with progress.Progress('compiling the update', self._say):
         self._take_step(rows)
         jax.block_until_ready(self.state)
@@ -196,15 +196,15 @@ class _Loop:
         self._saver.wait(self._step)
 
   def record_origin(self) -> None:
-    """Writes where values that are not finite began, and says it."""
+    """Finds, writes and prints the origin of nonfinite values."""
     if jax.process_count() > 1:
-      return  # Processes that fail alone would wait for the others.
+      return  # A process that fails alone would wait for the others.
     origin = nonfinite_origin.find(self._job, self.state, self._counted)
     nonfinite_origin.write(self._job.workdir, origin)
     self._say(origin.text)
 
   def close(self) -> None:
-    """Stops background threads; waits for a save that is under way."""
+    """Stops background threads; waits for a save in progress."""
     self._job.feed.close()
     self._profiler.close()
     self._saver.close()
@@ -216,7 +216,7 @@ class _Loop:
     with processes.waited_for(f'its rows of step {self._step}'):
       read = self._next(rows)
     self._timer.wait(time.monotonic() - began)
-    # Dispatched before the step, so that it need not wait for the step.
+    # Dispatched before the step, so that its result does not wait for the step.
     self._stop_agreement.start()
     job.feed.layer_maps = self._remap.maps(self._step, self.state)
     with self._add_step_to_errors('the batch after'):
@@ -227,11 +227,11 @@ class _Loop:
       self.state, targets = self._remap(
         self._step, self.state, fed.batch, fed.targets
       )
-      # The layers that were measured are freed before the update.
+      # Frees the unmapped layers before the update.
       fed = dataclasses.replace(fed, targets=None)
       self.state, out = self._update(self.state, fed.batch, targets)
     self._step += 1
-    # One step late, so that the device is never idle.
+    # Metrics are added one step late, so that the device is never idle.
     self._add_pending_metrics()
     scalars = {**out.scalars, **fed.metrics}
     self._pending = self._step, out.replace(scalars=scalars)
@@ -244,7 +244,7 @@ class _Loop:
     return jax.device_put(self._job.feed.state(), everywhere)
 
   def _next(self, rows):
-    """Returns the next rows; a single process checks for a stop meanwhile."""
+    """Returns the next rows; a single process checks for stop requests."""
     while (read := rows.get(_POLL_S)) is None:
       if jax.process_count() == 1 and preemption.STOP_REQUESTS.received:
         self._end_preempted(None)
@@ -338,7 +338,7 @@ class _Loop:
   def _save(self, quality):
     began = time.monotonic()
     self._add_pending_metrics()
-    # Flush first: resuming assumes that earlier metrics were written.
+    # Flushed first: resuming assumes that earlier metrics were written.
     self._writer.flush()
     buckets.sync()
     self._saver.save(
@@ -361,11 +361,11 @@ def train(job: train_job.TrainJob) -> early_stop.End:
   """Runs a job to its end, from its last good checkpoint if any.
 
   Returns:
-    The step at which it ended, and why if that is not the last one.
+    The step at which it ended, and the reason for an early end.
 
   Raises:
     NonFiniteError: a loss or gradient was not finite; names step and term.
-    PreemptedError: SIGTERM or Ctrl-C came; the state is saved.
+    PreemptedError: SIGTERM or Ctrl-C was received; the state is saved.
     ReadError: rows could not be read; names them.
     KdError: a checkpoint could not be saved.
   """
@@ -378,7 +378,7 @@ def train(job: train_job.TrainJob) -> early_stop.End:
     if isinstance(e, errors.NonFiniteError) and not e.teachers:
       with contextlib.suppress(Exception):
         loop.record_origin()
-    # Do not let an error in close() hide the original one.
+    # An error in close() must not hide the original one.
     with contextlib.suppress(Exception):
       loop.close()
     raise

@@ -1,4 +1,4 @@
-"""Computes gradients of a batch in parts, whose results are merged."""
+"""Accumulates the gradients of a batch over micro-batches."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +14,8 @@ from kd.losses import objective as objective_lib
 def split_rows(tree: types.PyTree, parts: int) -> types.PyTree:
   """Reshapes leaves [B, ...] to [parts, B / parts, ...].
 
-  Part m takes rows m, m + parts, ...: each device keeps its own rows, so that
-  nothing moves between devices.
+  Part m has rows m, m + parts, ...: each device keeps its own rows, so no data
+  moves between devices.
   """
 
   def split(x):
@@ -26,7 +26,7 @@ def split_rows(tree: types.PyTree, parts: int) -> types.PyTree:
 
 
 def _split_targets(targets, parts):
-  """Splits targets by row; returns the parts and how to rebuild Targets."""
+  """Splits targets by row; returns the parts and a function to rebuild them."""
   if targets is None:
     return None, lambda rows: None
   arrays = targets.distribution.per_position()
@@ -52,15 +52,15 @@ def accumulate(
   """Returns the function that computes the gradient of a batch.
 
   Args:
-    loss: from (trained, ranges, frozen, batch, targets, settings, layer maps,
-      key) to the total and Sums.
+    loss: function from (trained, ranges, frozen, batch, targets, settings,
+      layer maps, key) to the total and Sums.
     objective: the training objective.
-    micro_batches: parts of a batch.
+    micro_batches: number of micro-batches per batch.
 
   Returns:
-    A function of the same arguments. It returns the gradient of `trained` and
-    the Sums, both summed over the parts, and between them the largest inputs
-    that running_ranges observes in any part, in the place of `ranges`.
+    A function of the same arguments. It returns the gradient with respect to
+    `trained`, summed over micro-batches; the largest inputs that running_ranges
+    observes in any of them, as a tree like `ranges`; and the summed Sums.
   """
   gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
 

@@ -1,4 +1,4 @@
-"""Builds the advice of a NonFiniteError: the cause and what to change."""
+"""Writes the advice of a NonFiniteError: its cause and what to change."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -9,9 +9,9 @@ class Checkpoints:
   """The checkpoints of a run.
 
   Attributes:
-    steps: of those that are kept, rising.
-    best: the step of the one with the best evaluation, if there is one.
-    folder: of the checkpoints.
+    steps: steps of the kept checkpoints, increasing.
+    best: step of the checkpoint with the best evaluation, if there is one.
+    folder: folder of the checkpoints.
   """
 
   steps: Sequence[int]
@@ -27,18 +27,18 @@ def advice(
 ) -> str:
   """Returns which checkpoint or weights are at fault, and what to change.
 
-  A step that is not finite changes no parameter, and a run that resumes repeats
-  the same steps. So a checkpoint is at fault if it was saved after the last
-  update that changed the parameters, and any other is not.
+  A nonfinite step changes no parameter, and a resumed run repeats the same
+  steps. A checkpoint is thus at fault exactly if it was saved after the last
+  update that changed the parameters.
 
   Args:
-    teachers: the names of the teachers that are not finite, if any.
+    teachers: names of the nonfinite teachers, if any.
     unchanged_since: number of updates when the parameters last changed.
-    student_init: the config's student.init.
-    checkpoints: the run's.
+    student_init: value of student.init.
+    checkpoints: checkpoints of the run.
 
   Returns:
-    The end of an error message, without a full stop.
+    The end of an error message, without a period.
   """
   if teachers:
     return 'the student was not changed by it: repair the teacher'

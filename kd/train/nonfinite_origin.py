@@ -1,9 +1,9 @@
-"""Finds where values that are not finite began, after a run has ended by them.
+"""Finds the origin of the nonfinite values that ended a run.
 
-Looks at the rows, the parameters, the outputs of layers and the gradients, in
-this order: what comes later is computed from what comes before. The step's rows
-are read again; its parameters are those of the end of the run, at most one
-update later.
+Checks the rows, the parameters, the outputs of layers and the gradients, in
+this order, since each is computed from the previous ones. The step's rows are
+read again. Its parameters are those at the end of the run, which are at most
+one update newer.
 """
 
 from collections.abc import Sequence
@@ -32,16 +32,15 @@ FILE = 'nonfinite.json'
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-  """Where values were not finite; the first that is not empty is the origin.
+  """The nonfinite values; the first nonempty field is the origin.
 
   Attributes:
-    step: the step, counted from 1; None: none is at fault, such as in an
+    step: the step at fault, counted from 1; None if there is none, as in an
       evaluation.
-    rows: number of rows whose weights are not finite.
-    parameters: paths of parameters that are not finite, or whose sum of squares
-      is not.
-    layers: the layers whose outputs are not finite, from the bottom.
-    gradients: paths of parameters whose gradients are not.
+    rows: number of rows with nonfinite weights.
+    parameters: paths of parameters whose sum of squares is not finite.
+    layers: layers with nonfinite outputs, from the bottom.
+    gradients: paths of parameters with nonfinite gradients.
   """
 
   step: int | None
@@ -52,7 +51,7 @@ class Origin:
 
   @property
   def text(self) -> str:
-    """Returns a line on the origin."""
+    """A line on the origin."""
     if self.rows:
       return f'not finite: the weights of {self.rows} rows of step {self.step}'
     if self.parameters:
@@ -73,17 +72,17 @@ class Origin:
 def find(
   job: train_job.TrainJob, state: update.TrainState, step: int | None
 ) -> Origin:
-  """Returns where values that are not finite began.
+  """Returns the origin of nonfinite values.
 
   Args:
-    job: the training that has ended.
+    job: the job that has ended.
     state: its last state.
-    step: the step at fault, counted from 1; None if it is none.
+    step: the step at fault, counted from 1; None if there is none.
   """
   model = job.run.student.module
   parameters = _paths(model, state.params)
   config = job.run.config
-  # The student's samples of a step cannot be drawn again.
+  # The student's samples of a step cannot be reproduced.
   if step is None or source.of(config).sampling() is not None:
     return Origin(step, parameters=parameters)
   with rules.active(job.run.mesh):
@@ -102,13 +101,13 @@ def find(
 
 
 def remove(workdir: str) -> None:
-  """Removes the origin that an earlier start has written."""
+  """Removes the origin that an earlier run of the workdir has written."""
   with contextlib.suppress(OSError):
     os.unlink(os.path.join(workdir, FILE))
 
 
 def write(workdir: str, origin: Origin) -> None:
-  """Writes the origin into a workdir."""
+  """Writes the origin to a workdir."""
   path = os.path.join(workdir, FILE)
   atomic_files.write_json(path, dataclasses.asdict(origin))
 
@@ -128,7 +127,7 @@ def _paths(model, tree: types.PyTree) -> tuple[str, ...]:
       for x, axes in zip(arrays, summed, strict=True)
     ]
 
-  # The layers of a stack apart.
+  # Separately for each layer of a stack.
   summed = [
     tuple(range(int(layer_stack.is_stacked(path)), x.ndim))
     for path, x in leaves
@@ -146,7 +145,7 @@ def _paths(model, tree: types.PyTree) -> tuple[str, ...]:
 
 
 def _depth(path: str) -> tuple[Sequence[int], str]:
-  """Sorts paths by layer, what is in none first."""
+  """Returns a sort key: paths outside of layers first, then by layer."""
   root, *rest = path.split('.')
   return ([int(rest[0])] if root == 'layers' else [-1], path)
 
@@ -157,13 +156,13 @@ def bad_layers(
   batch: types.Batch,
   parts: int = 1,
 ) -> tuple[int, ...]:
-  """Returns the layers whose outputs are not finite.
+  """Returns the layers with nonfinite outputs.
 
   Args:
     model: the student.
     params: its parameters.
     batch: the rows.
-    parts: of the rows, one after the other: a step's micro-batches.
+    parts: number of micro-batches.
   """
   every = types.TapSpec(tuple(range(model.config.num_layers)), ())
 
@@ -180,7 +179,7 @@ def bad_layers(
 
 
 def _gradients(job, state, fed, step) -> tuple[str, ...]:
-  """Returns the paths of parameters whose gradients are not finite."""
+  """Returns the paths of parameters with nonfinite gradients."""
   config, optimizer = job.run.config, job.run.optimizer
   gradient = update.gradient(
     job.run.student.module,
@@ -190,7 +189,7 @@ def _gradients(job, state, fed, step) -> tuple[str, ...]:
   )
   trained, frozen = optimizer.groups.split(state.all_params)
   ranges, frozen = running_ranges.split(frozen)
-  # The state may be that after the step.
+  # The state may be the one after the step.
   at = jnp.int32(step - 1)
   weights = job.objective.modalities.weights(at, state.modality_norms)
   batch = modalities.weighted(fed.batch, weights)

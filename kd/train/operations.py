@@ -1,9 +1,9 @@
-"""Reads a profiler's trace: which operations took the most time.
+"""Lists the longest operations of a profiler's trace.
 
-A trace is an XSpace file. A device's operations are in a plane of its own, in a
-line 'XLA Ops'; on CPUs they are in the host's plane, in the lines of its
-threads. Events of a line that lie within another one belong to it: a loop holds
-its body. An operation's own time is without what it holds.
+A trace is an XSpace file. Each device has a plane with its operations in a line
+'XLA Ops'; on CPUs they are in the host's plane, in the lines of its threads.
+Events of a line can be nested, such as the body in a loop. An operation's own
+time excludes the operations nested in it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,8 +19,8 @@ from kd.core import atomic_files
 JSON, MARKDOWN = 'operations.json', 'operations.md'
 _DEVICE, _LINE = '/device:', 'XLA Ops'
 _PROGRAM, _OPERATION = 'hlo_module', 'hlo_op'
-_SHOWN = 30  # operations
-_LONGEST = 60  # characters of a name
+_SHOWN = 30  # Operations.
+_LONGEST = 60  # Characters of a name.
 
 
 @dataclasses.dataclass
@@ -28,8 +28,8 @@ class Operation:
   """An operation of a compiled program.
 
   Attributes:
-    name: in the compiled program.
-    program: name of the program; '' where the trace does not tell.
+    name: name in the compiled program.
+    program: name of the program; '' if the trace lacks it.
     kind: the profiler's category, such as 'convolution fusion'; '' on CPUs.
     calls: number of times it ran, on all devices.
     seconds: its own time, on all devices.
@@ -47,8 +47,8 @@ class Operations:
   """The operations of a trace.
 
   Attributes:
-    operations: the longest first.
-    busy_s: time in which some operation ran, a mean over devices.
+    operations: the operations, the longest first.
+    busy_s: seconds in which some operation ran, averaged over devices.
   """
 
   operations: Sequence[Operation]
@@ -56,7 +56,7 @@ class Operations:
 
   @property
   def seconds(self) -> float:
-    """Returns the own time of all operations, on all devices."""
+    """The own time of all operations, on all devices."""
     return sum(x.seconds for x in self.operations)
 
 
@@ -68,10 +68,10 @@ class _Event:
 
 
 def read(folder: str) -> Operations:
-  """Reads the newest trace below a folder that jax.profiler wrote to.
+  """Reads the newest trace of jax.profiler below a folder.
 
   Raises:
-    FileNotFoundError: there is none.
+    FileNotFoundError: there is no trace.
   """
   pattern = os.path.join(glob.escape(folder), '**', '*.xplane.pb')
   files = sorted(glob.glob(pattern, recursive=True), key=os.path.getmtime)
@@ -92,7 +92,7 @@ def read(folder: str) -> Operations:
 
 
 def _events(plane, line, operations) -> list[_Event]:
-  """Returns the operations of a line, in seconds."""
+  """Returns the operations of a line, with times in seconds."""
   is_device = plane.name.startswith(_DEVICE)
   events = []
   for event in line.events:
@@ -140,14 +140,14 @@ def write(
   steps: int,
   wall_s: float,
 ) -> str:
-  """Writes the table as Markdown and as JSON; returns the path of the former.
+  """Writes the table as Markdown and JSON; returns the path of the Markdown.
 
   Args:
-    folder: where the files go.
-    operations: those of the trace.
-    first_step: updates before the first one that was traced.
-    steps: number of steps that were traced.
-    wall_s: time that they took.
+    folder: folder of the files.
+    operations: operations of the trace.
+    first_step: number of updates before the first traced step.
+    steps: number of traced steps.
+    wall_s: duration of these steps.
   """
   fields = {
     'first_step': first_step,

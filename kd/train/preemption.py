@@ -13,7 +13,7 @@ import numpy as np
 from kd.core import errors
 from kd.partitioning import processes
 
-# What a shell reports for a program that Ctrl-C ended.
+# The exit code of a program that Ctrl-C ended, as shells report it.
 ABORTED = 128 + signal.SIGINT
 _MARK = 0  # No signal has this number.
 
@@ -21,9 +21,9 @@ _MARK = 0  # No signal has this number.
 class StopRequests:
   """The requests to stop that this process has received.
 
-  Where nothing is unsaved the process ends at once with exit code 42, even in
-  the middle of a compilation, which the main thread cannot interrupt: a SIGKILL
-  would lose no more. Within `unsaved` the request is only remembered. A second
+  Outside of `unsaved`, a request ends the process at once with exit code 42,
+  even during a compilation, which the main thread cannot interrupt: there is
+  nothing to lose. Within `unsaved`, the request is only recorded. A second
   Ctrl-C ends the process at once in either case.
   """
 
@@ -39,8 +39,8 @@ class StopRequests:
     here, there = os.pipe()
     os.set_blocking(there, False)
     self._pipe = there
-    # Python runs signal handlers in the main thread alone, between bytecodes;
-    # the byte is written by whichever thread gets the signal.
+    # Python runs signal handlers only in the main thread, between bytecodes.
+    # The byte is written by whichever thread receives the signal.
     signal.set_wakeup_fd(there, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT):
       signal.signal(number, lambda signum, frame: None)
@@ -88,10 +88,10 @@ class StopRequests:
 
   @contextlib.contextmanager
   def stopped_by(self, stop: Callable[[], None]) -> Iterator[None]:
-    """Lets `stop` end a block, which then ends as if it were done.
+    """Lets requests to stop call `stop`, which makes the block return normally.
 
     Args:
-      stop: called after SIGTERM or Ctrl-C, in another thread.
+      stop: function called after SIGTERM or Ctrl-C, in another thread.
     """
     self._stop = stop
     try:
@@ -101,19 +101,19 @@ class StopRequests:
 
   @contextlib.contextmanager
   def interrupts_left_to(self, handler: Callable[..., None]) -> Iterator[None]:
-    """Lets `handler` handle Ctrl-C in a block; call it in the main thread."""
+    """Lets `handler` handle Ctrl-C in a block; use it in the main thread."""
     self._takes_interrupts = False
     previous = signal.signal(signal.SIGINT, handler)
     try:
       yield
     finally:
       signal.signal(signal.SIGINT, previous)
-      # The thread may not have read a signal that `handler` got.
+      # The watching thread may not have read a signal of `handler` yet.
       self._catch_up()
       self._takes_interrupts = True
 
   def _catch_up(self):
-    """Waits until the thread has processed all signals so far."""
+    """Waits until the watching thread has processed all signals so far."""
     if self._pipe is not None:
       self._caught_up.clear()
       os.write(self._pipe, bytes([_MARK]))
@@ -125,7 +125,7 @@ class StopRequests:
 
   @property
   def reason(self) -> str:
-    """Returns why the run stops, for a message."""
+    """The reason to stop, for a message."""
     if self.received:
       return f'{self._name} received'
     return 'another process of the run was told to stop'
@@ -145,13 +145,13 @@ STOP_REQUESTS = StopRequests()
 
 
 class StopAgreement:
-  """Lets all processes agree on whether any of them was told to stop."""
+  """Lets all processes agree on whether any of them received a stop request."""
 
   def __init__(self, mesh: jax.sharding.Mesh):
     """Builds the program.
 
     Args:
-      mesh: the devices of all processes.
+      mesh: mesh of the devices of all processes.
     """
     self._alone = jax.process_count() == 1
     axes = jax.sharding.PartitionSpec(mesh.axis_names)
@@ -170,13 +170,13 @@ class StopAgreement:
       )
 
   def result(self) -> bool:
-    """Returns the last all-reduce's result, equal on every process."""
+    """Returns the result of the last all-reduce, equal on every process."""
     if self._alone:
       return STOP_REQUESTS.received
     return self._asked is not None and bool(self._asked)
 
   def check(self) -> None:
-    """Raises PreemptedError if any process was told to stop."""
+    """Raises PreemptedError if any process received a stop request."""
     self.start()
     if self.result():
       raise errors.PreemptedError(

@@ -1,4 +1,4 @@
-"""Traces a few steps with JAX's profiler, and lists the longest operations."""
+"""Traces a few steps with JAX's profiler and lists the longest operations."""
 
 from collections.abc import Callable
 import os
@@ -13,7 +13,7 @@ FOLDER = 'profile'
 
 
 class Profiler:
-  """Traces the steps that the config's section `profile` names, once."""
+  """Traces the steps in the config's section `profile` once."""
 
   def __init__(
     self,
@@ -27,13 +27,13 @@ class Profiler:
     """Initializes the profiler.
 
     Args:
-      workdir: its folder `profile` gets the trace.
-      first_step: updates before the first step that is traced.
-      steps: number of steps to trace; 0: none.
-      start: updates before the first step of this process, which compiles and
-        is not traced.
-      pause: called with seconds that are not the steps' own.
-      say: called with a line that names the table.
+      workdir: workdir in whose folder `profile` the trace is written.
+      first_step: number of updates before the first step to trace.
+      steps: number of steps to trace.
+      start: number of updates before the first step of this process, which
+        compiles and is not traced.
+      pause: function called with seconds spent outside of steps.
+      say: function called with a line that names the table.
     """
     self._folder = os.path.join(workdir, FOLDER)
     self._pause, self._say, self._began = pause, say, 0.0
@@ -41,11 +41,11 @@ class Profiler:
     self._steps = steps
 
   def before(self, step: int, state: types.PyTree) -> None:
-    """Starts the trace if a step is the first of it.
+    """Starts the trace before its first step.
 
     Args:
-      step: updates before the step.
-      state: of training.
+      step: number of updates before the step.
+      state: training state.
     """
     if step != self._first:
       return
@@ -58,11 +58,11 @@ class Profiler:
     self._pause(self._began - began)
 
   def after(self, step: int, state: types.PyTree) -> None:
-    """Ends the trace if a step was the last of it, and writes the table.
+    """Ends the trace after its last step, and writes the table.
 
     Args:
-      step: updates so far.
-      state: of training.
+      step: number of updates so far.
+      state: training state.
     """
     if not self._began or step != self._first + self._steps:
       return
@@ -79,7 +79,7 @@ class Profiler:
     self._pause(time.monotonic() - ended)
 
   def close(self) -> None:
-    """Ends a trace that is under way."""
+    """Ends a trace that is in progress."""
     if self._began:
       self._began = 0.0
       jax.profiler.stop_trace()

@@ -38,7 +38,7 @@ def columns(
 
   Args:
     workdir: the run's folder.
-    ends: of 'student' and, if there is one, of the baseline.
+    ends: ends of training of 'student' and, if there is one, of the baseline.
   """
   baseline = os.path.join(workdir, outputs.BASELINE)
   found = {
@@ -58,15 +58,15 @@ def set_table(
   gap: tuple[str, str, str] = (AFTER, CROSS_ENTROPY, TEACHER),
   seeds: Mapping[str, Sequence[results.Result]] | None = None,
 ) -> table.Table:
-  """Returns the table of a held-out set, a column for each model.
+  """Returns the table of a held-out set with one column per model.
 
   Args:
-    columns_: results by title of a column.
-    set_name: the set.
-    gap: the titles of student, baseline and teacher, for the notes that say
-      which share of the gap the student closed.
-    seeds: by title, the runs of which a column is the mean. Their spread widens
-      the intervals; a share of the gap is not computed then.
+    columns_: results by column title.
+    set_name: name of the set.
+    gap: titles of student, baseline and teacher, for the notes on the share of
+      the gap that the student closed.
+    seeds: the runs of which a column is the mean, by title. Their spread widens
+      the intervals, and the share of the gap is not computed.
   """
   seeds = {k: runs for k, runs in (seeds or {}).items() if len(runs) > 1}
   models = list(columns_.values())
@@ -93,7 +93,7 @@ def set_table(
 
 
 def _gaps(columns_, set_name, wanted):
-  """Returns how much of the gap from baseline to teacher the student closed."""
+  """Returns notes on the share of the gap that the student closed."""
   if not all(title in columns_ for title in wanted):
     return []
   notes = []
@@ -111,7 +111,7 @@ def _gaps(columns_, set_name, wanted):
   return notes
 
 
-# What is shown of an example, in this order.
+# Functions that render an example, in this order.
 _SHOWN = side_by_side.pictures, side_by_side.block
 
 
@@ -131,11 +131,11 @@ def _examples(columns_, set_name):
 def precision_lines(
   run: resolved.Run, metrics: Mapping[str, float]
 ) -> list[str]:
-  """Returns what a teacher in few bits loses, for each held-out set.
+  """Returns a line per held-out set on the loss of a quantized teacher.
 
   Args:
     run: the run.
-    metrics: of its first teacher.
+    metrics: metrics of its first teacher.
   """
   if run.teacher is None or not run.config.teacher.quantize.measure:
     return []
@@ -164,7 +164,7 @@ def _best_line(run, workdir, described):
 
 
 def _profile_line(workdir):
-  """Returns a line on the longest operations, if steps were traced."""
+  """Returns a line on the longest operations if steps were traced."""
   path = os.path.join(profiling.FOLDER, operations.MARKDOWN)
   if not os.path.isfile(os.path.join(workdir, path)):
     return []
@@ -172,7 +172,7 @@ def _profile_line(workdir):
 
 
 def _end_lines(ends):
-  """Returns a line for each training that ended before its last step."""
+  """Returns a line for each student whose training ended early."""
   return [
     f'The {label} ended after step {end.step}: {end.reason}.'
     for label, end in ends.items()
@@ -188,7 +188,7 @@ def write(
   Args:
     run: the run that has ended.
     workdir: its folder.
-    ends: of 'student' and, if there is one, of the baseline.
+    ends: ends of training of 'student' and, if there is one, of the baseline.
   """
   found = columns(workdir, ends)
   if not found:

@@ -1,4 +1,4 @@
-"""Measures what the types of exported files cost, before and after rounding."""
+"""Measures the loss of quality from rounding to the types of exported files."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -30,17 +30,17 @@ def measure(
   kinds: Mapping[str, str],
   say: progress.Say,
 ) -> dict[str, results.Result]:
-  """Evaluates the student's weights as they are, and rounded to each type.
+  """Evaluates the student's weights as trained, and rounded to each type.
 
-  Distances (KL, agreement) are from the weights as they are.
+  KL and agreement are relative to the weights as trained.
 
   Args:
     run: the resolved run.
     plain: parameters of the plain student.
-    kinds: by the type of a file's weights, that of its embedding, as GGUF names
-      them. Types that are no scheme round far less than the schemes do, and
-      are left out.
-    say: called with a line of progress.
+    kinds: type of the embedding by type of the other weights, with GGUF's
+      names. Types without a quantization scheme round far less, and are left
+      out.
+    say: function called with a line of progress.
 
   Returns:
     The results by column title.
@@ -69,7 +69,7 @@ def measure(
 
 
 def write(folder: str, measured: Mapping[str, results.Result]) -> str:
-  """Writes the table of each held-out set; returns them for a terminal."""
+  """Writes the tables of all held-out sets; returns them for a terminal."""
   markdown, text = ['# What the types of the weights cost'], []
   for name in sorted(measured[_BEFORE].scores):
     rendered = report.set_table(measured, name)

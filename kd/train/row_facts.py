@@ -12,7 +12,7 @@ from kd.input_pipeline import shard_files
 from kd.run import resolved
 from kd.train import evaluate
 
-_LOOKED_AT = 4  # rows of a task
+_LOOKED_AT = 4  # Rows of a task.
 
 
 def describe(
@@ -20,17 +20,17 @@ def describe(
   train: Sequence[prepared_lib.Prepared],
   held_out: Sequence[evaluate.HeldOut],
 ) -> dict[str, Any]:
-  """Returns JSON values on the rows.
+  """Returns facts on the rows as JSON values.
 
   Args:
     run: the resolved run.
     train: the rows to train on.
-    held_out: the evaluation sets.
+    held_out: the held-out sets.
 
   Returns:
-    `train`: for each task its folder, counts and bytes, and how many of the
-    first examples in its rows begin with BOS (None: the tokenizer has none);
-    `held_out`: the folders of each set by task.
+    `train`: folder, counts and bytes of each task, and the number of examples
+    in its first rows that begin with BOS (None without a BOS id). `held_out`:
+    the folders of each set by task.
   """
   bos = run.tokenizer.bos_id
   return {

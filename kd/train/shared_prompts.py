@@ -1,4 +1,4 @@
-"""Counts held-out prompts that are trained on as well."""
+"""Counts held-out prompts that are also in the training data."""
 
 from collections.abc import Sequence
 
@@ -12,12 +12,12 @@ def warnings(
 ) -> list[str]:
   """Returns a line for each held-out set that shares prompts with training.
 
-  Rows that were prepared earlier have been counted then: with these alone there
-  are no lines. --mode=data counts at any time.
+  A set is skipped if its rows and all training rows were prepared earlier,
+  since they were counted then. --mode=data always counts.
 
   Args:
     train: the rows to train on.
-    held_out: the sets.
+    held_out: the held-out sets.
   """
   prompts = {}
   for held in held_out:

@@ -16,12 +16,12 @@ def prepare(
   prepare_rows: Callable[..., list[prepare_lib.Prepared]],
   refresh: bool,
 ) -> list[prepare_lib.Prepared]:
-  """Prepares rows in process 0 first, which the others reuse.
+  """Prepares rows in process 0 first; the other processes reuse them.
 
   If there are several shards of rows to prepare, all processes prepare them.
 
   Args:
-    what: names the rows in messages.
+    what: name of the rows in messages.
     prepare_rows: prepare_lib.prepare with all arguments but `refresh` and
       `on_large`.
     refresh: whether to prepare existing rows again.
@@ -30,8 +30,8 @@ def prepare(
     The rows of each task.
 
   Raises:
-    ConfigError: this process has other rows than process 0; or what
-      `prepare_rows` raises.
+    ConfigError: this process has other rows than process 0, or an error of
+      `prepare_rows`.
   """
   if refresh:
     prepared = processes.first_then_all(
@@ -41,7 +41,7 @@ def prepare(
     prepared = _prepare_together(what, prepare_rows)
   first = processes.from_first(lambda: _digest(prepared))
   if refresh and _digest(prepared) != first:
-    # The folder of this process is another one, with rows of its own.
+    # This process has another folder, whose existing rows differ.
     prepared = prepare_rows(refresh=True)
   if _digest(prepared) != first:
     raise errors.ConfigError(
@@ -54,7 +54,7 @@ def prepare(
 
 
 def _prepare_together(what, prepare_rows):
-  """Prepares rows; the others begin when they can reuse them, or can help."""
+  """Prepares rows; other processes start when they can reuse them or help."""
   others_begin = functools.cache(lambda: processes.from_first(lambda: None))
   if jax.process_index() > 0:
     others_begin()
@@ -71,7 +71,8 @@ def _prepare_once(prepare_rows):
   try:
     return prepare_rows(refresh=False)
   except errors.ConfigError:
-    # Damaged rows in a folder of its own; other errors are raised again.
+    # The process may have its own folder with damaged rows. Any other error is
+    # raised again.
     return prepare_rows(refresh=True)
 
 

@@ -1,4 +1,4 @@
-"""The arguments of a training: what the loop needs to know of one student."""
+"""The arguments of the training loop for one student."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -21,18 +21,19 @@ class TrainJob:
   Attributes:
     run: the resolved config.
     objective: the run's training objective, or the baseline's.
-    workdir: where this student's files go.
+    workdir: folder of this student's files.
     label: prefix of its lines on the terminal.
-    init: makes the student's first parameters.
-    feed: supplies each step's batch and targets.
-    evaluate: of (step, params, check); returns eval/ metrics, and calls check
-      between batches, which raises if the run must stop.
-    answers: from a step that was evaluated to Markdown by name: some answers.
-    work: what a step computes.
-    best: which evaluation makes a checkpoint the best one.
+    init: function that creates the student's initial parameters.
+    feed: feed of each step's batch and targets.
+    evaluate: function from (step, params, check) to eval/ metrics. It calls
+      check between batches, which raises if the run must stop.
+    answers: function from an evaluated step to some answers, as Markdown by
+      name.
+    work: amount of computation per step.
+    best: the metric that selects the best checkpoint.
     stop: the metric that may end training early.
-    compile_feed: of the student's parameters and `say`; compiles what the feed
-      runs, before the first step.
+    compile_feed: function of the student's parameters and `say` that compiles
+      the feed's programs before the first step.
   """
 
   run: resolved.Run

@@ -12,19 +12,19 @@ from kd.losses import modalities
 from kd.metrics import means
 from kd.train import update
 
-# Whose largest value is written in addition to its mean: NAME_max.
+# The scalar whose maximum, NAME_max, is written in addition to its mean.
 _WITH_MAXIMUM = 'grad_norm'
 
 
 @dataclasses.dataclass(frozen=True)
 class StepWork:
-  """What a training step computes.
+  """The amount of computation per training step.
 
   Attributes:
-    tokens: of a batch.
-    flops: operations of the models, on all devices, without those that the
-      backward pass repeats and those of sampling.
-    peak_flops: operations a second that all devices can do; None: not known.
+    tokens: number of tokens per batch.
+    flops: FLOPs of the models on all devices, excluding rematerialization and
+      sampling.
+    peak_flops: peak FLOP/s of all devices together; None if unknown.
   """
 
   tokens: int
@@ -32,7 +32,7 @@ class StepWork:
   peak_flops: float | None
 
   def with_achieved(self, times: Mapping[str, float]) -> dict[str, float]:
-    """Adds the speed at which steps compute to StepTimer's metrics."""
+    """Adds the achieved FLOP/s and MFU to StepTimer's metrics."""
     metrics = dict(times)
     if times:
       speed = self.flops / times['perf/step_time_s']
@@ -43,7 +43,7 @@ class StepWork:
 
 
 class MetricsWindow:
-  """Means over the steps since the last write; a checkpoint holds it."""
+  """Means over the steps since the last write; saved in checkpoints."""
 
   def __init__(
     self,
@@ -53,16 +53,15 @@ class MetricsWindow:
     advise: Callable[[Sequence[str], int], str],
     say: Callable[[str], None],
   ):
-    """Initializes the window from what `state` returned.
+    """Initializes the window from a saved state.
 
     Args:
-      state: of an earlier window; {} for the first.
-      allowed: maximum number of consecutive non-finite steps.
+      state: result of `state` in an earlier run; {} for the first.
+      allowed: maximum number of consecutive nonfinite steps.
       teachers: display name of each teacher.
-      advise: of the names of teachers that are not finite and the number of
-        updates that the student's parameters have had; returns what the user
-        can do.
-      say: called with a line for each step that is not finite.
+      advise: function from the names of nonfinite teachers and the number of
+        updates when the parameters last changed, to advice for the user.
+      say: function called with a line for each nonfinite step.
     """
     self._allowed, self._teachers = allowed, teachers
     self._advise, self._say = advise, say
@@ -81,10 +80,10 @@ class MetricsWindow:
     }
 
   def add(self, step: int, out: update.Output) -> None:
-    """Adds a step's output; a non-finite one is only counted.
+    """Adds a step's output; a nonfinite one is only counted.
 
     Raises:
-      NonFiniteError: more of these in a row than are allowed.
+      NonFiniteError: more consecutive steps are nonfinite than allowed.
     """
     out = jax.device_get(out)
     if not out.finite:
@@ -107,11 +106,11 @@ class MetricsWindow:
     self._means.add('empty_batches', out.weight == 0, 1.0)
 
   def advice(self, step: int, teachers: Sequence[str]) -> str:
-    """Returns what the user can do about values that are not finite.
+    """Returns advice for the user on nonfinite values.
 
     Args:
-      step: updates applied or skipped, all of which have been added.
-      teachers: the names of those that are not finite, if any.
+      step: number of updates applied or skipped, all of which were added.
+      teachers: names of the nonfinite teachers, if any.
     """
     return self._advise(teachers, step - self._in_a_row)
 
@@ -137,7 +136,7 @@ class MetricsWindow:
     self._say(f'{line}: skipped, {self._in_a_row} in a row')
 
   def take(self) -> dict[str, float]:
-    """Returns the metrics as train/NAME and starts the next window."""
+    """Returns the metrics as train/NAME and starts a new window."""
     values = {
       **self._means.compute(),
       **self._largest,

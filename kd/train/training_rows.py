@@ -33,7 +33,7 @@ def prepare(run: resolved.Run, say: progress.Say) -> list[prepare_lib.Prepared]:
   """Prepares the rows of the training mixture.
 
   Raises:
-    ConfigError: an unknown mixture or split, or data that is not there.
+    ConfigError: an unknown mixture or split, or missing data.
   """
   config = run.config
   prepare_train = functools.partial(
@@ -78,12 +78,12 @@ def prepare(run: resolved.Run, say: progress.Say) -> list[prepare_lib.Prepared]:
 
 
 def have_images(prepared: Sequence[prepare_lib.Prepared]) -> bool:
-  """Returns whether rows of a mixture have images."""
+  """Returns whether any row of a mixture has an image."""
   return any(any(task_rows.images) for task_rows in prepared)
 
 
 def _check_teacher_rows(run, prepared, say):
-  """Refuses a teacher.length that is too short for the first rows."""
+  """Raises ConfigError if teacher.length is too short for the first rows."""
   for_teacher = teacher_prefix.rows(run, prepared)
   most = own_tokenizer.length(run.config)
   where = 'in no chunk'
@@ -125,7 +125,7 @@ def _check_teacher_rows(run, prepared, say):
 def shares_of(
   run: resolved.Run, prepared: Sequence[prepare_lib.Prepared]
 ) -> dict[str, dict[str, float]]:
-  """Returns each task's shares of the run, as run.json records them."""
+  """Returns each task's shares of the run, as recorded in run.json."""
   config = run.config
   rows = config.steps * config.data.batch_size
   return mixing.describe(prepared, config.data.rates, rows)
@@ -134,7 +134,7 @@ def shares_of(
 def target_fraction(
   run: resolved.Run, prepared: Sequence[prepare_lib.Prepared]
 ) -> float:
-  """Returns the mean target weight of the positions of the run, at most 1."""
+  """Returns the mean target weight per position of the run, at most 1."""
   shares = shares_of(run, prepared)
   weight = sum(
     shares[p.task]['rows'] * p.counts['target_weight'] / p.counts['rows']
@@ -144,7 +144,7 @@ def target_fraction(
 
 
 def _check_image_settings(run, prepared):
-  """Rejects settings of images if no row has one."""
+  """Raises ConfigError for image settings if no row has an image."""
   if have_images(prepared):
     return
   for term in run.objective.terms:
@@ -173,9 +173,9 @@ def _check_image_settings(run, prepared):
 def check_rationale(
   run: resolved.Run, prepared: Sequence[prepare_lib.Prepared], say: progress.Say
 ) -> None:
-  """Rejects rationale settings if no task of the mixture has rationales.
+  """Raises ConfigError for rationale settings if no task has rationales.
 
-  Warns if only some have.
+  Warns about tasks without rationales if only some have them.
   """
   settings = {
     f'losses.{term.key}.part': "found 'rationale'"
@@ -218,7 +218,7 @@ def digest(
 
 
 def _dropped(run):
-  """Returns the fraction of rationales that is dropped, by step, or None."""
+  """Returns the fraction of rationales to drop, by step, or None."""
   spec = run.config.data.rationale.to_dict()
   return rationale_dropping.build(spec, 'data.rationale', run.config.steps)
 
@@ -233,7 +233,7 @@ def read(
   Args:
     run: the resolved config.
     prepared: the rows of each task of the mixture.
-    read_images: see rows.Rows.
+    read_images: function that reads images; see rows.Rows.
   """
   config = run.config
   rows = rows_lib.Rows(

@@ -32,31 +32,32 @@ from kd.train import micro_batches as micro_batches_lib
 
 Array = types.Array
 
-# By platform. Else zeros that layers' gradients are added to would be made
-# before the objective, whose arrays they could lie in: 20 % of what it needs.
+# By platform. Without it, the zeros to which layers' gradients are added are
+# allocated before the objective and cannot reuse the memory of its arrays: 20 %
+# of the memory needed.
 _COMPILER_OPTIONS = {
   'cpu': {'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED'}
 }
 
-# Folded into a step's key for random numbers apart from those of losses.
+# Folded into a step's key, for random numbers independent of the losses'.
 _LAYER_DROPOUT, _ADAPTER_DROPOUT = 1, 2
 
 
 @struct.dataclass
 class TrainState:
-  """The state of training that a checkpoint holds.
+  """The training state, which checkpoints save.
 
   Attributes:
-    step: int32 [], updates applied or skipped so far.
-    params: the student's parameters, float32.
-    projections: parameters that terms train in addition, by their keys; they
-      are left out of its export.
-    layer_maps: by a term's key, int32 [n]: teacher layers it compares with.
-    opt_state: the optimizer's, over the trained ones of params and projections.
+    step: int32 [], number of updates applied or skipped so far.
+    params: float32 parameters of the student.
+    projections: additional trained parameters by loss term; they are not
+      exported.
+    layer_maps: int32 [n], the compared teacher layers, by loss term.
+    opt_state: optimizer state for the trained part of params and projections.
     rng: key data; step k uses fold_in(rng, k).
-    ema: an average of the trained ones of params; None: there is none.
-    modality_norms: float32 [2], see modalities.Modalities; None: the weights of
-      modalities do not follow gradients.
+    ema: moving average of the trained part of params, or None.
+    modality_norms: float32 [2], see modalities.Modalities; None if the weights
+      of modalities do not follow gradients.
   """
 
   step: Array
@@ -70,12 +71,12 @@ class TrainState:
 
   @property
   def averaged_params(self) -> types.PyTree:
-    """Returns the student's parameters, trained ones as their average."""
+    """The student's parameters, with averages of the trained ones."""
     return parameter_groups.merge(self.ema, self.params)
 
   @property
   def all_params(self) -> tuple[types.PyTree, types.PyTree]:
-    """Returns all parameters of which an optimizer's groups train some."""
+    """All parameters, as the pair that an optimizer's groups split."""
     return self.params, self.projections
 
 
@@ -84,13 +85,13 @@ class Output:
   """The metrics that an update returns.
 
   Attributes:
-    sums: by term, the sum over target tokens of weight x loss, in nats; of
-      teachers that divide the examples also by term and teacher.
-    nonfinite: float32 [n], values of each of n teachers that were NaN or
-      infinite where a target counts.
-    totals: by the same names, the sum of the target weights that count.
-    weight: the sum of target weights.
-    loss: the objective.
+    sums: sum over target tokens of weight x loss by term, in nats; with routed
+      teachers also by term and teacher.
+    nonfinite: float32 [n], number of NaN or infinite values of each of n
+      teachers at counted targets.
+    totals: sum of the counted target weights, by the same names.
+    weight: sum of target weights.
+    loss: value of the objective.
     scalars: norms, the learning rate, and values of schedules.
     finite: whether every sum, every teacher and the gradient's norm were
       finite; the parameters change only if so.
@@ -145,15 +146,14 @@ def abstract_state(
 ) -> TrainState:
   """Returns the shapes and shardings of a state.
 
-  Moments and factors of moments are split over the axes that their parameters
-  are split over, moments possibly in the host's memory; counters and what terms
-  train are replicated.
+  Moments and factored moments are sharded like their parameters, moments
+  possibly in the host's memory. Counters and projections are replicated.
 
   Args:
     params: jax.ShapeDtypeStructs with shardings.
     objective: the training objective.
     optimizer: the optimizer.
-    mesh: the devices.
+    mesh: mesh of the state.
   """
   state = jax.eval_shape(
     lambda p: init_state(p, objective, optimizer, 0), params
@@ -166,7 +166,7 @@ def abstract_state(
   everywhere = jax.tree.map(lambda leaf: like(leaf, replicated), state)
 
   def like_param(leaf, param):
-    if leaf is None:  # Another optimizer's.
+    if leaf is None:  # Another optimizer trains the parameter.
       return None
     if leaf.shape == param.shape:
       place = param.sharding.with_memory_kind(optimizer.memory_kind)
@@ -231,8 +231,9 @@ def gradient(
 ) -> Callable[..., Any]:
   """Returns the function that computes a batch's gradient and Sums.
 
-  See micro_batches.accumulate for it, and `make` for the arguments. It takes
-  the trained parameters with a probe: see modalities.observed; None: no probe.
+  It is described in micro_batches.accumulate, and the arguments in `make`. Its
+  first argument is the pair of the trained parameters and the probe of
+  modalities.observed, or None.
   """
   loss = _loss(model, objective, layer_dropout)
   return micro_batches_lib.accumulate(loss, objective, micro_batches)
@@ -254,12 +255,12 @@ def make(
     objective: the training objective.
     optimizer: the optimizer.
     rate: the learning rate by update, for the metrics.
-    micro_batches: parts of a batch whose gradients are summed.
-    layer_dropout: see student.layer_dropout.
-    range_decay: see student.quantize.range_decay.
+    micro_batches: number of micro-batches per batch.
+    layer_dropout: value of student.layer_dropout.
+    range_decay: value of student.quantize.range_decay.
 
   Returns:
-    A function of (state, batch, targets) for jit.
+    The update, to be jitted.
   """
   accumulate = gradient(model, objective, micro_batches, layer_dropout)
 
@@ -279,9 +280,9 @@ def make(
     )
     new_norms = modalities.norms(d_probe, weights, unweighted, batch)
     grad_norm = parameter_groups.norm(grads, factors)
-    # Computed before the update overwrites the donated parameters.
+    # Must precede the update, which overwrites the donated parameters.
     param_norm = optax.tree.norm(trained[0])
-    # Also of layers that do not train yet: moments follow their gradients.
+    # Includes layers that do not train yet, whose moments are updated.
     finite = jnp.isfinite(optax.tree.norm(grads)) & jnp.isfinite(param_norm)
     for value in sums.losses.values():
       finite &= jnp.isfinite(value)
@@ -353,8 +354,8 @@ def jit(update: Update, mesh: jax.sharding.Mesh) -> Update:
   """Jits the update; the new state reuses the old one's buffers.
 
   Args:
-    update: from make.
-    mesh: the devices that it will run on.
+    update: update from `make`.
+    mesh: mesh of the state.
   """
   platform, _ = mesh_lib.platform(mesh)
   options = _COMPILER_OPTIONS.get(platform)
@@ -362,14 +363,14 @@ def jit(update: Update, mesh: jax.sharding.Mesh) -> Update:
 
 
 class CompiledOnce:
-  """A jitted update that is compiled once, for the shapes of its first call."""
+  """A jitted update, compiled once for the shapes of its first call."""
 
   def __init__(self, jitted: Update):
     self._jitted, self._program = jitted, None
 
   def __call__(self, *arguments) -> tuple[TrainState, Output]:
     if self._program is None and _has_int4(arguments):
-      # Compiled programs compare the layout of int4 arrays wrongly.
+      # Compiled programs compare layouts of int4 arrays incorrectly.
       self._program = self._jitted
     if self._program is None:
       host_memory.give_back()

@@ -1,4 +1,4 @@
-"""A batch for tests of updates."""
+"""A batch for the update tests."""
 
 import numpy as np
 

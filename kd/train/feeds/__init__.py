@@ -1,1 +1,1 @@
-"""Feeds: sources of a step's batch and targets; feed.py is the interface."""
+"""Feeds, which supply each step's batch and targets; see feed.py."""

@@ -1,4 +1,4 @@
-"""ShapeDtypeStructs of a training step's inputs, for compiling and planning."""
+"""Abstract inputs of a training step, for compiling and planning."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def batch_shape(run: resolved.Run) -> tuple[int, int]:
 
 
 def batch(run: resolved.Run, mesh: jax.sharding.Mesh) -> types.Batch:
-  """Returns a batch on the student's mesh or the teachers'."""
+  """Returns an abstract batch on the student's or the teachers' mesh."""
   shape, sharding = batch_shape(run), rules.batch_sharding(mesh)
   ints = array(shape, jnp.int32, sharding)
   return types.Batch(
@@ -52,7 +52,7 @@ def batch(run: resolved.Run, mesh: jax.sharding.Mesh) -> types.Batch:
 def teacher_weights(
   run: resolved.Run, mesh: jax.sharding.Mesh
 ) -> jax.ShapeDtypeStruct | None:
-  """Returns a batch's weights of teachers that divide the examples, or None."""
+  """Returns a batch's weights of routed teachers, or None."""
   count = len(routed_teachers.names(run.config))
   if not count or not run.objective.needs_teacher:
     return None
@@ -61,7 +61,7 @@ def teacher_weights(
 
 
 def _teacher(run, sharding):
-  """Returns a batch's rows of a teacher that reads others, or None."""
+  """Returns the rows of a teacher that reads its own, or None."""
   if not run.objective.needs_teacher:
     return None
   if not teacher_prefix.reads_own_rows(run.config):
@@ -76,7 +76,7 @@ def _teacher(run, sharding):
 
 
 def _images(run, sharding):
-  """Returns a batch's images, None if a model of the run reads none."""
+  """Returns a batch's images; None if a model of the run reads none."""
   form = run.image_form
   models = (run.student, *run.teacher_models)
   if form is None or not all(model.config.vision for model in models):
@@ -92,7 +92,7 @@ def _images(run, sharding):
 
 
 def teacher_params(run: resolved.Run) -> list[types.PyTree]:
-  """Returns each teacher's parameters, in the data type they are kept in."""
+  """Returns each teacher's parameters in their stored data type."""
   specs = source.of(run.config).teacher_specs().values()
   return [
     _in_memory(model, spec.memory)
@@ -103,7 +103,7 @@ def teacher_params(run: resolved.Run) -> list[types.PyTree]:
 def _in_memory(model, memory):
   params = saved_params.abstract(model)
   if model.module.core is model.module:
-    # Of few bits the model says itself how they are kept.
+    # A quantized model defines the data types of its parameters itself.
     params = jax.tree.map(
       lambda x: array(x.shape, model.param_dtype, x.sharding), params
     )
@@ -114,10 +114,10 @@ def _in_memory(model, memory):
 
 
 def unembeddings(run: resolved.Run) -> list[types.PyTree]:
-  """Returns the output embedding of each teacher as its targets hold it.
+  """Returns the unembedding of each teacher as it is in the targets.
 
-  The rows beyond the student's vocabulary are cut off; see teachers/live. The
-  targets of a teacher with its own tokenizer have none.
+  Rows beyond the student's vocabulary are cut off; see teachers/live. Targets
+  for spans have no unembeddings.
   """
   if own_tokenizer.compares_spans(run):
     return []

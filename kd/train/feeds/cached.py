@@ -1,4 +1,4 @@
-"""Batches with targets that --mode=cache computed."""
+"""Supplies batches with targets that --mode=cache computed."""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -45,12 +45,12 @@ class Source(source.Source):
     folder = paths.expand(self._config.cache.folder)
     manifest = manifest_lib.read(folder, 'cache.folder')
     check_terms(self._config, manifest['request']['method'])
-    # A cache holds the tokenizer that it was written with.
+    # A cache contains the tokenizer that it was written with.
     return {'cache.folder': f'workdir:{self._config.cache.folder}'}
 
   def term_teacher(self, student, teachers):
     del teachers
-    # Only layer terms read the sizes, and `check` rejects those.
+    # Only layer terms use the sizes, and `check` rejects them.
     return student
 
   def check(self, mesh, student, objective):
@@ -126,11 +126,12 @@ class Source(source.Source):
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-  """What a run reads in addition to its rows.
+  """An open cache.
 
   Attributes:
-    cache: the targets of these rows.
-    router: the teachers that the targets of each row are of; None: all.
+    cache: the cache of the run's rows.
+    router: function that assigns teachers to rows; None if all teachers score
+      all rows.
   """
 
   cache: reader.Cache
@@ -145,10 +146,10 @@ class Feed(feed.Feed):
 
     Args:
       run: the resolved config.
-      rows: reads rows of a step's batch.
-      digest: of the rows, their order and the cache.
-      teacher_names: for messages.
-      opened: the targets of these rows.
+      rows: function that reads rows of a step's batch.
+      digest: digest of the rows, their order and the cache.
+      teacher_names: names of the teachers, for messages.
+      opened: the cache of these rows.
     """
     cache, router = opened.cache, opened.router
     targets = targets_of(run, cache)
@@ -168,11 +169,11 @@ class Feed(feed.Feed):
 def targets_of(
   run: resolved.Run, cache: reader.Cache
 ) -> Callable[[types.PyTree], distributions.Targets]:
-  """Returns the function from what Cache.read returned to the targets."""
+  """Returns the function from the result of Cache.read to the targets."""
   if cache.method.entries:
     return lambda kept: distributions.Targets(kept, None)
   table = reader.unembedding(cache, run.student.config.vocab_size, run.mesh)
-  # The teacher itself multiplies in this data type.
+  # The teacher computes its logits in this data type.
   dtype = cache.manifest['request']['teachers'][0]['dtype']
   weight = jnp.float32(1.0)
 
@@ -188,7 +189,7 @@ def targets_of(
 def request(
   run: resolved.Run, prepared: Sequence[prepare.Prepared]
 ) -> dict[str, Any]:
-  """Returns the part of a cache's request that config and rows determine."""
+  """Returns the part of a cache's request that comes from config and rows."""
   data, prefix = run.config.data, run.config.teacher.prefix
   routes = [
     [r.path, r.weight, list(r.tasks), list(r.values)]
@@ -209,7 +210,7 @@ def request(
     },
     'tokenizer': run.tokenizer.digest,
     'vocab_size': run.student.config.vocab_size,
-    # Other caches keep the digests that earlier versions gave them.
+    # Left out if empty, so that older caches keep their digests.
     **({'routes': routes} if routes else {}),
     **({'prefix': prefix} if prefix else {}),
   }
@@ -221,7 +222,7 @@ def open_cache(
   """Opens the cache of these rows.
 
   Raises:
-    ConfigError: it belongs to other rows: names each field and both values.
+    ConfigError: it belongs to other rows; names each field and both values.
   """
   folder = paths.expand(run.config.cache.folder)
   manifest = manifest_lib.read(folder, 'cache.folder')
@@ -234,7 +235,7 @@ def open_cache(
 
 
 def teacher_inits(config: source.Config) -> dict[str, str]:
-  """Returns where the weights of a cache's teachers are, by config field."""
+  """Returns the weight sources of a cache's teachers, by config field."""
   if config.teacher.server.url:
     return {}
   specs = teacher_sections.of(config)
@@ -250,8 +251,8 @@ def check_terms(config: source.Config, method: Mapping[str, Any]) -> None:
   """Raises ConfigError for losses that a cache of sampled ids cannot serve.
 
   Args:
-    config: the run's.
-    method: what the cache keeps, as cache.method.
+    config: config of the run.
+    method: compression method of the cache, as in cache.method.
 
   Raises:
     ConfigError: names the temperature or the name of a term.

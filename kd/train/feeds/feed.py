@@ -1,7 +1,7 @@
 """The interface of a feed, which supplies each training step's inputs.
 
-teacher.source names one, by kd/run/source.py. A file of this package defines
-two classes, or the first alone if the base class of the second serves it:
+teacher.source selects a feed; see kd/run/source.py. A file of this package
+defines two classes, or only the first if the base class of the second suffices:
 
   Source: checks the config and opens files; creates the Feed.
   Feed: supplies the batch and targets of each training step.
@@ -19,10 +19,10 @@ from kd.losses import distributions
 from kd.partitioning import placement
 from kd.run import resolved
 
-# Maps (step, indices in the step's batch) to these rows.
+# Function from (step, indices in the step's batch) to these rows.
 Rows = Callable[[int, np.ndarray], types.Batch]
-# From a batch on the student's mesh, and maps of layers that the targets are to
-# have, to the targets of the live teachers.
+# Function from a batch on the student's mesh, and layer maps that select the
+# targets' layers, to the targets of the live teachers.
 LiveTargets = Callable[..., distributions.Targets]
 
 
@@ -31,12 +31,12 @@ class StepInputs:
   """The inputs of one training step.
 
   Attributes:
-    batch: on the student's mesh.
-    targets: the teachers', or None without a teacher.
-    metrics: scalars of this step, by name.
-    texts: Markdown by name: an example of what the step trains on.
-    placing_s: seconds that moving the batch to the devices took.
-    sampling_s: seconds that sampling from the student took.
+    batch: the batch on the student's mesh.
+    targets: targets of the teachers, or None without a teacher.
+    metrics: scalars of this step by name.
+    texts: an example of the step's batch, as Markdown by name.
+    placing_s: seconds to move the batch to the devices.
+    sampling_s: seconds to sample from the student.
   """
 
   batch: types.Batch
@@ -50,14 +50,14 @@ class StepInputs:
 class Feed:
   """Supplies batches, with the targets of live teachers if there are any.
 
-  The base of all feeds.
+  The base class of all feeds.
 
   Attributes:
-    digest: of the rows, their order and everything that is read with them. A
-      checkpoint records it; training resumes from the same digest only.
-    teacher_names: the name of each teacher of the targets, for messages.
-    layer_maps: of terms with adaptive maps, whose layers the next targets have;
-      None: they have all that a map may name.
+    digest: digest of the rows, their order and all inputs that are read with
+      them. Training resumes only from a checkpoint with the same digest.
+    teacher_names: name of each teacher of the targets, for messages.
+    layer_maps: maps of adaptive terms that select the layers of the next
+      targets; None for all layers that a map may select.
   """
 
   layer_maps: Mapping[str, np.ndarray] | None = None
@@ -75,12 +75,12 @@ class Feed:
 
     Args:
       run: the resolved config.
-      rows: reads rows of a step's batch.
+      rows: function that reads rows of a step's batch.
       digest: see the class.
       teacher_names: see the class.
-      targets: from a batch to its targets; None: there are none.
-      for_teacher: adds the teacher's rows to a batch of numpy arrays; None: it
-        reads the student's.
+      targets: function from a batch to its targets; None if there are none.
+      for_teacher: function that adds the teachers' own rows and weights to a
+        batch of numpy arrays; None if they score the student's rows.
     """
     self._targets = targets
     self._for_teacher = for_teacher
@@ -90,31 +90,31 @@ class Feed:
     self.digest, self.teacher_names = digest, tuple(teacher_names)
 
   def read(self, step: int) -> types.PyTree:
-    """Reads what this process needs for a step, as numpy arrays.
+    """Reads this process's inputs of a step, as numpy arrays.
 
-    Runs on the read-ahead thread, some steps before `__call__`.
+    Runs in the read-ahead thread, some steps before `__call__`.
 
     Args:
-      step: updates applied before the step.
+      step: number of updates before the step.
     """
     return self._with_teacher(self._rows(step, self._local_rows))
 
   def _with_teacher(self, rows):
-    """Returns rows with what their teachers need in addition."""
+    """Returns rows with the additional inputs of their teachers."""
     return self._for_teacher(rows) if self._for_teacher else rows
 
   def __call__(
     self, step: int, params: types.PyTree, read: types.PyTree
   ) -> StepInputs:
-    """Returns what the step trains on.
+    """Returns the inputs of a training step.
 
     Args:
-      step: updates applied before the step.
+      step: number of updates before the step.
       params: the student's parameters after these updates.
-      read: what `read` returned for the step.
+      read: result of `read` for the step.
 
     Raises:
-      NonFiniteError: sampling from the student gave NaN or infinite logits.
+      NonFiniteError: the student's logits were not finite during sampling.
     """
     del step, params
     batch, placing_s = self._place(read)
@@ -128,25 +128,25 @@ class Feed:
     return self._targets(batch, self.layer_maps)
 
   def _place(self, tree):
-    """Returns the tree on the student's mesh, and seconds."""
+    """Returns the tree on the student's mesh, and the seconds to move it."""
     began = time.monotonic()
     placed = placement.place(tree, self._mesh, self._batch_size)
     return placed, time.monotonic() - began
 
   def state(self) -> dict[str, np.ndarray]:
-    """Returns the state that a checkpoint holds."""
+    """Returns the state to save in checkpoints."""
     return {}
 
   def expect(self, names: Collection[str]) -> None:
-    """Makes `state` have the arrays of a checkpoint, before it is read.
+    """Prepares `state` for the arrays of a checkpoint before it is read.
 
     Args:
-      names: of the arrays.
+      names: names of the arrays.
     """
     del names
 
   def load(self, state: Mapping[str, np.ndarray]) -> None:
-    """Restores what `state` returned."""
+    """Restores the result of `state`."""
 
   def close(self) -> None:
-    """Stops what it does in the background, by default nothing."""
+    """Stops background work; the base class has none."""

@@ -1,4 +1,4 @@
-"""Batches with their labels alone: no teacher."""
+"""Supplies batches without targets of a teacher."""
 
 from kd.run import source
 from kd.train.feeds import feed
@@ -6,7 +6,7 @@ from kd.train.feeds import feed
 
 @source.SOURCES.register('none')
 class Source(source.Source):
-  """Labels alone."""
+  """The source without a teacher."""
 
   def feed(self, run, rows, digest, opened, live_targets):
     del opened, live_targets

@@ -1,4 +1,4 @@
-"""Batches with the targets of live teachers, which score each batch."""
+"""Supplies batches with the targets of live teachers."""
 
 from collections.abc import Callable, Sequence
 import functools
@@ -30,7 +30,7 @@ from kd.train.feeds import feed
 
 @source.SOURCES.register('live')
 class Source(source.Source):
-  """Teachers that score each batch when the student is trained on it."""
+  """Teachers that score each batch during training."""
 
   def teacher_specs(self):
     return teacher_sections.of(self._config)
@@ -96,7 +96,9 @@ def changes(
   prepared: Sequence[prepared_lib.Prepared],
   all_fit: bool = False,
 ) -> Callable[[types.Batch], types.Batch] | None:
-  """Returns what changes batches before they are scored; None for nothing.
+  """Returns the function that prepares batches for the teachers, or None.
+
+  It adds the teachers' own rows and their weights, if the config needs them.
 
   Args:
     run: the resolved config.
@@ -116,10 +118,10 @@ def load(run: resolved.Run) -> list[live.Teacher]:
 
 
 def load_full_precision(run: resolved.Run) -> list[live.Teacher] | None:
-  """Loads teachers as their files have them, to measure what few bits cost.
+  """Loads teachers in full precision, to measure the loss by quantization.
 
   Returns:
-    The teachers; None if none is in few bits and to be measured.
+    The teachers; None if no quantized teacher is to be measured.
   """
   specs = source.of(run.config).teacher_specs().values()
   models = [
@@ -165,7 +167,7 @@ def targets_on(
 
 
 def _abstract_taps(run):
-  """Returns the first teacher's layer outputs, abstract."""
+  """Returns the first teacher's abstract layer outputs."""
   spec = run.objective.teacher_taps
   if spec == live.NO_TAPS:
     return types.Taps(None, None, None, None)

@@ -1,4 +1,4 @@
-"""On-policy batches: the student answers some prompts, the teachers score."""
+"""Supplies on-policy batches: teachers score answers of the student."""
 
 import dataclasses
 import time
@@ -24,7 +24,7 @@ from kd.train.feeds import feed
 from kd.train.feeds import live
 from kd.train.feeds import prompt_buckets
 
-# Parts of the data's own answers: rows of the student have none.
+# Parts of the data's own answers, which the student's rows lack.
 _OF_DATA = ('answer', 'rationale')
 
 
@@ -95,12 +95,12 @@ class Source(live.Source):
 
 
 def _settings(rollout) -> requests.SamplingSettings:
-  """Returns how the student samples."""
+  """Returns the settings with which the student samples."""
   return fields.settings(rollout, stop_strings=())
 
 
 class Feed(feed.Feed):
-  """Batches in which the student wrote some of the answers."""
+  """Supplies batches in which the student wrote some of the answers."""
 
   def __init__(
     self, run, rows, digest, teacher_names, targets, for_teacher=None
@@ -110,7 +110,7 @@ class Feed(feed.Feed):
     self._run, self._rollouts, self._ahead = run, _rollouts(run), None
     if run.sampler is not None:
       self._ahead = _sampling_ahead(run, self._rollouts, self._read_all)
-    # All prompts go through the sampler together: every process reads them.
+    # Every process reads all prompts, since all sample together.
     self._all_rows = np.arange(self._batch_size)
 
   def _read_all(self, step):
@@ -118,7 +118,7 @@ class Feed(feed.Feed):
 
   def read(self, step):
     if self._ahead is not None:
-      return ()  # Read where it is sampled.
+      return ()  # SamplingAhead reads the rows.
     rows = self._read_all(step)
     prompts_step = self._rollouts.prompts_step(step)
     if prompts_step is None:
@@ -151,7 +151,7 @@ class Feed(feed.Feed):
     )
 
   def _take(self, step, params):
-    """Returns what was sampled ahead for a step; its seconds are of waiting."""
+    """Returns a step's rollout from `_ahead`; its seconds are the wait."""
     began = time.monotonic()
     rows, answers = self._ahead.take(step, params)
     waited = time.monotonic() - began
@@ -160,7 +160,7 @@ class Feed(feed.Feed):
     )
 
   def _scored(self, rows):
-    """Returns the batch of this process's rows, its targets, and seconds."""
+    """Returns the batch of this process's rows, its targets, and placing_s."""
     batch, placing_s = self._place(self._with_teacher(rows))
     return batch, self._score(batch), placing_s
 

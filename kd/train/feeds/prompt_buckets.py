@@ -1,7 +1,7 @@
-"""Compiles what answers a run's prompts, before training begins.
+"""Compiles the sampler's programs before training begins.
 
-A prompt is padded to one of a few lengths, and each length has programs of its
-own: one compiled in the middle of training would stall that step.
+A prompt is padded to one of a few lengths, each with its own programs.
+Compiling one of them during training would stall that step.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from kd.sampling import images as images_lib
 from kd.sampling import requests
 from kd.teachers import rollout_rows
 
-# The padded length of a prompt, and slots for its images.
+# Padded length of a prompt, and number of slots for its images.
 Shape = tuple[int, int]
 
 
@@ -29,15 +29,15 @@ def rows_of(
   prepared: Sequence[prepare.Prepared],
   settings: requests.SamplingSettings,
 ) -> dict[Shape, int]:
-  """Returns a row of each shape that the prompts of the data have.
+  """Returns one row for each shape of the data's prompts.
 
   Args:
     run: the resolved config.
-    prepared: the rows of each task, each of one example.
-    settings: how the student samples.
+    prepared: the rows of each task, with one example per row.
+    settings: sampling settings of the student.
 
   Returns:
-    The row_id of the first row, by shape, the longest last.
+    The row_id of the first row of each shape, the longest shape last.
   """
   first: dict[Shape, int] = {}
   context, length = run.student.config.context, run.config.data.length
@@ -63,17 +63,17 @@ def compile_(
   params: types.PyTree,
   say: progress.Say,
 ) -> None:
-  """Compiles what answers any of a run's prompts.
+  """Compiles the programs that answer a run's prompts.
 
   Args:
     run: the resolved config.
-    prepared: the rows of each task, each of one example.
-    settings: how the student samples.
-    params: the student's.
-    say: prints a line of progress.
+    prepared: the rows of each task, with one example per row.
+    settings: sampling settings of the student.
+    params: parameters of the student.
+    say: function that prints a line of progress.
   """
   model, kept = run.student, params
-  if run.sampler is not None:  # It samples on devices of its own.
+  if run.sampler is not None:  # The student samples on separate devices.
     model = run.sampler
     kept = placement.copy(params, model.shardings)
   first = rows_of(run, prepared, settings)
@@ -89,7 +89,7 @@ def compile_(
   label = 'compiling the sampler'
   with progress.Progress(label, say, len(lengths), 'prompt lengths') as task:
     for longest in lengths:
-      # A call has room for its longest prompt, whatever else comes with it.
+      # The decoding program of a call depends on its longest prompt.
       call = [r for (bucket, _), r in asked.items() if bucket <= longest]
       samplers.compile_(run, model, rows, kept, call, settings)
       task.add(1)

@@ -1,4 +1,4 @@
-"""Batches with targets that a teacher on a server is asked for."""
+"""Supplies batches with targets of a teacher on a server."""
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +23,13 @@ class Source(source.Source):
   """The source of targets from a server."""
 
   def tokenizer_inits(self):
-    # Weights that are here too are read for their tokenizer alone.
+    # teacher.init is read only for its tokenizer.
     init = self._config.teacher.init
     return {'teacher.init': init} if init else {}
 
   def term_teacher(self, student, teachers):
     del teachers
-    # Only layer terms read the sizes, and `check` rejects those.
+    # Only layer terms use the sizes, and `check` rejects them.
     return student
 
   def check(self, mesh, student, objective):
@@ -115,12 +115,12 @@ class OnPolicySource(Source, on_policy.Source):
 
 
 def open_teacher(run, prepared, most: int) -> teacher_lib.Teacher:
-  """Asks the server of a run what it can do.
+  """Connects to the server of a run and probes it.
 
   Args:
     run: the resolved config.
     prepared: the rows of each task of the mixture.
-    most: likeliest ids per token that are wanted.
+    most: wanted number of likeliest ids per token.
 
   Raises:
     ConfigError, ReadError: see teacher.Teacher.
@@ -141,23 +141,23 @@ def _targets(kept):
 
 
 def _asked(teacher, batch) -> sparse_distributions.TopK:
-  """Asks for the targets of a batch, and waits for them."""
+  """Requests the targets of a batch and waits for them."""
   told = teacher.finish(batch, teacher.begin(batch))
   return sparse_distributions.TopK(told.ids, told.logprobs, told.tail_logprob)
 
 
 class Feed(feed.Feed):
-  """Batches with the targets of a server, which is asked some steps ahead."""
+  """Supplies batches with a server's targets, requested some steps ahead."""
 
   def __init__(self, run, rows, digest, names, teacher: teacher_lib.Teacher):
     """Opens the feed; see feed.Feed.
 
     Args:
       run: the resolved config.
-      rows: reads rows of a step's batch.
-      digest: of the rows, their order and the teacher.
-      names: for messages.
-      teacher: asks the server.
+      rows: function that reads rows of a step's batch.
+      digest: digest of the rows, their order and the teacher.
+      names: names of the teachers, for messages.
+      teacher: the teacher on the server.
     """
     super().__init__(run, rows, digest, names, _targets)
     self._teacher, self._steps = teacher, run.config.steps
@@ -165,7 +165,7 @@ class Feed(feed.Feed):
   def read(self, step):
     batch = super().read(step)
     if step >= self._steps:
-      return batch, None  # Read ahead of the end: never trained on.
+      return batch, None  # Read ahead beyond the last step, never trained on.
     return batch, _asked(self._teacher, batch)
 
   def __call__(self, step, params, read):
@@ -175,7 +175,7 @@ class Feed(feed.Feed):
 
 
 class OnPolicyFeed(on_policy.Feed):
-  """Batches in which the student wrote answers, with a server's targets."""
+  """Supplies on-policy batches with a server's targets."""
 
   def __init__(self, run, rows, digest, names, teacher: teacher_lib.Teacher):
     """Opens the feed; see Feed."""
