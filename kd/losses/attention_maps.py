@@ -1,8 +1,8 @@
 """Compares attention maps and relations with the teacher's.
 
 The maps of whole rows, [B, N, L, L], do not fit in memory. They are computed
-for a block of queries at a time, in the forward pass and again in the backward
-pass, from queries and keys.
+from queries and keys for one block of queries at a time, in the forward pass
+and again in the backward pass.
 """
 
 from collections.abc import Callable
@@ -25,18 +25,18 @@ DISTANCES = ('kl', 'cosine')
 
 _KL = divergences.forward_kl().integrand
 
-# The logit of a masked key: its softmax is 0, and it is finite so that
-# differences of two are, too.
+# The logit of a masked key. Its softmax is 0, and it is finite so that
+# differences of two such logits are finite.
 _MASKED = -1e30
 
 
 class Heads(NamedTuple):
-  """One model's queries and keys, as its attention multiplies them.
+  """The queries and keys of one model's attention.
 
   Attributes:
     query: [B, L, N, H].
-    key: [B, L, G, H], N being a multiple of G; head n reads key n // (N / G).
-    scale: factor that turns the products into logits.
+    key: [B, L, G, H]; G divides N, and query head n uses key head n // (N / G).
+    scale: factor from products to logits.
   """
 
   query: Array
@@ -45,7 +45,7 @@ class Heads(NamedTuple):
 
 
 class _Keys(NamedTuple):
-  """The keys that a block of queries reads, each [B, K, ...]."""
+  """The keys for a block of queries, each [B, K, ...]."""
 
   student: Array
   teacher: Array
@@ -84,9 +84,9 @@ def check_relation_heads(
 
   Args:
     relation_heads: R.
-    student_width: the student's heads x H: N H for queries, G H for keys and
-      values.
-    teacher_width: the teacher's.
+    student_width: width of all heads of the student: N H for queries, G H for
+      keys and values.
+    teacher_width: the same for the teacher.
     path: the config field of `relation_heads`.
 
   Raises:
@@ -103,9 +103,9 @@ def check_relation_heads(
     )
 
 
-# The gradients of the next two functions are written out so that only results
-# are kept. Otherwise the compiler keeps the summands of the student only, sums
-# the teacher's in another order, and equal logits get a gradient.
+# The gradients of the next two functions are explicit so that only results are
+# stored. Otherwise the compiler stores only the student's summands and sums the
+# teacher's in another order, and equal logits get a nonzero gradient.
 @jax.custom_vjp
 def _log_softmax(logits):
   """Computes log-probabilities [..., K]."""
@@ -181,12 +181,13 @@ def _map_blocks(
 
   Args:
     function: maps (queries [B, C, ...], keys [B, K, ...]) to [B, C]. The
-      backward pass computes a block's intermediate values again.
+      backward pass recomputes a block's intermediate values.
     queries: a tree of [B, L, ...].
     keys: a tree of [B, L, ...]; keys outside the row are zeros.
     block: C.
-    window: the attention window; older keys are left out. None: all keys.
-    image_tokens: positions of an image, which attend to each other; 0: none.
+    window: attention window, beyond which keys are left out; None for all keys.
+    image_tokens: number of positions of an image, which attend to each other; 0
+      without images.
 
   Returns:
     [B, L].
@@ -226,7 +227,7 @@ def _apart(distance, log_p, log_q):
     x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True))
     for x in (jnp.exp(log_p), jnp.exp(log_q))
   )
-  # 1 minus their product; written so, it is never negative.
+  # Equal to 1 minus their product, but never negative.
   return jnp.sum(jnp.square(p - q), axis=-1) / 2
 
 
@@ -244,25 +245,25 @@ def map_loss(
 ) -> Array:
   """Computes the distance of the student's attention from the teacher's.
 
-  It is the mean over heads of T^2 KL(teacher's || student's), or of 1 minus the
-  cosine of the angle between both.
+  The distance is the mean over heads of T^2 KL(teacher || student), or of 1
+  minus the cosine of the angle between both.
 
   Attention is a softmax at temperature T over the keys that both models attend
-  to: those of the same segment, not later, and nearer than `window`, and those
-  of the same image. Rows are packed as in types.Batch: a segment's tokens are
-  contiguous and in order.
+  to: keys of the same segment that are not later and are within `window`, and
+  keys of the same image. Rows are packed as in types.Batch: a segment's tokens
+  are contiguous and in order.
 
   Args:
-    student: [B, L, N_s, H_s] and keys.
-    teacher: [B, L, N_t, H_t] and keys, not differentiated.
-    positions: of the rows' tokens.
-    window: the smaller attention window of the two layers in tokens, the query
-      included; None if both are global.
+    student: queries [B, L, N_s, H_s] and keys.
+    teacher: queries [B, L, N_t, H_t] and keys, not differentiated.
+    positions: positions of the rows' tokens.
+    window: the smaller attention window of the two layers in tokens, including
+      the query; None if both are global.
     temperature: T > 0.
-    heads: 'each' compares head n with head n (N_s = N_t), 'mean' the mean of
-      the student's maps with the mean of the teacher's.
-    block: number of queries whose maps are held at a time.
-    image_tokens: T, consecutive positions of each image; 0 without images.
+    heads: 'each' compares head n with head n (N_s = N_t), 'mean' compares the
+      means over heads.
+    block: number of queries whose maps are computed at a time.
+    image_tokens: number of consecutive positions of an image; 0 without images.
     distance: a name in DISTANCES.
 
   Returns:
@@ -272,7 +273,7 @@ def map_loss(
   clean = lambda x: jnp.where(known, x, jnp.zeros_like(x))
   teacher = jax.lax.stop_gradient(teacher)
   keys = _Keys(
-    # Blocks add up the gradient of the keys, in float32 for any data type.
+    # Gradients of keys are summed over blocks, in float32 for any data type.
     student=clean(student.key).astype(jnp.float32),
     teacher=clean(teacher.key),
     positions=positions,
@@ -280,7 +281,7 @@ def map_loss(
 
   def block_loss(queries, keys):
     student_query, teacher_query, own = queries
-    # In both models; [B, 1, C, K].
+    # Visible in both models, [B, 1, C, K].
     visible = attention_mask.attends(own, keys.positions, window)[:, None]
     log_q = _log_maps(
       student_query, keys.student, student.scale / temperature, visible
@@ -311,18 +312,18 @@ def relation_loss(
 ) -> Array:
   """Compares relations of queries, keys or values (MiniLMv2, arXiv 2012.15828).
 
-  Heads are concatenated and split into R of width W; the map of relation head r
-  is softmax(x_r x_r^T / sqrt(W)), so that head counts and widths may differ.
-  Everything else is as in map_loss.
+  Heads are concatenated and split into R relation heads of width W. The map of
+  relation head r is softmax(x_r x_r^T / sqrt(W)), so that head counts and
+  widths may differ. Everything else is as in map_loss.
 
   Args:
-    student: [B, L, N_s, H_s] (or G_s heads): its queries, keys or values.
+    student: queries [B, L, N_s, H_s], or keys or values with G_s heads.
     teacher: [B, L, N_t, H_t], the same kind of vectors, not differentiated.
-    positions: of the rows' tokens.
+    positions: positions of the rows' tokens.
     relation_heads: R, which check_relation_heads has accepted.
     window: see map_loss.
     temperature: T > 0.
-    block: number of queries whose maps are held at a time.
+    block: number of queries whose maps are computed at a time.
     image_tokens: see map_loss.
 
   Returns:

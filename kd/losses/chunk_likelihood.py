@@ -1,9 +1,9 @@
-"""Chunk likelihood (ALM, arXiv 2503.20083): for teachers of other tokenizers.
+"""Chunk likelihood (ALM, arXiv 2503.20083) for teachers of other tokenizers.
 
-Student and teacher are compared by the likelihood that they give to each
-aligned span of the text, the paper's chunks, whose log is the sum of its
-tokens' log-probabilities. As the likelihoods of other texts are not known, each
-is compared as a choice of two: this chunk, or any other.
+Student and teacher are compared by the likelihoods of aligned spans of the
+text, the paper's chunks. The log-likelihood of a chunk is the sum of its
+tokens' log-probabilities. Since the likelihoods of other texts are unknown,
+each comparison has two outcomes: this chunk or any other.
 """
 
 import jax
@@ -16,23 +16,23 @@ from kd.losses import terms
 
 Array = types.Array
 
-# Those of kd/losses/divergences.py that are of two outcomes as of many.
+# The divergences of kd/losses/divergences.py that are used for two outcomes.
 DIVERGENCES = ('forward_kl', 'reverse_kl', 'total_variation')
 
-# Nats, subtracted from both log-likelihoods: float32 cannot tell a likelihood
-# nearer to 1 from 1, where the gradient has a pole.
+# Subtracted from both log-likelihoods, in nats. The gradient has a pole at a
+# likelihood of 1, from which float32 cannot distinguish closer values.
 _MARGIN = 1e-5
 
 
 def _choice(log_likelihood: Array, temperature: Array) -> Array:
-  """Returns the log-probabilities of a chunk and of any other: [..., 2].
+  """Returns log-probabilities [..., 2] of a chunk and of any other chunk.
 
   Args:
     log_likelihood: float32 [...], at most 0.
     temperature: float32 [].
   """
   log_p = (jnp.minimum(log_likelihood, 0.0) - _MARGIN) / temperature
-  # log(1 - p) by the form that is exact for this p.
+  # log(1 - p), in the form that is accurate for each p.
   is_small = log_p < -1.0
   small = jnp.log1p(-jnp.exp(jnp.where(is_small, log_p, -1.0)))
   large = jnp.log(-jnp.expm1(jnp.where(is_small, -1.0, log_p)))
@@ -47,9 +47,10 @@ def chunk_likelihood(
   likelihood_temperature: float,
   part: str,
 ) -> terms.SpanLoss:
-  """Builds T x a divergence of the choices, of likelihoods to the power 1 / T.
+  """Builds T times a divergence of both outcomes, softened by temperature T.
 
-  The factor keeps the size of the loss and its gradient where T is large.
+  Likelihoods are raised to the power 1 / T. The factor T preserves the scale of
+  the loss and its gradient for large T.
   """
   terms.check_part(part)
   if divergence not in DIVERGENCES:

@@ -1,7 +1,7 @@
-"""Computes logits in chunks of tokens; a whole batch's do not fit in memory.
+"""Computes logits in chunks of tokens, since a batch's do not fit in memory.
 
 Each chunk takes the next counted positions of every row, so that prompts and
-padding are skipped. Its tokens form one axis T: matrix products over two
+padding are skipped. Its tokens form one axis T, since matrix products over two
 axes are far slower on a CPU. A chunk's hidden states are gathered on all
 devices while the vocabulary stays sharded, which moves the least data.
 """
@@ -54,19 +54,19 @@ def pull_back(
 ) -> tuple[Array, Array | None]:
   """Backpropagates logits' gradients to hidden states and the unembedding.
 
-  Where one device holds the whole vocabulary, a chunk's gradient of the
-  unembedding is as large as the sum it is added to: it is computed in blocks of
-  the vocabulary, which are added in place.
+  If one device holds the whole vocabulary, a chunk's gradient of the
+  unembedding is as large as the accumulated sum. It is then computed in blocks
+  of the vocabulary, which are added in place.
 
   Args:
     d_logits: [T, V], the gradient of the logits, in the data type of `hidden`.
     hidden: [T, D], gathered.
     unembedding: float32 [V, D].
     total: float32 [V, D], the unembedding's gradient summed over earlier
-      chunks; None if it is not trained.
+      chunks; None if the unembedding is not trained.
 
   Returns:
-    The gradient of hidden, float32 [T, D], and the new total.
+    The gradient of `hidden`, float32 [T, D], and the new total.
   """
   if total is None:
     return _d_hidden(d_logits, unembedding), None
@@ -107,13 +107,13 @@ class Layout:
     """Plans the chunks.
 
     Args:
-      weights: float32 [B, L]; a position counts where its weight is not 0.
+      weights: float32 [B, L]; positions with a nonzero weight count.
       chunk_tokens: tokens per device whose logits, over the whole vocabulary,
-        are held at a time.
+        are computed at a time.
     """
     batch, length = weights.shape
     rows = max(1, batch // rules.shards('batch', batch))
-    # The devices that rows are split over compute a row's logits together.
+    # Devices that share a row compute its logits together.
     tokens = chunk_tokens * rules.shards('length', length)
     self._size = max(1, min(length, tokens // rows))
     counted = weights != 0
@@ -129,9 +129,9 @@ class Layout:
     return jax.lax.dynamic_slice_in_dim(self._order, start, self._size, 1)
 
   def take(self, tree: types.PyTree, index: Array) -> types.PyTree:
-    """Returns chunk number `index` of arrays [B, L, ...]: [T, ...], by row.
+    """Returns chunk `index` of arrays [B, L, ...] as [T, ...], row by row.
 
-    A row with fewer counted positions than others is filled up with zeros.
+    Rows with fewer counted positions are padded with zeros.
     """
     positions = self._positions(index)
     number = index * self._size + jnp.arange(self._size)
@@ -140,7 +140,7 @@ class Layout:
     def one(x):
       row = lambda r, p: r.at[p].get(mode='fill', fill_value=0)
       chunk = _fill(jax.vmap(row)(x, positions), counted)
-      # Before the chunk is gathered; otherwise whole rows would be gathered.
+      # Must come before the chunk is gathered, or whole rows are gathered.
       chunk = rules.constrain(chunk, ('batch',) + (None,) * (x.ndim - 1))
       return chunk.reshape(-1, *x.shape[2:])
 
@@ -168,9 +168,9 @@ def fold(
   """Runs `carry = function(carry, chunk, index)` over all chunks.
 
   Args:
-    function: called with a tree of [T, ...] like `arrays` as its chunk.
+    function: called with a tree like `arrays`, of [T, ...], as its chunk.
     carry: the initial value.
-    layout: the chunks.
+    layout: the layout of the chunks.
     arrays: a tree of [B, L, ...].
   """
 

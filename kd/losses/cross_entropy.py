@@ -53,8 +53,8 @@ def cross_entropy(
   """Builds cross-entropy with label smoothing and z-loss.
 
   The target distribution has 1 - s at the label and s spread evenly over all V
-  ids (arXiv 1512.00567, section 7); z x log(Z)^2 keeps the normalizer Z near 1
-  (arXiv 2204.02311, section 5).
+  ids (arXiv 1512.00567, section 7). The term z x log(Z)^2 keeps the normalizer
+  Z near 1 (arXiv 2204.02311, section 5).
   """
   del context
   terms.check_part(part)

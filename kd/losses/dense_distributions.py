@@ -1,4 +1,4 @@
-"""Distributions of teachers whose logits of every id are known."""
+"""Distributions of teachers with known logits for every id."""
 
 import functools
 
@@ -18,17 +18,17 @@ Array = types.Array
 def _log_sum(logits, size, temperature):
   """Computes the normalizer [..., 1] of a softmax over the first `size` ids.
 
-  A reduction writes no array of size V; jax.nn.log_softmax would.
+  Unlike jax.nn.log_softmax, a reduction writes no array of size V.
   """
   scaled = logits[..., :size] / temperature
   return jax.nn.logsumexp(scaled, axis=-1, keepdims=True)
 
 
 def by_teacher(weights: Array) -> list[Array]:
-  """Returns the weights [..., n] of n teachers one by one.
+  """Splits weights [..., n] into those of each of n teachers.
 
-  Positions that do not count have zeros only; there teachers weigh the same, so
-  that what is computed is finite.
+  At positions that do not count all weights are zero. Equal weights are used
+  there, so that results are finite.
   """
   count = weights.shape[-1]
   is_set = jnp.sum(weights, axis=-1, keepdims=True) > 0
@@ -38,13 +38,13 @@ def by_teacher(weights: Array) -> list[Array]:
 
 @struct.dataclass
 class DenseTeacher:
-  """One teacher's hidden states, from which its logits follow.
+  """One teacher's final hidden states and output embedding.
 
   Attributes:
     final_hidden: [B, L, D_t], the teacher's last hidden states after its final
       norm; its logits are `final_hidden @ unembedding.T`.
     unembedding: [V_t, D_t], the teacher's output embedding.
-    weight: float32 [], in the mixture of teachers; all weights sum to 1.
+    weight: float32 [], its weight in the mixture; all weights sum to 1.
   """
 
   final_hidden: Array
@@ -54,12 +54,12 @@ class DenseTeacher:
 
 @struct.dataclass
 class DenseMixture(distributions.Distribution):
-  """A mixture of the probabilities of one teacher or several.
+  """A mixture of the distributions of one or more teachers.
 
   Attributes:
-    teachers: whose weights sum to 1.
-    weights: float32 [B, L, n], weights of n teachers that differ between
-      positions, in place of the teachers' own; None: they do not.
+    teachers: the teachers, with weights that sum to 1.
+    weights: float32 [B, L, n], per-position weights of n teachers that replace
+      the teachers' own weights; None if there are none.
   """
 
   teachers: tuple[DenseTeacher, ...]
@@ -80,7 +80,7 @@ class DenseMixture(distributions.Distribution):
     )
 
   def project(self, vocab_size: int | None) -> 'MixtureLogits':
-    # Only ids that the student has are computed.
+    # Logits are computed only for ids that the student has.
     return MixtureLogits(
       tuple(
         TeacherLogits(
@@ -103,7 +103,7 @@ class TeacherLogits:
 
   Attributes:
     logits: float32 [..., V_t].
-    weight: float32 [] or [...], in the mixture of teachers.
+    weight: float32 [] or [...], its weight in the mixture of teachers.
   """
 
   logits: Array
@@ -112,13 +112,13 @@ class TeacherLogits:
 
 @struct.dataclass
 class MixtureLogits(distributions.TokenDistribution):
-  """The logits of one teacher or several at some tokens.
+  """The logits of one or more teachers at some tokens.
 
-  Embeddings of one tokenizer may differ in padding rows: ids that one of the
-  models lacks are left out before any softmax.
+  Embeddings for the same tokenizer may differ in the number of padding rows.
+  Ids that one of the models lacks are left out before any softmax.
 
   Attributes:
-    teachers: whose weights sum to 1.
+    teachers: the teachers' logits, with weights that sum to 1.
   """
 
   teachers: tuple[TeacherLogits, ...]
@@ -140,9 +140,9 @@ class MixtureLogits(distributions.TokenDistribution):
     """Computes log sum_i weight_i p_i: float32 [..., size].
 
     Args:
-      log_sums: what `log_sums` returned.
+      log_sums: the result of `log_sums`.
       size: number of ids, from id 0.
-      temperature: of each teacher's softmax, before they are mixed.
+      temperature: temperature of each teacher's softmax, before mixing.
     """
     each = [
       t.logits[..., :size] / temperature - log_sum
@@ -162,7 +162,7 @@ class MixtureLogits(distributions.TokenDistribution):
     )
 
   def _normalized(self, student, normalizers, temperature):
-    """Returns the Pair whose normalizers are known."""
+    """Returns the Pair for known normalizers."""
     size = min(student.shape[-1], self.size)
     return distributions.Pair(
       self.log_probabilities(normalizers.teachers, size, temperature),
@@ -220,9 +220,8 @@ def _value_and_slope(divergence, pair):
 def _divergence_backward(divergence, residuals, cotangents):
   """Computes (slope - q sum(slope)) / T in one pass over V.
 
-  Reading the logits again and taking exponentials twice costs less than writing
-  arrays of size V and reading them; the barrier keeps the compiler from storing
-  that.
+  Rereading the logits and taking exponentials twice costs less than writing and
+  reading arrays of size V. The barrier keeps the compiler from storing them.
   """
   student, teacher, normalizers, temperature, slopes = residuals
   student, teacher = jax.lax.optimization_barrier((student, teacher))

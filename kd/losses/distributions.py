@@ -1,13 +1,13 @@
 """Interfaces between loss terms and teachers' next-token distributions.
 
-A `Distribution` describes all positions of a batch. The objective computes with
-chunks of tokens: it cuts the arrays `per_position` into chunks, puts a chunk in
-their place (`with_positions`) and calls `project`, once for all terms. Terms
-compare the resulting `TokenDistribution` with the student's logits and do not
-depend on how it is represented.
+A `Distribution` describes all positions of a batch. The objective processes
+chunks of tokens: it cuts the arrays of `per_position` into chunks, replaces
+them by a chunk (`with_positions`) and calls `project`, once for all terms.
+Terms compare the resulting `TokenDistribution` with the student's logits and do
+not depend on its representation.
 
-A new representation is one class, like those of dense_distributions and
-sparse_distributions.
+A new representation implements both interfaces, like those in
+dense_distributions and sparse_distributions.
 """
 
 import abc
@@ -24,10 +24,10 @@ Array = types.Array
 
 @struct.dataclass
 class Normalizers:
-  """Logs of the sums that softmaxes divide by.
+  """Log-normalizers of softmaxes.
 
-  A distribution with a value that is NaN or +inf, or without any mass, has a
-  normalizer that is NaN or infinite.
+  The normalizer is NaN or infinite if the distribution contains NaN or +inf or
+  has no mass.
 
   Attributes:
     teachers: float32 [..., 1] for each teacher whose logits or kept ids are
@@ -44,7 +44,7 @@ class Normalizers:
     return tuple(jnp.isfinite(x[..., 0]) for x in self.teachers)
 
   def keep_nonfinite(self, losses: Array) -> Array:
-    """Returns losses [...] that are NaN where any normalizer is not finite."""
+    """Returns losses [...], NaN where any normalizer is not finite."""
     finite = jnp.isfinite(self.student[..., 0])
     for teacher in self.finite_teachers:
       finite &= teacher
@@ -53,14 +53,14 @@ class Normalizers:
 
 @struct.dataclass
 class Pair:
-  """The teacher's and the student's distribution over the same outcomes.
+  """The teacher's and the student's distributions over the same outcomes.
 
   Attributes:
     log_p: float32 [..., V], the teacher's log-probabilities.
     log_q: float32 [..., V], the student's.
-    weights: None, or float32 [..., V]: the outcomes are samples, and these are
-      their weights in a sum over outcomes.
-    normalizers: what both were divided by.
+    weights: float32 [..., V], weights of outcomes that are samples, in a sum
+      over outcomes; None if the outcomes are not samples.
+    normalizers: normalizers of both.
   """
 
   log_p: Array
@@ -69,34 +69,35 @@ class Pair:
   normalizers: Normalizers
 
   def contributions(self, divergence: divergences.Divergence) -> Array:
-    """Computes what each outcome adds to a divergence: float32 [..., V]."""
+    """Computes each outcome's part of a divergence, float32 [..., V]."""
     if self.weights is None:
       return divergence.integrand(self.log_p, self.log_q)
     return divergence.sampled_integrand(self.log_p, self.log_q) * self.weights
 
 
 class TokenDistribution(abc.ABC):
-  """The distributions at some tokens [...], ready to be compared."""
+  """Next-token distributions at some tokens [...]."""
 
   def check(
     self, name: str, divergence: divergences.Divergence, temperature: Any
   ) -> None:
-    """Raises ConfigError if a term cannot be computed from such targets.
+    """Raises ConfigError if a term cannot be computed from these targets.
 
     Args:
-      name: of the divergence.
+      name: name of the divergence.
       divergence: the divergence.
-      temperature: the term's, a number or a schedule as in the config.
+      temperature: the term's temperature, a number or a schedule as in the
+        config.
     """
     del name, divergence, temperature
 
   @abc.abstractmethod
   def pair(self, student: Array, temperature: Array) -> Pair:
-    """Returns both distributions over outcomes that both models know.
+    """Returns the distributions of both models over shared outcomes.
 
     Args:
       student: float32 [..., V], the student's logits.
-      temperature: float32 [], of both softmaxes.
+      temperature: float32 [], temperature of both softmaxes.
     """
 
   @abc.abstractmethod
@@ -104,8 +105,8 @@ class TokenDistribution(abc.ABC):
     """Computes the entropy at temperature 1.
 
     Returns:
-      float32 [...] in nats; and for each of n teachers whether its distribution
-      is finite, bool [..., n]. Where one is not, the entropy may be NaN.
+      float32 [...], in nats; and bool [..., n], whether the distribution of
+      each of n teachers is finite. Where one is not, the entropy may be NaN.
     """
 
   def divergence(
@@ -119,8 +120,8 @@ class TokenDistribution(abc.ABC):
       temperature: float32 [].
 
     Returns:
-      float32 [...] in nats, NaN where a distribution is not finite; and for
-      each teacher whether its distribution is finite, bool [...].
+      float32 [...], in nats, NaN where a distribution is not finite; and for
+      each teacher bool [...], whether its distribution is finite.
     """
     pair = self.pair(student, temperature)
     losses = jnp.sum(pair.contributions(divergence), axis=-1)
@@ -129,12 +130,12 @@ class TokenDistribution(abc.ABC):
 
 
 class Distribution(abc.ABC):
-  """A teacher's, or several teachers', distributions at a batch's positions."""
+  """Distributions of one or more teachers at the positions of a batch."""
 
   @property
   @abc.abstractmethod
   def num_teachers(self) -> int:
-    """Returns the number of teachers that are told apart when not finite."""
+    """Returns the number of teachers that are checked for finite values."""
 
   @abc.abstractmethod
   def per_position(self) -> types.PyTree:
@@ -142,19 +143,19 @@ class Distribution(abc.ABC):
 
   @abc.abstractmethod
   def with_positions(self, arrays: types.PyTree) -> 'Distribution':
-    """Returns a copy with other arrays in place of those of per_position.
+    """Returns a copy with other arrays in place of those from per_position.
 
     Args:
       arrays: [B, L, ...], or [T, ...] of a chunk. Positions that do not count
-        are zeros: results computed from them must be finite.
+        contain zeros, for which results must be finite.
     """
 
   @abc.abstractmethod
   def project(self, vocab_size: int | None) -> TokenDistribution:
-    """Computes what terms compare, at positions [T] of a chunk.
+    """Computes the token distributions at positions [T] of a chunk.
 
     Args:
-      vocab_size: ids that the student has; None: all that the teacher has.
+      vocab_size: number of ids of the student; None for all of the teacher's.
     """
 
 
@@ -163,10 +164,10 @@ class Targets:
   """A teacher's targets for a batch.
 
   Attributes:
-    distribution: of the next token.
+    distribution: next-token distribution.
     taps: the layer outputs that terms compare, or None.
-    mapped: whether of terms with adaptive maps `taps` has the layers of the map
-      alone, see layer_objective.mapped.
+    mapped: whether `taps` contains only the layers of the map for terms with
+      adaptive maps, see layer_objective.mapped.
   """
 
   distribution: Distribution
@@ -175,5 +176,5 @@ class Targets:
 
 
 def count_teachers(distribution: Distribution | None) -> int:
-  """Returns how many teachers a distribution comes from; 0 for None."""
+  """Returns the number of teachers of a distribution; 0 for None."""
   return distribution.num_teachers if distribution else 0

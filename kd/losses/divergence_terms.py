@@ -25,7 +25,7 @@ def _register(name):
     def per_token(
       inputs: terms.TokenInputs, values: terms.Values
     ) -> tuple[types.Array, tuple[types.Array, ...]]:
-      """Computes T^k x divergence; the power k keeps the gradient's size."""
+      """Computes T^k x divergence; the factor keeps the gradient's scale."""
       inputs.teacher.check(name, divergence, temperature)
       t = values['temperature']
       losses, finite = inputs.teacher.divergence(divergence, inputs.student, t)

@@ -1,20 +1,20 @@
-"""Divergences between the teacher's and the student's next token.
+"""Divergences between next-token distributions of teacher and student.
 
 A divergence is an integrand: a pure function of log-probabilities `log_p`
 (teacher) and `log_q` (student), float32 [..., V] in nats, that returns
-contributions [..., V], none below 0. Their sum over V is the divergence. The
-last axis is a whole distribution: all V ids, or K ids and one outcome with the
-probability of all others.
+nonnegative contributions [..., V]. Their sum over V is the divergence. The last
+axis is a whole distribution: all V ids, or K ids and one outcome with the
+probability of all other ids.
 
 Contributions are Bregman-like: the linear term q - p, whose sum over a
 distribution is 0, is added to the textbook form p (log p - log q). Contribution
 and derivative with respect to log_q are therefore exactly 0 where log_p and
-log_q have equal bits, even -inf, and a rounded normalizer changes them in
-second order only.
+log_q have equal bits, even -inf, and a rounded normalizer changes them only in
+second order.
 
-A log-probability below LOG_FLOOR counts as LOG_FLOOR: an id that one model
+Log-probabilities below LOG_FLOOR are raised to LOG_FLOOR: an id that one model
 excludes costs up to 1e5 nats where KL would be infinite. A log-probability of
-NaN or +inf gives NaN. The teacher gets no gradient.
+NaN or +inf results in NaN. The teacher gets no gradient.
 """
 
 from collections.abc import Callable
@@ -35,11 +35,11 @@ Array = types.Array
 
 DIVERGENCES = registry.Registry('divergence')
 
-# Nats. Logits that differ by 1e4 at temperature 0.1 are still distinguished.
+# In nats. Logits that differ by 1e4 are still distinct at temperature 0.1.
 LOG_FLOOR = -1e5
 
-# Below this difference of log-probabilities, contributions come from a power
-# series: differences of probabilities would cancel.
+# Below this difference of log-probabilities, contributions are computed by a
+# power series, since differences of probabilities would cancel.
 _CLOSE = 0.25
 _SERIES_TERMS = 6
 
@@ -51,10 +51,10 @@ class Divergence:
   Attributes:
     integrand: maps (log_p, log_q), float32 [..., V] in nats, to contributions
       [..., V] whose sum over V is the divergence. Differentiable in log_q.
-    temperature_power: the loss is multiplied by this power of the temperature
-      T, so that the gradient with respect to logits keeps its size when T
-      grows: 2 if the divergence is quadratic near log_p = log_q (arXiv
-      1503.02531, section 2), 1 if it is linear.
+    temperature_power: power of the temperature T that multiplies the loss, so
+      that the gradient with respect to logits keeps its scale as T grows: 2 if
+      the divergence is quadratic near log_p = log_q (arXiv 1503.02531, section
+      2), 1 if it is linear.
     needs_whole_distribution: whether a contribution depends on the other ids,
       so that sums over subsets of ids cannot be added.
     slopes_cancel: whether derivatives with respect to log_q sum to 0 over a
@@ -86,7 +86,7 @@ def build(
     temperature_power: see Divergence.
     needs_whole_distribution: see Divergence.
     slopes_cancel: see Divergence.
-    sampled_integrand: see Divergence; None: the integrand itself.
+    sampled_integrand: see Divergence; None for the integrand itself.
   """
 
   def clamped(log_p, log_q):
@@ -113,7 +113,7 @@ def build(
 
 
 def _horner(x, coefficients):
-  """Evaluates a polynomial whose constant coefficient comes first."""
+  """Evaluates a polynomial, given its coefficients in ascending order."""
   result = coefficients[-1]
   for coefficient in coefficients[-2::-1]:
     result = result * x + coefficient
@@ -147,9 +147,9 @@ def _kl(x, y, gap):
 
 
 def _minus(x, y, gap):
-  """Computes x - y, exactly 0 where log x - log y is.
+  """Computes x - y, exactly 0 where log x - log y is 0.
 
-  The compiler may round the two exponentials differently, in separate loops.
+  The compiler may round the exponentials differently in separate loops.
   """
   return jnp.where(gap == 0, 0.0, x - y)
 
@@ -161,10 +161,10 @@ def _forward_kl(log_p, log_q):
 
 
 def _sampled_forward_kl(log_p, log_q):
-  """Computes the textbook's p (log p - log q).
+  """Computes the textbook form p (log p - log q).
 
   The gradient of its weighted sum is q minus the sampled distribution, which is
-  bounded; Gemma 3 was trained so (arXiv 2503.19786, section 2.2; arXiv
+  bounded. Gemma 3 was trained this way (arXiv 2503.19786, section 2.2; arXiv
   2503.16870).
   """
   return jnp.exp(log_p) * (log_p - log_q)
@@ -342,12 +342,13 @@ def total_variation():
 
 @DIVERGENCES.register('alpha_beta')
 def alpha_beta(*, alpha: float, beta: float):
-  """Returns alpha-beta divergences (arXiv 2505.04560; Cichocki et al., 2011).
+  """Returns the alpha-beta divergence (arXiv 2505.04560).
 
-  With s = alpha + beta, the sum over ids of (alpha/s p^s + beta/s q^s -
-  p^alpha q^beta) / (alpha beta), and its limits where alpha or beta is 0:
-  (1, 0) is the forward, (0, 1) the reverse KL, (1/2, 1/2) four times the
-  squared Hellinger distance, (1, 1) half the squared Euclidean distance.
+  With s = alpha + beta, it is the sum over ids of (alpha/s p^s + beta/s q^s -
+  p^alpha q^beta) / (alpha beta), with limits where alpha or beta is 0 (Cichocki
+  et al., 2011): (1, 0) is the forward KL, (0, 1) the reverse KL, (1/2, 1/2)
+  four times the squared Hellinger distance, and (1, 1) half the squared
+  Euclidean distance.
 
   Raises:
     ConfigError: alpha or beta is below 0, or both are 0.
@@ -361,12 +362,12 @@ def alpha_beta(*, alpha: float, beta: float):
 
 @DIVERGENCES.register('adaptive_kl')
 def adaptive_kl(*, head_mass: float):
-  """Returns forward and reverse KL, weighted at each position.
+  """Returns a mean of forward and reverse KL, weighted at each position.
 
-  arXiv 2404.02657: the weight of the forward KL is the fraction of the sum of
-  |p - q| in the head, the smallest set of the teacher's most likely ids that
-  holds `head_mass` (0.5 in the paper) of its probability. Ids as likely as the
-  least likely one of them belong to it too. The weights carry no gradient.
+  The weight of the forward KL (arXiv 2404.02657) is the fraction of the sum of
+  |p - q| in the head, the smallest set of the teacher's most likely ids with
+  `head_mass` (0.5 in the paper) of its probability, including ids that tie with
+  the least likely one. The weights carry no gradient.
 
   Raises:
     ConfigError: head_mass is not between 0 and 1.

@@ -13,9 +13,9 @@ Array = types.Array
 
 _KL = divergences.forward_kl().integrand
 
-# Bins of equal width in which confidences are collected (arXiv 1706.04599).
+# Number of confidence bins of equal width (arXiv 1706.04599).
 BINS = 15
-# The teacher's likeliest token counts if it is among this many of the model's.
+# Number of the model's most likely tokens in 'top5_agreement'.
 NEAREST = 5
 
 
@@ -27,31 +27,32 @@ def by_row(
   chunk_tokens: int,
   detailed: bool = False,
 ) -> dict[str, Array]:
-  """Computes the likelihood of targets and the distance from the teachers.
+  """Computes sums of target likelihoods and distances from the teachers.
 
   Args:
     hidden: [B, L, D], the model's final hidden states.
     unembedding: [V, D].
-    targets: distributions over the same ids as the model's, or None.
+    targets: teacher distributions over the model's ids, or None.
     batch: the rows.
-    chunk_tokens: tokens per device whose logits are held at a time.
-    detailed: whether to compute the sums of a benchmark too, which cost more
+    chunk_tokens: tokens per device whose logits are computed at a time.
+    detailed: whether to also compute the sums for benchmarks, which need more
       passes over the logits.
 
   Returns:
     Weighted sums over the targets of each row, float32 [B]: 'weight', of 1;
-    'nll' in nats; 'accuracy', 1 where the target is the model's most
-    likely token; and with a teacher 'kl', from it to the model, in nats at
+    'nll' in nats; 'accuracy', 1 where the target is the model's most likely
+    token; and with a teacher 'kl', from teacher to model, in nats at
     temperature 1, and 'agreement', 1 where both have the same most likely
     token. A sum is NaN if a model's logits at one of its targets are not
     finite. 'nonfinite', float32 [B, 1 + n], counts such targets of the model
-    and of each of n teachers. In detail there are 'calibration' [B, BINS, 3],
-    and with a teacher 'top5_agreement', 1 where the teacher's most likely token
-    is among the model's five, and 'acceptance', the probability that
-    speculative sampling keeps a token that the model drafted for the teacher:
-    1 - TV (arXiv 2211.17192). 'calibration' has for each bin of the probability
-    of the model's most likely token the sums of 1, of that probability, and of
-    1 where the token is the target.
+    and of each of n teachers.
+    If `detailed`, also 'calibration' [B, BINS, 3], and with a teacher
+    'top5_agreement', 1 where the teacher's most likely token is among the
+    model's top five, and 'acceptance', the probability that speculative
+    sampling accepts a token that the model drafts for the teacher: 1 - TV
+    (arXiv 2211.17192). For each bin of the probability of the model's most
+    likely token, 'calibration' contains the sums of 1, of that probability, and
+    of 1 where the token is the target.
   """
   layout = chunks.Layout(batch.weights, chunk_tokens)
   distribution = None if targets is None else targets.distribution

@@ -20,7 +20,7 @@ _EPSILON = 1e-6
 
 
 def _rounded(x, dtype):
-  """Rounds x to the precision of dtype, at most one bit less than float32.
+  """Rounds x to the precision of dtype, at most one bit below float32.
 
   Both sides of a loss are rounded in the same way, so that equal states have
   equal bits. A cast is not enough: the compiler removes a cast and its inverse,
@@ -79,7 +79,7 @@ def apply_projection(
   Args:
     params: from init_projection; without 'norm' there is no norm.
     hidden: [..., D_s]; the product is computed in its data type.
-    dropout_rate: fraction of entries that are set to 0, below 1; the others are
+    dropout_rate: fraction of entries that are set to 0, below 1; the rest are
       divided by 1 - dropout_rate.
     rng: a random key, or None for no dropout.
 
@@ -104,9 +104,9 @@ def apply_projection(
 def mse(mapped: Array, teacher: Array) -> Array:
   """Computes the mean squared difference from the teacher's normalized state.
 
-  Gemma's hidden states have entries in the thousands, larger in later layers:
-  divided by their root mean square (epsilon 1e-6), all layers count alike. A
-  state equal to the teacher's has loss 0 only after a projection with a norm.
+  Gemma's hidden states have entries in the thousands, larger in later layers.
+  Dividing by their root mean square (epsilon 1e-6) weights all layers equally.
+  A state equal to the teacher's has loss 0 only after a projection with a norm.
 
   Args:
     mapped: [..., D_t], the student's state after apply_projection.
@@ -139,7 +139,7 @@ def cosine(mapped: Array, teacher: Array) -> Array:
   """Computes 1 - cosine similarity; 1 without a gradient for a zero vector.
 
   It is computed as half the squared distance of the directions, which is equal
-  and keeps its precision when they agree.
+  but more precise for similar directions.
 
   Args:
     mapped: [..., D_t], the student's state after apply_projection.
@@ -180,7 +180,7 @@ def layers_loss(
   """
   pairs = student_hidden.shape[0]
 
-  # The backward pass keeps only a pair's inputs, which exist anyway.
+  # Only a pair's inputs, which exist anyway, are stored for the backward pass.
   @functools.partial(jax.checkpoint, prevent_cse=False)
   def add(total, pair):
     projection, student, teacher, key = pair

@@ -1,7 +1,7 @@
 """Truncated importance weights of tokens that older parameters sampled.
 
-A token that a policy q sampled counts min(c, p / q) times for a policy p: less
-the less likely p makes it, and never more than c times (arXiv 1802.01561).
+A token sampled from a policy q has the weight min(c, p / q) for a policy p
+(arXiv 1802.01561).
 """
 
 import dataclasses
@@ -17,11 +17,12 @@ Array = types.Array
 
 @dataclasses.dataclass(frozen=True)
 class Importance:
-  """How tokens that the student sampled are weighted.
+  """The weighting of tokens that the student sampled.
 
   Attributes:
     cap: c, the largest weight.
-    vocab_size: ids that the student samples from, the first ones; None: all.
+    vocab_size: number of ids, from id 0, that the student samples from; None
+      for all.
   """
 
   cap: float
@@ -29,7 +30,7 @@ class Importance:
 
 
 def build(rollout: Any) -> Importance | None:
-  """Builds it from the config's `rollout`; None: no weights.
+  """Returns the weighting of the config's `rollout`, or None without one.
 
   Args:
     rollout: the section; None if the student samples nothing.
@@ -46,18 +47,18 @@ def weights(
   sampled: Array,
   logprobs: Array,
 ) -> tuple[Array, Array]:
-  """Computes the weights, through which no gradient flows.
+  """Computes the importance weights, which carry no gradient.
 
   Args:
-    rule: the cap, and which ids are sampled.
-    logits: float32 [T, V], the student's.
+    rule: the weighting.
+    logits: float32 [T, V], the student's logits.
     labels: int32 [T], the tokens.
-    sampled: bool [T], where the student sampled them; elsewhere the weight is
-      1.
-    logprobs: float32 [T], their log-probabilities when they were sampled.
+    sampled: bool [T], whether the student sampled the token; other tokens have
+      weight 1.
+    logprobs: float32 [T], log-probabilities at the time of sampling.
 
   Returns:
-    float32 [T], the weights; and bool [T], which of them are truncated.
+    float32 [T], the weights; and bool [T], whether each is truncated.
   """
   logits = jax.lax.stop_gradient(logits)
   if rule.vocab_size is not None:
@@ -71,12 +72,12 @@ def weights(
 
 
 def sums(weight: Array, truncated: Array, counted: Array) -> Array:
-  """Returns what `scalars` takes: float32 [3].
+  """Returns the sums of weights, truncations and tokens, float32 [3].
 
   Args:
     weight: float32 [T].
     truncated: bool [T].
-    counted: bool [T], the sampled tokens that count.
+    counted: bool [T], whether a token is sampled and counts.
   """
   kept = jnp.stack(
     [weight, truncated.astype(jnp.float32), jnp.ones_like(weight)]
@@ -88,7 +89,7 @@ def scalars(total: Array | None) -> dict[str, Array]:
   """Returns metrics; {} without importance weights.
 
   Args:
-    total: `sums` over a batch; None: there are none.
+    total: `sums` over a batch; None without importance weights.
   """
   if total is None:
     return {}

@@ -1,8 +1,8 @@
-"""Log-probabilities of labels, without logits of a whole batch in memory.
+"""Computes log-probabilities of labels in chunks of tokens, to save memory.
 
-Unlike the terms of objective.py, what is computed of them may depend on several
-tokens: the gradient of each is known once all are, and logits are computed a
-second time for it.
+Unlike the terms of objective.py, losses of these may depend on several tokens.
+Their gradients are known only after all chunks, so the backward pass computes
+logits a second time.
 """
 
 import functools
@@ -31,14 +31,14 @@ def log_probabilities(
   Differentiable once, in `hidden` and `unembedding`.
 
   Args:
-    chunk_tokens: tokens per device whose logits are held at a time.
+    chunk_tokens: tokens per device whose logits are computed at a time.
     hidden: [B, L, D], final hidden states.
     unembedding: [V, D].
     labels: int32 [B, L].
-    counted: bool [B, L], where it is computed.
+    counted: bool [B, L], whether to compute each token.
 
   Returns:
-    float32 [B, L], in nats; 0 where it does not count.
+    float32 [B, L], in nats; 0 where `counted` is False.
   """
   layout = chunks.Layout(counted, chunk_tokens)
 
@@ -56,7 +56,7 @@ def log_probabilities(
 def _forward(chunk_tokens, *arguments):
   hidden, unembedding, labels, counted = (x.value for x in arguments)
   out = log_probabilities(chunk_tokens, hidden, unembedding, labels, counted)
-  # The structure says whether the unembedding is trained, see objective.py.
+  # A flag in the tree's structure: () if the unembedding is trained, else None.
   is_trained = () if arguments[1].perturbed else None
   return out, (hidden, unembedding, labels, counted, is_trained)
 

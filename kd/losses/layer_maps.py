@@ -1,8 +1,8 @@
 """Maps student layers to the teacher layers that they learn from.
 
-Layers are counted from 0. A map is fixed (`uniform`, `last`) or adaptive: the
-student's layers are then `evenly_spaced`, and `choose` selects the teacher
-layer of each by the `similarity` of their hidden states.
+Layers are counted from 0. A map is fixed (`uniform`, `last`) or adaptive. In an
+adaptive map the student's layers are `evenly_spaced`, and `choose` selects the
+teacher layer of each by the `similarity` of their hidden states.
 """
 
 import jax
@@ -112,7 +112,7 @@ def similarity(
   Args:
     student: [n, B, L, D_s], hidden states of n layers.
     teacher: [m, B, L, D_t].
-    weights: [B, L]; values at positions of weight 0 are not read.
+    weights: [B, L]; positions with weight 0 are ignored.
 
   Returns:
     float32 [n, m], from 0 to 1; 0 for a layer with constant states, NaN for one
@@ -141,9 +141,8 @@ def similarity(
 def choose(similarity: np.ndarray) -> np.ndarray:
   """Chooses teacher layers, in order, with the largest sum of similarities.
 
-  They are strictly increasing if n <= m and nondecreasing
-  otherwise. Of equal sums, the one with the earliest layers is chosen, the
-  first student layer's deciding first.
+  They are strictly increasing if n <= m and nondecreasing otherwise. Ties are
+  broken by the earliest layers, in lexicographic order.
 
   Args:
     similarity: [n, m].
@@ -154,8 +153,7 @@ def choose(similarity: np.ndarray) -> np.ndarray:
   similarity = np.asarray(similarity, np.float64)
   n, m = similarity.shape
   step = 1 if n <= m else 0
-  # rest[i, j]: the largest sum of student layers from i and teacher layers from
-  # j on.
+  # rest[i, j]: the largest sum for student layers >= i and teacher layers >= j.
   rest = np.zeros((n + 1, m + 1))
   choice = np.zeros((n, m), np.int32)
   for i in reversed(range(n)):

@@ -1,4 +1,4 @@
-"""The part of the objective that reads layer outputs."""
+"""The part of the objective that uses layer outputs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +16,7 @@ Array = types.Array
 def specs(
   terms: Sequence[terms_lib.Term],
 ) -> tuple[types.TapSpec, types.TapSpec]:
-  """Returns the layer outputs that terms read of student and of teacher."""
+  """Returns the layer outputs of student and teacher that terms use."""
 
   def union(side, kind):
     field = f'{side}_{kind}'
@@ -32,7 +32,7 @@ def specs(
 
 
 def _pick(taps, spec, hidden, attention, tower, soft_tokens):
-  """Selects a term's layers from those that all terms together read."""
+  """Selects a term's layers from the layers of all terms."""
 
   def take(x, all_layers, layers):
     if not layers:
@@ -56,14 +56,14 @@ def mapped(
   taps: types.Taps,
   layer_maps: Mapping[str, Array],
 ) -> types.Taps:
-  """Returns the teacher's layers that terms read with these maps.
+  """Returns the teacher's layer outputs that terms use with these maps.
 
-  First those of terms with fixed maps, then those of each adaptive one.
+  Layers of terms with fixed maps come first, then those of each adaptive term.
 
   Args:
-    terms: all terms that read layers.
-    taps: the teacher's, with the layers that any map may name.
-    layer_maps: by key, indices into the layers of the term, int32 [n].
+    terms: all terms that use layer outputs.
+    taps: the teacher's layer outputs, for all layers that a map may contain.
+    layer_maps: indices into the layers of a term, int32 [n], by the term's key.
   """
   _, spec = specs(terms)
   fixed = _fixed(terms)
@@ -80,12 +80,12 @@ def mapped(
 
 
 def _fixed(terms):
-  """Returns what terms with fixed maps read of the teacher."""
+  """Returns the teacher's layer outputs that terms with fixed maps use."""
   return specs([t for t in terms if not t.loss.remap_every])[1]
 
 
 def _of_map(terms, term, taps):
-  """Returns what an adaptive term reads of the Taps of `mapped`."""
+  """Returns an adaptive term's part of the result of `mapped`."""
   fixed = _fixed(terms)
   start = len(fixed.hidden)
   for other in terms:
@@ -103,14 +103,14 @@ def pick(
   teacher: types.Taps,
   is_mapped: bool = False,
 ) -> tuple[types.Taps, types.Taps]:
-  """Returns the layer outputs of student and teacher that `term` reads.
+  """Returns the layer outputs of student and teacher that `term` uses.
 
   Args:
-    terms: all terms that read layers.
+    terms: all terms that use layer outputs.
     term: one of them.
-    student: the layer outputs that all terms together read.
-    teacher: the same of the teacher.
-    is_mapped: whether they are those of `mapped` instead.
+    student: the student's layer outputs for all terms.
+    teacher: the teacher's layer outputs for all terms.
+    is_mapped: whether `teacher` is a result of `mapped`.
   """
   loss = term.loss
   student_spec, teacher_spec = specs(terms)
@@ -155,22 +155,22 @@ def total(
   rng: Array,
   is_mapped: bool = False,
 ) -> tuple[Array, dict[str, Array], dict[str, Array], Array]:
-  """Computes the terms that read layers.
+  """Computes the terms that use layer outputs.
 
   Args:
     terms: terms whose loss is a LayerLoss.
-    projections: their parameters, by key.
-    student: the student's layer outputs that all terms together read.
-    teacher: the teacher's, which get no gradient.
+    projections: the terms' parameters, by key.
+    student: the student's layer outputs for all terms.
+    teacher: the teacher's layer outputs for all terms, which get no gradient.
     batch: the rows.
-    settings: those of this step.
-    layer_maps: by key.
-    rng: for dropout.
-    is_mapped: whether the teacher's are those of `mapped`.
+    settings: scalars of this step.
+    layer_maps: adaptive layer maps, by key.
+    rng: random key for dropout.
+    is_mapped: whether `teacher` is a result of `mapped`.
 
   Returns:
     The sum over terms of weight x sum / total, float32 []; the sum of each
-    term, and by modality, see logits_objective.Sums; and the number of tokens
+    term, also by modality, see logits_objective.Sums; and the number of tokens
     at which the teacher's layer outputs are not finite, float32 [].
   """
   scales = step_scalars.scales(settings)
@@ -188,7 +188,7 @@ def total(
       jax.random.fold_in(rng, number),
     )
     weights = step_scalars.weights_of(term.loss, batch)
-    # The loss of a target that does not count may be anything, even NaN.
+    # The loss of a target that does not count may be NaN.
     losses = jnp.where(weights != 0, losses, 0.0)
     sums[term.key] = jnp.sum(losses * weights)
     if images is not None:
@@ -202,8 +202,8 @@ def total(
 def _nonfinite(terms, teacher, batch):
   """Counts tokens at which the teacher's layer outputs are not finite.
 
-  Hidden states are read where a term counts, queries, keys and values at every
-  token that is not padding, since targets attend to them.
+  Hidden states are checked where a term counts. Queries, keys and values are
+  checked at every token that is not padding, since targets attend to them.
   """
 
   def bad(x, counted):

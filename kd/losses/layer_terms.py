@@ -18,10 +18,10 @@ from kd.losses import terms
 _FIXED = {'uniform': layer_maps.uniform, 'last': layer_maps.last}
 _ADAPTIVE = 'adaptive'
 SIMILARITIES = ('states', 'attention')
-_BLOCK = 512  # Queries whose maps are compared at a time to choose layers.
+_BLOCK = 512  # Queries whose maps are computed at a time to choose layers.
 _RELATIONS = ('query', 'key', 'value')
 _TOWER, _SOFT_TOKENS = 'tower', 'soft_tokens'
-# By value of `states`, the field of Taps.
+# Field of Taps by value of `states`.
 STATES = {'layers': 'hidden', _TOWER: 'tower', _SOFT_TOKENS: 'soft_tokens'}
 
 
@@ -37,7 +37,7 @@ def _need_teacher(context):
 
 
 def _pairs(context, layer_map, pairs, field='layers'):
-  """Returns the student's and the teacher's layers of a fixed map."""
+  """Returns the student layers and the teacher layers of a fixed map."""
   _check(layer_map, 'map', _FIXED)
   sizes = getattr(context.student, field), getattr(context.teacher, field)
   return tuple(zip(*_FIXED[layer_map](*sizes, pairs, 'pairs'), strict=True))
@@ -59,8 +59,8 @@ def hidden_states(
 ) -> terms.LayerLoss:
   """Builds the loss of projected hidden states (arXiv 1412.6550, 1909.10351).
 
-  With map 'adaptive' each student layer is compared with the teacher layer that
-  is most similar to it, by hidden states or by attention, chosen again every
+  With map 'adaptive' each student layer is compared with the most similar
+  teacher layer, by hidden states or by attention. The map is recomputed every
   `remap_every` updates.
   """
   _need_teacher(context)
@@ -134,7 +134,7 @@ def hidden_states(
 
 
 def _check_states(states, layer_map, pairs, part, context):
-  """Raises ConfigError unless images' states can be compared so."""
+  """Raises ConfigError unless these states can be compared."""
   _check(states, 'states', STATES)
   if states == 'layers':
     return
@@ -166,7 +166,7 @@ def _widths(states, context):
 
 
 def _compared(states, context, layer_map, pairs):
-  """Returns the layers that a fixed map compares; of soft tokens none."""
+  """Returns the layers that a fixed map compares; none for soft tokens."""
   if states == _SOFT_TOKENS:
     return (), ()
   return _pairs(
@@ -185,13 +185,13 @@ def _similarity_of_states(student, teacher, batch):
 def _similarity_of_attention(context, layers, student, teacher, batch):
   """Returns the mean cosine of the layers' attention over target tokens.
 
-  Maps are means over heads. A local and a global layer are compared within the
-  local one's window.
+  Maps are averaged over heads. A local and a global layer are compared within
+  the window of the local one.
 
   Args:
     context: the models' sizes.
     layers: the student's n layers.
-    student: their Taps.
+    student: the Taps of these layers.
     teacher: the Taps of all m layers of the teacher.
     batch: the rows.
 
@@ -223,7 +223,7 @@ def _similarity_of_attention(context, layers, student, teacher, batch):
       context.student.attention_scale,
     )
     values = [None] * context.teacher.layers
-    # One loop over all layers that have the same window.
+    # One loop for all layers with the same window.
     for window in dict.fromkeys(context.teacher.windows):
       same = [i for i, w in enumerate(context.teacher.windows) if w == window]
       both = _window(context.student.windows[layer], window)
@@ -239,7 +239,7 @@ def _similarity_of_attention(context, layers, student, teacher, batch):
 
 
 def _positions(batch, image_tokens):
-  """Returns what masks are made from; images have this many tokens each."""
+  """Returns the inputs of masks; an image has `image_tokens` tokens."""
   image_ids = None
   if batch.images is not None and image_tokens:
     image_ids = batch.images.ids(image_tokens)
@@ -252,7 +252,7 @@ def _window(*windows):
 
 
 def _attention_term(context, layers, part, temperature, pair_loss):
-  """Builds the mean over layer pairs of an attention loss."""
+  """Builds a term that averages an attention loss over layer pairs."""
   terms.check_part(part, of_layers=True)
 
   windows = [
@@ -310,7 +310,7 @@ def attention_maps(
 ) -> terms.LayerLoss:
   """Builds the distance of attention maps (after arXiv 1909.10351).
 
-  It compares the maps head by head, or the means over heads.
+  Maps are compared head by head, or averaged over heads first.
   """
   _need_teacher(context)
   _check(distance, 'distance', maps_lib.DISTANCES)

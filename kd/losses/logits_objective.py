@@ -1,7 +1,7 @@
-"""The part of the objective that reads logits.
+"""The part of the objective that uses logits.
 
 Its terms share one pass over chunks of tokens. The same pass computes the
-gradient, so that no array of size tokens x V is kept for a backward pass.
+gradient, so that no array of size tokens x V is stored for a backward pass.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from kd.partitioning import rules
 
 Array = types.Array
 
-# Those of _Inputs that have a value for each target.
+# The fields of _Inputs with a value for each target.
 _PER_TARGET = (
   *('labels', 'parts', 'weights', 'images'),
   *('sampling_logprobs', 'with_teacher', 'teacher_weights'),
@@ -36,13 +36,13 @@ class Sums:
 
   Attributes:
     losses: by term, the sum of target weight x loss, in nats.
-    nonfinite: float32 [n], for each of n teachers the number of values at
-      counted targets that were NaN or infinite.
+    nonfinite: float32 [n], the number of NaN or infinite values at counted
+      targets, for each of n teachers.
     by_modality: by term, its sum over the targets of each modality, float32
       [2]; {} without images.
-    importance: of importance weights, see importance.sums; None without.
-    by_teacher: by term that reads the teachers, its sum over the targets of
-      each teacher, by their weights, float32 [n]; {} if each has all targets.
+    importance: see importance.sums; None without importance weights.
+    by_teacher: by term that uses the teachers, its weighted sum over the
+      targets of each teacher, float32 [n]; {} if each has all targets.
   """
 
   losses: dict[str, Array]
@@ -84,10 +84,10 @@ def no_sums(
   """Returns all-zero sums.
 
   Args:
-    terms: of the objective.
-    distribution: the teachers', or None.
+    terms: terms of the objective.
+    distribution: the teachers' distribution, or None.
     by_modality: whether the batch has images.
-    weighted: whether its targets have importance weights.
+    weighted: whether the batch's targets have importance weights.
     teacher_weights: see types.Batch.
   """
   count = distributions.count_teachers(distribution)
@@ -107,7 +107,7 @@ def no_sums(
 
 
 def taught(terms: Sequence[terms_lib.Term]) -> list[terms_lib.Term]:
-  """Returns the terms whose loss reads the teachers' distributions."""
+  """Returns the terms whose loss uses the teachers' distributions."""
   return [
     t
     for t in terms
@@ -138,7 +138,7 @@ def _chunk_sums(terms, student, chunk):
         losses * weights, chunk.teacher_weights
       )
     if finite:
-      # Also where the term's own weight is 0: its loss is NaN there too.
+      # Also where the term's own weight is 0, since its loss is NaN there too.
       bad = [jnp.sum(~one & (chunk.weights != 0)) for one in finite]
       nonfinite += jnp.stack(bad).astype(jnp.float32)
   total = scaled(sums, chunk.scales)
@@ -211,8 +211,8 @@ def _logits_objective(terms, chunk_tokens, hidden, unembedding, inputs):
 def _forward(terms, chunk_tokens, hidden, unembedding, inputs):
   """Computes _logits_objective, with the gradients as residuals.
 
-  The unembedding's gradient is left out if it is not trained: the compiler
-  would compute it all the same.
+  The gradient of the unembedding is left out if it is not trained. Otherwise
+  the compiler would still compute it.
   """
   trains_unembedding = unembedding.perturbed
   hidden, unembedding, inputs = jax.tree.map(
@@ -275,20 +275,20 @@ def total(
   settings: step_scalars.StepScalars,
   importance: importance_lib.Importance | None,
 ) -> tuple[Array, Sums]:
-  """Computes the terms that read logits.
+  """Computes the terms that use logits.
 
   Differentiable once, in `hidden` and `unembedding`; the sums are for metrics
   and carry no gradient.
 
   Args:
     terms: terms whose loss is a LogitsLoss.
-    chunk_tokens: tokens per device whose logits are held at a time.
+    chunk_tokens: tokens per device whose logits are computed at a time.
     hidden: [B, L, D], the student's final hidden states.
     unembedding: float32 [V, D].
     targets: the teachers' targets, or None if no term needs them.
-    batch: the rows, with weights at the positions that are kept.
-    settings: those of this step.
-    importance: of sampled tokens, if the batch has sampling_logprobs.
+    batch: the rows, with nonzero weights at the positions that are kept.
+    settings: scalars of this step.
+    importance: weighting of sampled tokens, if the batch has sampling_logprobs.
 
   Returns:
     float32 [], the sum over terms of weight x sum / total; and the sums.

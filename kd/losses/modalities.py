@@ -1,9 +1,9 @@
-"""Weights of the modalities: examples with images, and those of text alone.
+"""Weights of the modalities: examples with images, and text-only examples.
 
 A target's weight is multiplied by the weight of its example's modality before
-anything is summed, so that packing, micro-batches and devices change no value.
-The weights are declared, or in addition divided by the norm of the gradient of
-each modality's part of the objective (after GradNorm, arXiv 1711.02257).
+any sum, so that results do not depend on packing, micro-batches or devices. The
+weights are declared in the config, and optionally divided by the gradient norm
+of each modality's part of the objective (after GradNorm, arXiv 1711.02257).
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ Array = types.Array
 _GRADIENT_NORM = 'gradient_norm'
 BALANCES = ('weights', _GRADIENT_NORM)
 
-# In this order in every array of one value per modality.
+# The order in every array with one value per modality.
 NAMES = ('image', 'text')
 
 
@@ -30,7 +30,8 @@ def with_images(batch: types.Batch) -> Array | None:
   """Returns a mask of the positions of examples with images, bool [B, L].
 
   Returns:
-    True at all positions of such an example, text too; None without images.
+    True at all positions of such an example, including text; None without
+    images.
   """
   if batch.images is None:
     return None
@@ -52,19 +53,19 @@ def sums(values: Array, images: Array | None) -> Array | None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Modalities:
-  """How much the targets of each modality count.
+  """The weights of the targets of each modality.
 
   Attributes:
-    declared: by modality, its weight by step.
-    decay: of the average of gradient norms that the weights are divided by;
-      None: they are the declared ones.
+    declared: weight schedule of each modality.
+    decay: decay of the moving average of gradient norms that the weights are
+      divided by; None to use the declared weights.
   """
 
   declared: tuple[schedules.Schedule, schedules.Schedule]
   decay: float | None
 
   def init(self) -> Array | None:
-    """Returns the first average of norms, zeros [2]; None without one."""
+    """Returns the initial average of norms, zeros [2]; None without one."""
     return None if self.decay is None else jnp.zeros(len(NAMES))
 
   def weights(self, step: Array, norms: Array | None) -> Array:
@@ -73,7 +74,7 @@ class Modalities:
     Args:
       step: number of updates applied so far.
       norms: float32 [2], averages of gradient norms, 0 before the first batch
-        with both modalities; None: the weights are the declared ones.
+        with both modalities; None to use the declared weights.
 
     Returns:
       The declared weights divided by the norms, scaled to the declared sum.
@@ -91,13 +92,13 @@ class Modalities:
   def averaged(
     self, norms: Array | None, new: Array | None, finite: Array
   ) -> Array | None:
-    """Returns the averages with those of one more batch.
+    """Returns the averages, updated with the norms of a batch.
 
     Args:
-      norms: float32 [2], the averages before it; None without them.
-      new: float32 [2], the batch's, 0 for a modality that it lacks: then
-        nothing changes, since norms are compared within a batch. None: the
-        batch has no images.
+      norms: float32 [2], the averages before the batch; None without them.
+      new: float32 [2], norms of the batch, 0 for a missing modality. In that
+        case nothing changes, since norms are compared within a batch. None if
+        the batch has no images.
       finite: bool [], whether the update is applied.
     """
     if new is None:
@@ -129,7 +130,7 @@ def build(spec: Mapping[str, Any], path: str, steps: int) -> Modalities:
 
 
 def weighted(batch: types.Batch, weights: Array) -> types.Batch:
-  """Multiplies target weights by those of modalities, float32 [2]."""
+  """Multiplies target weights by the modalities' weights, float32 [2]."""
   images = with_images(batch)
   if images is None:
     return batch
@@ -138,7 +139,7 @@ def weighted(batch: types.Batch, weights: Array) -> types.Batch:
 
 
 def probe(batch: types.Batch, norms: Array | None, width: int) -> Array | None:
-  """Returns the probe of `observed`; None if no norms are needed."""
+  """Returns the probe for `observed`; None if no norms are needed."""
   if norms is None or batch.images is None:
     return None
   return jnp.zeros((len(NAMES), width))
@@ -150,16 +151,16 @@ def norms(
   unweighted: types.Batch,
   batch: types.Batch,
 ) -> Array | None:
-  """Returns the norms of the gradients of the modalities' parts, at weight 1.
+  """Returns the gradient norm of each modality's part at weight 1.
 
   Args:
     d_probe: float32 [2, D], the gradient of `probe`; None without one.
-    weights: float32 [2], with which it was computed.
+    weights: float32 [2], the modalities' weights for that gradient.
     unweighted: the batch without these weights.
-    batch: the batch with them.
+    batch: the batch with these weights.
 
   Returns:
-    float32 [2], 0 for a modality whose weight is 0 or that the batch lacks.
+    float32 [2], 0 for a modality with weight 0 or without examples.
   """
   if d_probe is None:
     return None
@@ -176,9 +177,9 @@ def scalars(
   """Returns metrics of a batch; {} without images.
 
   Args:
-    batch: with the modalities' weights.
-    weights: these, float32 [2].
-    new: the batch's gradient norms, float32 [2], or None.
+    batch: the batch with the modalities' weights.
+    weights: float32 [2], these weights.
+    new: float32 [2], the batch's gradient norms, or None.
   """
   images = with_images(batch)
   if images is None:
@@ -197,12 +198,12 @@ def scalars(
 
 @jax.custom_vjp
 def observed(hidden: Array, images: Array, probe: Array) -> Array:
-  """Returns hidden states, whose gradients the probe's gradient sums up.
+  """Returns `hidden`; its gradient is summed in the gradient of `probe`.
 
-  It stands for hidden x (1 + probe of the position's modality), at a probe of
-  zeros. The probe's gradient is that of a factor on each channel of the final
-  norm's output, the last parameters that all tokens share, restricted to the
-  positions of each modality. It adds up over micro-batches.
+  The result represents hidden x (1 + probe of the position's modality) at a
+  probe of zeros. The probe's gradient is that of a factor on each channel of
+  the final norm's output, the last parameters that all tokens share, restricted
+  to the positions of each modality. It adds up over micro-batches.
 
   Args:
     hidden: [B, L, D], the final hidden states.

@@ -21,14 +21,14 @@ Array = types.Array
 
 @struct.dataclass
 class Student:
-  """The student's outputs that the objective reads.
+  """The student's outputs that the objective uses.
 
   Attributes:
     hidden: [B, L, D], final hidden states.
     unembedding: float32 [V, D].
     taps: the layer outputs that Objective.student_taps names.
-    projections: trained parameters of terms, by the terms' keys.
-    layer_maps: by a term's key, int32 [n], the teacher layers it compares with.
+    projections: trained parameters of terms, by the term's key.
+    layer_maps: int32 [n], adaptive layer map of a term, by the term's key.
   """
 
   hidden: Array
@@ -44,18 +44,18 @@ class Objective:
 
   Attributes:
     terms: the terms of the sum.
-    selection: the positions at which terms that read logits are computed; those
-      of spans are computed everywhere.
+    selection: the positions at which terms that use logits are computed; terms
+      that use spans are computed everywhere.
     chunk_tokens: tokens per device whose logits, over the whole vocabulary, are
-      held at a time.
-    modalities: how much targets of examples with and without images count; who
-      calls the objective multiplies the targets' weights by it.
-    shares_tower: whether the student reads the features of the first teacher's
+      computed at a time.
+    modalities: weights of targets of examples with and without images; the
+      caller multiplies the targets' weights by them.
+    shares_tower: whether the student uses the features of the first teacher's
       vision tower, see `shared_images`.
-    importance: weights of tokens that the student sampled, in terms that read
-      logits; None: they have none.
-    teachers: names of the teachers, if they divide the examples among them, for
-      metrics; ().
+    importance: weighting of tokens that the student sampled, in terms that use
+      logits; None without importance weights.
+    teachers: names of the teachers for metrics, if examples are divided among
+      them; else ().
   """
 
   terms: tuple[terms_lib.Term, ...]
@@ -93,7 +93,7 @@ class Objective:
 
   @property
   def student_taps(self) -> types.TapSpec:
-    """Returns the student's layer outputs that the terms read."""
+    """Returns the student's layer outputs that the terms use."""
     return layer_objective.specs(self.layer_terms)[0]
 
   @property
@@ -109,7 +109,7 @@ class Objective:
 
     Args:
       batch: the rows.
-      targets: of these rows.
+      targets: the teachers' targets for these rows, or None.
     """
     shared = self.shares_tower and targets is not None
     if not shared or batch.images is None:
@@ -130,7 +130,7 @@ class Objective:
   def logits_total(
     self, *arguments: types.PyTree
   ) -> tuple[Array, logits_objective.Sums]:
-    """Computes the terms that read logits; see logits_objective.total."""
+    """Computes the terms that use logits; see logits_objective.total."""
     return logits_objective.total(
       self.logits_terms, self.chunk_tokens, *arguments, self.importance
     )
@@ -152,11 +152,11 @@ class Objective:
     Differentiable once, in the student's arrays.
 
     Args:
-      student: its outputs.
+      student: the student's outputs.
       targets: the teachers' targets, or None if no term needs them.
       batch: the rows of a whole batch or of one micro-batch.
-      settings: those of the whole batch.
-      rng: for dropout and the random choice of positions.
+      settings: scalars of the whole batch.
+      rng: random key for dropout and the random choice of positions.
 
     Returns:
       float32 [], the sum over terms of weight x sum / total; and the sums, for
@@ -189,7 +189,7 @@ class Objective:
     )
     nonfinite = sums.nonfinite
     if targets is not None:
-      # Terms read the layers of the first teacher only.
+      # Terms use only the layers of the first teacher.
       nonfinite = nonfinite.at[0].add(bad_taps) + bad_scores
     value = layers_total + logits_value
     if self.span_terms:

@@ -1,9 +1,9 @@
 """A teacher's distributions over outcomes that two vocabularies share.
 
-Ids of both tokenizers that stand for the same text, or have the same role, are
-one outcome. Any other id counts to the outcome with which the other tokenizer
-begins to write its text: projected KL (P-KL, arXiv 2605.21699) over the shared
-part of the vocabularies. What belongs to none is one more outcome.
+Ids of both tokenizers with the same text or the same role are one outcome. Any
+other id belongs to the outcome of the first token into which the other
+tokenizer splits its text: projected KL (P-KL, arXiv 2605.21699) over the shared
+part of the vocabularies. Ids that belong to none form one more outcome.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from kd.losses import divergences
 
 Array = types.Array
 
-_LEAST = 1e-30  # Probability of the last outcome, which may have no id.
+_LEAST = 1e-30  # Minimum probability of the last outcome, which may be empty.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,8 +31,8 @@ class Side:
   Attributes:
     ids: int32 [K], the id of each outcome that both models have.
     others: int32 [n], all other ids.
-    joined: int32 [n], the outcome of each of them; K: the last one.
-    size: number of ids; logits beyond it belong to none.
+    joined: int32 [n], the outcome of each of `others`; K for the last one.
+    size: number of ids; logits beyond it are ignored.
   """
 
   ids: np.ndarray
@@ -46,8 +46,8 @@ class Side:
     """Returns log-probabilities [..., K + 1] of outcomes, and the normalizer.
 
     Args:
-      logits: float32 [..., V], of all ids.
-      temperature: of the softmax.
+      logits: float32 [..., V], logits of all ids.
+      temperature: temperature of the softmax.
     """
     scaled = logits[..., : self.size] / temperature
     log_sum = jax.nn.logsumexp(scaled, axis=-1, keepdims=True)
@@ -62,7 +62,7 @@ class Side:
     return jnp.concatenate([log_p, log_rest], axis=-1), log_sum
 
   def sorted(self, logits: Array, temperature: Array | float) -> Array:
-    """Returns the probabilities of all ids, falling: [..., size]."""
+    """Returns the probabilities of all ids in descending order, [..., size]."""
     scaled = logits[..., : self.size] / temperature
     return -jnp.sort(-jax.nn.softmax(scaled), axis=-1)
 
@@ -72,9 +72,9 @@ class SharedVocabulary:
   """The outcomes of two tokenizers.
 
   Attributes:
-    student: its ids by outcome.
-    teacher: likewise.
-    is_same: whether both tokenizers are one.
+    student: the student's ids by outcome.
+    teacher: the teacher's ids by outcome.
+    is_same: whether both tokenizers are the same.
   """
 
   student: Side
@@ -112,7 +112,7 @@ class ProjectedTeacher(distributions.Distribution):
     return self.replace(teacher=self.teacher.replace(final_hidden=arrays))
 
   def project(self, vocab_size: int | None) -> 'ProjectedLogits':
-    # All ids of the teacher are computed: those of the student are others.
+    # All ids of the teacher are computed, since the student's ids differ.
     del vocab_size
     dense = dense_distributions.DenseMixture((self.teacher,))
     (logits,) = dense.project(None).teachers
@@ -124,7 +124,7 @@ class ProjectedLogits(distributions.TokenDistribution):
   """A teacher's logits of its own ids at some tokens.
 
   Attributes:
-    teacher: its logits.
+    teacher: the teacher's logits.
     shared: the outcomes.
   """
 
@@ -162,10 +162,10 @@ class ProjectedLogits(distributions.TokenDistribution):
 
     Args:
       student: float32 [..., V], the student's logits.
-      temperature: float32 [], of both softmaxes.
+      temperature: float32 [], temperature of both softmaxes.
 
     Returns:
-      As `divergence`, without a unit.
+      The same as `divergence`, but without a unit.
     """
     logits = self.teacher.logits
     p = self.shared.teacher.sorted(logits, temperature)

@@ -1,8 +1,8 @@
 """Selective distillation: computes logits terms at some positions only.
 
-At a position that is not kept, no model's logits are computed for the objective
-(arXiv 2602.01395). A rule that ranks by a model's entropy computes that model's
-logits once, without a gradient.
+At other positions, no logits are computed for the objective (arXiv 2602.01395).
+A rule that ranks by a model's entropy computes that model's logits once,
+without a gradient.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ class Selection:
 
   Attributes:
     rule: a name in RULES.
-    fraction: by step, the fraction of a row's target positions that is kept, in
+    fraction: schedule of the fraction of a row's target positions to keep, in
       (0, 1].
   """
 
@@ -116,14 +116,14 @@ def _uniform(batch, key):
 def keep_highest(scores: Array, weights: Array, fraction: Array) -> Array:
   """Sets the weights of all but the highest scores of each row to 0.
 
-  If a counted score is not finite, all weights of the row become NaN: a loss
-  over some of its positions would hide the fault.
+  If a counted score is not finite, all weights of the row become NaN, since a
+  loss over some of its positions would hide the error.
 
   Args:
     scores: float32 [B, L].
     weights: float32 [B, L], 0 where a position does not count.
-    fraction: float32 [], of a row's counted positions; their number is rounded
-      up.
+    fraction: float32 [], fraction of a row's counted positions to keep; their
+      number is rounded up.
 
   Returns:
     float32 [B, L]; the weights that are kept are scaled so that the sum of each
@@ -142,7 +142,7 @@ def keep_highest(scores: Array, weights: Array, fraction: Array) -> Array:
 
 
 def _groups(batch):
-  """Yields where targets are, bool [B, L], of which a fraction is kept."""
+  """Yields masks [B, L] of the groups that the fraction applies to."""
   images = modalities.with_images(batch)
   for part in (types.ANSWER, types.RATIONALE, types.SAMPLED):
     among = batch.parts == part
@@ -161,23 +161,23 @@ def select(
 ) -> tuple[types.Batch, Array]:
   """Returns the batch with weights only where the rule keeps a position.
 
-  The fraction applies to each part of each row separately, and to each modality
-  of it, so that a row does not depend on others and the total weight of a part
-  and of a modality stays the same.
+  The fraction applies separately to each part and modality of each row, so that
+  rows are independent and the total weight of a part and of a modality stays
+  the same.
 
   Args:
     selection: the rule.
-    fraction: float32 [], at this step.
+    fraction: float32 [], the fraction at this step.
     hidden: [B, L, D], the student's final hidden states.
     unembedding: [V, D].
     targets: the teachers' targets, or None if the rule does not need them.
     batch: the rows.
-    key: of this step, for the random rule.
-    chunk_tokens: tokens per device whose logits are held at a time.
+    key: random key of this step, for the random rule.
+    chunk_tokens: tokens per device whose logits are computed at a time.
 
   Returns:
-    The batch; and for each teacher that the rule reads, the number of targets
-    at which its distribution is not finite, float32 [n]; [0.] if it reads none.
+    The batch; and for each teacher that the rule uses, the number of targets
+    at which its distribution is not finite, float32 [n]; [0.] if it uses none.
   """
   finite = jnp.ones((*batch.weights.shape, 1), bool)
   if selection.rule == 'all':

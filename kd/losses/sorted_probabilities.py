@@ -1,7 +1,7 @@
 """Universal Logit Distillation (ULD, arXiv 2402.12030), as a baseline.
 
-The probabilities of both models are compared in falling order, whatever ids
-they belong to: the Wasserstein distance if any two ids are equally far apart.
+The probabilities of both models are compared in descending order, regardless of
+their ids. This is the Wasserstein distance if all ids are equally far apart.
 """
 
 from kd.core import types

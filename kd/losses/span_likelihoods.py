@@ -15,12 +15,12 @@ Array = types.Array
 class SpanLikelihoods(distributions.Distribution):
   """A teacher's log-likelihoods of aligned spans of tokens.
 
-  It says nothing of other tokens than those of the text: of the terms that read
-  next-token distributions, none can be computed from it.
+  It covers only the tokens of the text, so terms that use next-token
+  distributions cannot be computed from it.
 
   Attributes:
-    log_p: float32 [B, L], at each target of the student that of its span, in
-      nats; 0 in no span.
+    log_p: float32 [B, L], log-likelihood of the span of each student target, in
+      nats; 0 outside of spans.
   """
 
   log_p: Array
@@ -51,8 +51,8 @@ def of(
   Args:
     hidden: [B, M, D], the teacher's final hidden states.
     unembedding: [V, D].
-    tokens: the rows that it has read.
-    chunk_tokens: tokens per device whose logits are held at a time.
+    tokens: the teacher's rows.
+    chunk_tokens: tokens per device whose logits are computed at a time.
   """
   log_p = label_likelihood.log_probabilities(
     chunk_tokens, hidden, unembedding, tokens.targets, tokens.spans > 0

@@ -1,4 +1,4 @@
-"""The part of the objective that reads likelihoods of aligned spans."""
+"""The part of the objective that uses likelihoods of aligned spans."""
 
 from collections.abc import Sequence
 
@@ -16,16 +16,16 @@ Array = types.Array
 
 
 def scalars(batch: types.Batch) -> dict[str, Array]:
-  """Returns the fraction of targets that the teacher is not asked about.
+  """Returns the fraction of target weight that the teacher does not cover.
 
-  As the fraction of target weight that is in no span; or, where terms compare
-  positions, at positions that the teacher does not have.
+  This is the weight outside of spans or, if terms compare positions, at
+  positions that the teacher does not have.
 
   Args:
     batch: all rows of a step.
 
   Returns:
-    By name, float32 []; {} if the teacher reads what the student does.
+    float32 [] by name; {} if teacher and student have the same tokens.
   """
   if batch.teacher is None:
     return {}
@@ -45,7 +45,7 @@ def total(
   settings: step_scalars.StepScalars,
   chunk_tokens: int,
 ) -> tuple[Array, dict[str, Array], Array]:
-  """Computes the terms that read likelihoods of spans.
+  """Computes the terms that use likelihoods of spans.
 
   Differentiable once, in `hidden` and `unembedding`.
 
@@ -53,10 +53,10 @@ def total(
     terms: terms whose loss is a SpanLoss.
     hidden: [B, L, D], the student's final hidden states.
     unembedding: float32 [V, D].
-    targets: the teacher's, whose distribution is SpanLikelihoods.
+    targets: the teacher's targets; their distribution is SpanLikelihoods.
     batch: the rows, with the teacher's tokens.
-    settings: those of this step.
-    chunk_tokens: tokens per device whose logits are held at a time.
+    settings: scalars of this step.
+    chunk_tokens: tokens per device whose logits are computed at a time.
 
   Returns:
     The sum over terms of weight x sum / total, float32 []; the sum of each
@@ -74,7 +74,7 @@ def total(
   for term in terms:
     weights = step_scalars.weights_of(term.loss, batch)
     counted = weights != 0
-    # The gradient of what does not count may not be NaN either.
+    # Gradients must not be NaN at positions that do not count either.
     pair = (jnp.where(counted, x, -1.0) for x in (log_p, log_q))
     losses = term.loss.per_span(*pair, settings.values[term.key])
     sums[term.key] = jnp.sum(losses * weights)

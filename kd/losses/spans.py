@@ -14,10 +14,10 @@ def sums(values: Array, spans: Array, count: int) -> Array:
   Args:
     values: float32 [B, N].
     spans: int32 [B, N], 0 to `count`.
-    count: number of spans of a row at most.
+    count: maximum number of spans per row.
 
   Returns:
-    float32 [B, count + 1]; those of span 0 are in no span.
+    float32 [B, count + 1]; entry 0 sums the values outside of spans.
   """
   one = lambda x, s: jax.ops.segment_sum(x, s, count + 1)
   return jax.vmap(one)(values, spans)
@@ -34,7 +34,7 @@ def at_tokens(values: Array, spans: Array) -> Array:
 
 
 def last(spans: Array) -> Array:
-  """Returns where each span ends: bool [B, N]."""
+  """Returns whether a span ends at each token, bool [B, N]."""
   following = jnp.pad(spans[:, 1:], ((0, 0), (0, 1)))
   return (spans > 0) & (spans != following)
 
@@ -42,11 +42,11 @@ def last(spans: Array) -> Array:
 def weights(weights: Array, spans: Array) -> Array:
   """Returns the weights of spans, each at its last token.
 
-  A span weighs as much as its tokens do on average, and nothing if one of them
-  does not count: spans are never cut.
+  The weight of a span is the mean weight of its tokens, or 0 if one of them
+  does not count, since spans are never cut.
 
   Args:
-    weights: float32 [B, N], of tokens; 0 where one does not count.
+    weights: float32 [B, N], weights of tokens; 0 for those that do not count.
     spans: int32 [B, N].
 
   Returns:

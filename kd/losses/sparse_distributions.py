@@ -1,4 +1,4 @@
-"""Distributions of which only some ids are known, as a cache keeps them."""
+"""Distributions with known probabilities for only some ids, as in a cache."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ Array = types.Array
 
 
 class _Sparse(distributions.Distribution, distributions.TokenDistribution):
-  """Ids and their log-probabilities, the same for a batch and for tokens."""
+  """Ids and their log-probabilities, for a batch or for some tokens."""
 
   @property
   def num_teachers(self) -> int:
@@ -41,7 +41,7 @@ def _logits_of(logits, ids):
 
 
 def _without(logits, ids):
-  """Returns logits [..., V] that are LOG_ZERO at the ids [..., K]."""
+  """Returns logits [..., V], set to LOG_ZERO at the ids [..., K]."""
   size = logits.shape[-1]
   flat = logits.reshape(-1, size)
   index = jnp.where(ids >= 0, ids, size).reshape(flat.shape[0], -1)
@@ -55,8 +55,8 @@ class TopK(_Sparse):
   """A teacher's K most likely next tokens and the mass of all others.
 
   Attributes:
-    ids: int32 [..., K], each at most once; -1 in slots that are not used.
-    logprobs: float32 [..., K], log-probabilities; -inf in slots not used.
+    ids: int32 [..., K], each at most once; -1 in unused slots.
+    logprobs: float32 [..., K], log-probabilities; -inf in unused slots.
     tail_logprob: float32 [...], the log-mass of all other ids.
   """
 
@@ -74,15 +74,16 @@ class TopK(_Sparse):
 
   def _log_sum(self):
     """Returns the normalizer [..., 1]."""
-    # Bounded values would give mass to a distribution without any.
+    # Not of bounded values, which give mass to a distribution without any.
     return jax.nn.logsumexp(self._buckets(), axis=-1, keepdims=True)
 
   def pair(self, student: Array, temperature: Array) -> distributions.Pair:
-    """Returns K ids and the tail as K + 1 outcomes, softened together.
+    """Returns distributions over K + 1 outcomes: the K ids and the tail.
 
-    At temperature 1 merging the tail never raises an f-divergence (data
-    processing); at another one both models' K + 1 probabilities are raised to
-    1 / T and normalized, as the distribution within the tail is not known.
+    At temperature 1, merging the tail never increases an f-divergence (data
+    processing inequality). At other temperatures, both models' K + 1
+    probabilities are raised to 1 / T and normalized, since the distribution
+    within the tail is unknown.
     """
     total = jax.nn.logsumexp(student, axis=-1, keepdims=True)
     tail = jax.nn.logsumexp(_without(student, self.ids), -1, keepdims=True)
@@ -107,14 +108,14 @@ class Sampled(_Sparse):
   """Tokens drawn from a teacher's next-token distribution.
 
   Attributes:
-    ids: int32 [..., K]; -1 in slots that are not used.
-    logprobs: float32 [..., K], their log-probabilities at temperature 1.
+    ids: int32 [..., K]; -1 in unused slots.
+    logprobs: float32 [..., K], log-probabilities of ids at temperature 1.
     weights: float32 [..., K], importance weights: the expectation of sum_k
       weights_k f(ids_k) is the mean of f under the teacher at `drawn_at`; 0 in
-      slots that are not used.
+      unused slots.
     log_sum: float32 [...], the log of the sum of p^(1 / drawn_at) over all ids;
-      None: drawn_at is 1.
-    drawn_at: the temperature at which ids were drawn.
+      None if drawn_at is 1.
+    drawn_at: temperature at which ids were drawn.
   """
 
   ids: Array
@@ -124,7 +125,7 @@ class Sampled(_Sparse):
   drawn_at: float = struct.field(pytree_node=False, default=1.0)
 
   def _used(self):
-    """Returns which slots [..., K] are used; NaN weights count as used."""
+    """Returns bool [..., K], whether a slot is used; NaN weights count."""
     return (self.ids >= 0) & (self.weights != 0)
 
   def _log_sum(self):
@@ -133,12 +134,12 @@ class Sampled(_Sparse):
     return jnp.sum(weighted, axis=-1, keepdims=True)
 
   def pair(self, student: Array, temperature: Array) -> distributions.Pair:
-    """Returns the drawn ids, each counted by its weight over its probability.
+    """Returns the drawn ids, each weighted by its weight over its probability.
 
     Args:
       student: float32 [..., V].
-      temperature: 1, or the one at which ids were drawn: the teacher's
-        normalizer is not known at others.
+      temperature: 1 or `drawn_at`; the teacher's normalizer is unknown at other
+        temperatures.
     """
     student = student / temperature
     total = jax.nn.logsumexp(student, axis=-1, keepdims=True)
@@ -181,10 +182,11 @@ def check_sampled(
   """Raises ConfigError if a term has no unbiased estimate from drawn ids.
 
   Args:
-    name: of the divergence.
+    name: name of the divergence.
     divergence: the divergence.
-    temperature: the term's, a number or a schedule as in the config.
-    drawn_at: the temperature at which ids were drawn.
+    temperature: the term's temperature, a number or a schedule as in the
+      config.
+    drawn_at: temperature at which ids were drawn.
   """
   legal = "targets of cache.method 'top_k', 'nucleus' or 'hidden'"
   if temperature not in (1, drawn_at):

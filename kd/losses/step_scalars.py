@@ -21,10 +21,10 @@ class StepScalars:
 
   Attributes:
     weights: by term, its weight, float32 [].
-    totals: by term, the sum of the weights of targets that count for it,
-      float32 [], over all micro-batches and devices.
+    totals: by term, the sum of the weights of targets that count for it, over
+      all micro-batches and devices, float32 [].
     values: by term, its scalar arguments.
-    fraction: of the positions that are kept, float32 [].
+    fraction: fraction of positions that are kept, float32 [].
     modality_totals: by term, the totals by modality, float32 [2]; {} without
       images.
     teacher_totals: by term, the totals by teacher, float32 [n]; {} if each has
@@ -43,7 +43,7 @@ Loss = terms_lib.LogitsLoss | terms_lib.LayerLoss | terms_lib.SpanLoss
 
 
 def with_teacher(batch: types.Batch) -> Array | None:
-  """Returns where the teacher has a position, bool [B, L]; None: everywhere."""
+  """Returns whether the teacher has a position, bool [B, L]; None for all."""
   if batch.teacher is None or batch.teacher.places is None:
     return None
   return batch.teacher.places >= 0
@@ -55,10 +55,10 @@ def counted_weights(
   """Returns the weights of targets that count for a term, 0 elsewhere.
 
   Args:
-    loss: of the term.
-    weights: float32 [...], of targets.
-    parts: int32 [...], of targets.
-    with_teacher: bool [...], see the function; None: everywhere.
+    loss: loss of the term.
+    weights: float32 [...], weights of targets.
+    parts: int32 [...], parts of targets.
+    with_teacher: bool [...], see the function of this name; None for all.
   """
   if with_teacher is not None and loss.needs_teacher:
     weights = jnp.where(with_teacher, weights, 0.0)
@@ -73,7 +73,7 @@ def counted_weights(
 def weights_of(loss: Loss, batch: types.Batch) -> Array:
   """Returns the weights of a batch's positions that count for a term.
 
-  Those of spans are at their last positions.
+  Weights of spans are at their last positions.
   """
   if isinstance(loss, terms_lib.SpanLoss):
     counted = counted_weights(loss, batch.weights, batch.parts)
@@ -96,7 +96,7 @@ def make(
 
   Args:
     terms: all terms of the objective.
-    fraction: of the positions that are kept, by step.
+    fraction: schedule of the fraction of positions that are kept.
     batch: all rows of the step.
     step: number of updates applied so far.
   """
@@ -139,7 +139,7 @@ def scheduled(
   fraction: schedules.Schedule,
   settings: StepScalars,
 ) -> dict[str, Array]:
-  """Returns the values of schedules, for metrics; constants are left out."""
+  """Returns the values of schedules for metrics, without constants."""
   scalars = {}
   for term in terms:
     if schedules.changes(term.weight):

@@ -1,4 +1,4 @@
-"""Sums by teacher, of teachers that divide the examples among them."""
+"""Sums by teacher, where examples are divided among teachers."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,7 @@ def of(values: Array, teacher_weights: Array) -> Array:
   """Sums values [...] of targets by teacher: float32 [n].
 
   Args:
-    values: what a target counts for.
+    values: value of each target.
     teacher_weights: float32 [..., n], see types.Batch.
   """
   # A value may be NaN where the teacher has no weight.

@@ -1,7 +1,7 @@
 """The loss terms of an objective, registered by name.
 
 A term computes a loss in nats for each target token from the outputs of student
-and teacher. It never sees a model, only arrays and the models' sizes.
+and teacher. It depends on no model, only on arrays and the models' sizes.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,10 +18,10 @@ from kd.losses import distributions
 
 TERMS = registry.Registry('loss')
 
-# The part of terms of layers that counts the places of images, each with weight
-# 1, instead of targets.
+# The part of layer terms that counts positions of images, each with weight 1,
+# instead of targets.
 IMAGE = 'image'
-# The targets of a row that count for a term.
+# The targets of a row that count for a term, by name of the part; None: all.
 PARTS = {
   'all': None,
   'answer': types.ANSWER,
@@ -58,10 +58,10 @@ class Sizes:
     kv_heads: G.
     head_width: H.
     attention_scale: factor of query-key products.
-    windows: by layer, the attention window in tokens; None: global attention.
+    windows: attention window of each layer in tokens; None if it is global.
     image_tokens: T, soft tokens of an image; 0 without a vision tower.
-    tower_layers: of the vision tower; 0 without one.
-    tower_width: E, of the vision tower.
+    tower_layers: number of layers of the vision tower; 0 without one.
+    tower_width: E, width of the vision tower.
   """
 
   layers: int
@@ -78,7 +78,7 @@ class Sizes:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-  """What a term's builder may know about the run.
+  """The properties of a run that terms are built from.
 
   Attributes:
     steps: number of updates of the run.
@@ -93,14 +93,14 @@ class Context:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LogitsLoss:
-  """A loss that reads next-token distributions.
+  """A loss that uses next-token distributions.
 
   Attributes:
     per_token: maps (TokenInputs, values) to losses [...] in nats and, for each
-      teacher that it reads, bool [...], whether that teacher's distribution is
+      teacher that it uses, bool [...], whether that teacher's distribution is
       finite.
     part: a name in PARTS.
-    needs_teacher: whether it reads the teacher's distribution.
+    needs_teacher: whether it uses the teacher's distribution.
     reads_labels: whether it treats targets as ground truth; such terms skip
       tokens that the student sampled.
     values: schedules of its scalar arguments; per_token gets their values at
@@ -118,27 +118,27 @@ class LogitsLoss:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LayerLoss:
-  """A loss that reads layer outputs.
+  """A loss that uses layer outputs.
 
   Attributes:
     per_token: maps (its parameters, the student's Taps, the teacher's Taps,
       batch, values, layer map or None, rng) to losses [B, L].
     part: a name in PARTS, or IMAGE.
     values: see LogitsLoss.
-    student_hidden: the student's layers whose hidden states it reads.
-    teacher_hidden: the teacher's layers whose hidden states it reads.
+    student_hidden: the student's layers whose hidden states it uses.
+    teacher_hidden: the teacher's layers whose hidden states it uses.
     student_attention: the student's layers whose queries, keys and values it
-      reads.
-    teacher_attention: the same of the teacher.
-    init: makes its parameters from an rng; {} if it has none.
-    layer_map: for a term with an adaptive map the initial one, int32 [n],
-      indices into teacher_hidden; otherwise None.
+      uses.
+    teacher_attention: the same for the teacher.
+    init: creates its parameters from a random key; {} if it has none.
+    layer_map: initial map of a term with an adaptive map, int32 [n], indices
+      into teacher_hidden; else None.
     remap_every: updates between recomputations of the map; 0 without layer_map.
-    similarity: maps (the student's Taps, the teacher's Taps, batch) to [n, m],
-      by which the map is chosen; None without layer_map.
-    student_tower: the layers of the student's vision tower that it reads.
-    teacher_tower: the same of the teacher.
-    soft_tokens: whether it reads the soft tokens of both.
+    similarity: maps (the student's Taps, the teacher's Taps, batch) to
+      similarities [n, m] for choosing the map; None without layer_map.
+    student_tower: the layers of the student's vision tower that it uses.
+    teacher_tower: the same for the teacher.
+    soft_tokens: whether it uses the soft tokens of both.
   """
 
   per_token: Callable[..., types.Array]
@@ -167,7 +167,7 @@ class LayerLoss:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SpanLoss:
-  """A loss that reads likelihoods of aligned spans; see types.TeacherTokens.
+  """A loss that uses likelihoods of aligned spans; see types.TeacherTokens.
 
   Attributes:
     per_span: maps (the teacher's log-likelihoods [...], the student's, values)
@@ -195,8 +195,8 @@ class Term:
 
   Attributes:
     key: its name in the config and in metrics.
-    weight: its weight in the objective, by step.
-    loss: computes it.
+    weight: schedule of its weight in the objective.
+    loss: its loss.
   """
 
   key: str
@@ -205,7 +205,7 @@ class Term:
 
 
 def check_part(part: str, of_layers: bool = False) -> None:
-  """Raises ConfigError unless `part` is a name in PARTS, or IMAGE of layers."""
+  """Raises ConfigError unless `part` is in PARTS, or IMAGE for layer terms."""
   legal = [*PARTS, IMAGE] if of_layers else list(PARTS)
   if part not in legal:
     raise errors.unknown('part', 'part', part, legal)

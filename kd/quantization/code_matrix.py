@@ -1,9 +1,9 @@
-"""Matrices whose products read codes from memory.
+"""Matrices that are multiplied from their codes in memory.
 
 No float copy of a whole matrix exists. On accelerators the compiler dequantizes
-codes as the product reads them. Its CPU backend does so for one row of inputs
-alone; more rows are multiplied by a tile of a few outputs at a time, whose
-float values stay in the processor's cache.
+codes within the product. Its CPU backend does so only for a single row of
+inputs. More rows are multiplied by a tile of a few outputs at a time, so that
+the tile's float values stay in the processor's cache.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from kd.models import computed
 Array = types.Array
 
 _TILE = 2**20  # values
-# XLA's CPU backend dequantizes within a product only where the vector has less.
+# XLA's CPU backend dequantizes within a product only for smaller vectors.
 _VECTOR_BYTES = 2**14
 
 
@@ -27,12 +27,12 @@ class CodeMatrix(computed.Operand, computed.Table):
   """A matrix [*inputs, *outputs] as codes and scales.
 
   Attributes:
-    codes: [O, I]. Of 4 bits on one device: int8 [O, I / 2], in which a block's
-      first half has the low bits and its second half the high ones. Of fp8:
-      its bits, as uint8.
+    codes: [O, I]. Codes of 4 bits on one device are int8 [O, I / 2], with the
+      first half of a block in the low bits and the second half in the high
+      bits. Codes of fp8 are stored as uint8.
     scales: [O, blocks].
-    outputs: sizes of the outputs' axes.
-    is_packed: whether a byte holds two codes.
+    outputs: sizes of the output axes.
+    is_packed: whether a byte contains two codes.
   """
 
   codes: Array
@@ -47,7 +47,7 @@ class CodeMatrix(computed.Operand, computed.Table):
   def _multiply(self, x):
     parts = self._parts(x)
     if _has_several_devices():
-      # A scan over tiles would gather what they share.
+      # A scan over tiles would gather arrays that are sharded over devices.
       return _whole(parts, self)
     return jax.lax.platform_dependent(parts, self, cpu=_on_cpu, default=_whole)
 
@@ -60,7 +60,7 @@ class CodeMatrix(computed.Operand, computed.Table):
     return (values * scales[..., None]).reshape(*ids.shape, -1)
 
   def _parts(self, x):
-    """Returns the inputs of each of the matrices that `_matrices` returns."""
+    """Returns the inputs of each matrix from `_matrices`."""
     if not self.is_packed:
       return [x]
     halves = x.reshape(x.shape[0], self.scales.shape[1], 2, -1)
@@ -73,12 +73,12 @@ def make(codes: Array, scales: Array, outputs: tuple[int, ...]) -> CodeMatrix:
   Args:
     codes: [I, O].
     scales: [blocks, O].
-    outputs: sizes of the axes that O stands for.
+    outputs: sizes of the output axes, whose product is O.
   """
   codes, scales = codes.T, scales.T
   block = codes.shape[1] // scales.shape[1]
-  # Several devices share the inputs, and each block would be on two of them. On
-  # CPU int4 takes a byte.
+  # An int4 takes a byte on CPU, so two are packed into one. Several devices
+  # share the inputs, and each packed block would be on two of them.
   is_packed = (
     codes.dtype == jnp.int4 and block % 2 == 0 and not _has_several_devices()
   )
@@ -88,7 +88,7 @@ def make(codes: Array, scales: Array, outputs: tuple[int, ...]) -> CodeMatrix:
     )
     codes = ((high << 4) | (low & 15)).reshape(codes.shape[0], -1)
   elif codes.dtype == jnp.float8_e4m3fn:
-    # XLA's CPU backend would convert an array of fp8 before it is cut.
+    # XLA's CPU backend would convert a whole fp8 array before it is sliced.
     codes = jax.lax.bitcast_convert_type(codes, jnp.uint8)
   return CodeMatrix(codes, scales, outputs, is_packed)
 
@@ -98,7 +98,7 @@ def _has_several_devices():
 
 
 def _unpacked(matrix, codes):
-  """Returns codes as numbers: all of them, or the low and the high ones."""
+  """Returns codes as numbers: one array, or those of low and of high bits."""
   if matrix.is_packed:
     return [(codes << 4) >> 4, codes >> 4]
   if codes.dtype == jnp.uint8:
@@ -109,7 +109,7 @@ def _unpacked(matrix, codes):
 def _matrices(matrix, codes, scales, dtype):
   """Returns matrices [outputs, inputs] whose products with `_parts` are summed.
 
-  Per-channel scales are left out: they multiply the sum.
+  Per-channel scales are left out, since they multiply the sum.
   """
   halves = _unpacked(matrix, codes)
   if scales.shape[1] == 1:
@@ -122,7 +122,7 @@ def _matrices(matrix, codes, scales, dtype):
 
 
 def _scaled(y, scales):
-  """Multiplies y [B, O] by per-channel scales, if these are."""
+  """Multiplies y [B, O] by the scales if they are per channel."""
   if scales.shape[1] > 1:
     return y
   return y * scales[:, 0].astype(jnp.float32)
@@ -139,29 +139,30 @@ def _whole(parts, matrix):
 
 
 def _on_cpu(parts, matrix):
-  """Computes as `_whole`, in float32."""
+  """Computes the same as `_whole`, in float32."""
   parts = [x.astype(jnp.float32) for x in parts]
-  # Codes that depend on the inputs: else XLA would dequantize all of them
+  # Make codes depend on the inputs. Otherwise XLA would dequantize all of them
   # before a loop of decoding steps.
   parts, matrix = jax.lax.optimization_barrier((parts, matrix))
   is_short_vector = len(parts[0]) == 1 and parts[0].nbytes < _VECTOR_BYTES
-  # Within a product, half bytes take three times as long as by tiles.
+  # Within a product, packed codes take three times as long as by tiles.
   are_bytes = matrix.codes.dtype == jnp.int8 and not matrix.is_packed
   if is_short_vector and are_bytes:
     matrices = _matrices(matrix, matrix.codes, matrix.scales, jnp.float32)
-    # XLA would add within a product, and then not dequantize there.
+    # Otherwise XLA would fuse the addition, and not the dequantization, into a
+    # product.
     y = sum(
       jax.lax.optimization_barrier(x @ w.T)
       for x, w in zip(parts, matrices, strict=True)
     )
     return _scaled(y, matrix.scales)
   outputs, inputs = len(matrix.codes), sum(x.shape[1] for x in parts)
-  # Two tiles at least: XLA would dequantize a matrix outside of a loop early,
-  # and those of all layers would exist together.
+  # At least two tiles. Outside of a loop XLA would dequantize matrices early,
+  # and those of all layers would exist at the same time.
   size = min(max(1, _TILE // inputs), -(-outputs // 2))
 
   def add_tile(number, y):
-    # The last one begins earlier, so that it is as large as the others.
+    # The last tile starts earlier, so that all have the same size.
     start = jnp.minimum(number * size, outputs - size)
     codes, scales = (
       jax.lax.dynamic_slice_in_dim(x, start, size)

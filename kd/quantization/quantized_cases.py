@@ -1,4 +1,4 @@
-"""Parameters as files of few bits hold them, for tests."""
+"""Parameters with the values of quantized files, for tests."""
 
 import gguf
 from gguf import quants
@@ -14,7 +14,7 @@ from kd.models import tensors
 def as_gguf(
   model: family.Model, params: types.PyTree, name: str
 ) -> types.PyTree:
-  """Returns the parameters as a GGUF file of that type would hold them."""
+  """Returns the parameters as stored in a GGUF file of a type."""
   kind = gguf.GGMLQuantizationType[name.upper()]
   config, expected = model.config, jax.tree.map(np.array, params)
   for tensor in families.of(config).tensors(config):

@@ -1,9 +1,8 @@
-"""Models some of whose matrices have few bits.
+"""Models with quantized matrices.
 
-A FakeQuantizedModel is trained: its parameters are those of the model that it
-wraps, and each layer rounds its matrices to the values that the scheme can
-represent. A StoredModel is frozen: its matrices are in memory as codes and
-scales.
+A FakeQuantizedModel is trained. Its parameters are those of the wrapped model,
+and each layer rounds its matrices to values that the scheme can represent. A
+StoredModel is frozen. Its matrices are in memory as codes and scales.
 """
 
 import abc
@@ -38,9 +37,9 @@ class FakeQuantized(computed.Computed):
   """A matrix that is rounded where it is used.
 
   Attributes:
-    weight: of the matrix's axes, an array or computed.
-    scheme: how it is rounded.
-    matrix: its axes, of one layer.
+    weight: the matrix before rounding, an array or a Computed.
+    scheme: scheme of the rounding.
+    matrix: axes of the matrix in one layer.
   """
 
   weight: Array | computed.Computed
@@ -63,10 +62,10 @@ class Stored(computed.Computed, computed.Table):
   """A matrix in memory as codes and scales.
 
   Attributes:
-    codes: of the matrix's axes.
-    scales: [blocks, *outputs]; of a table [V, blocks].
-    scheme: how they are meant.
-    matrix: its axes, of one layer.
+    codes: codes in the shape of the matrix.
+    scales: [blocks, *outputs]; for a table [V, blocks].
+    scheme: scheme of the codes.
+    matrix: axes of the matrix in one layer.
   """
 
   codes: Array
@@ -92,7 +91,7 @@ class Stored(computed.Computed, computed.Table):
 
 @dataclasses.dataclass(frozen=True)
 class _QuantizedModel(wrapped_model.WrappedModel):
-  """Has a scheme for some of the inner model's matrices.
+  """A model with schemes for some of the inner model's matrices.
 
   Attributes:
     scheme_of: the schemes of these matrices; see rules.scheme_of.
@@ -102,14 +101,14 @@ class _QuantizedModel(wrapped_model.WrappedModel):
 
   @abc.abstractmethod
   def _each_computed(self, params: types.PyTree) -> types.PyTree:
-    """Returns the core's parameters, a Computed for each of these matrices."""
+    """Returns the core's parameters, with a Computed for each matrix."""
 
   def with_dropout(self, params: types.PyTree, rng: Array) -> types.PyTree:
-    """Returns the inner model's; see family.Model."""
+    """Returns the inner model's parameters; see family.Model."""
     return self.inner.with_dropout(params, rng)
 
   def decoding_weights(self, params: types.PyTree) -> types.PyTree:
-    """Returns codes in the place of these matrices; see family.Model."""
+    """Returns codes in place of these matrices; see family.Model."""
     return self.core.decoding_weights(self._each_computed(params))
 
   def _each(self, tree, function):
@@ -125,7 +124,7 @@ class _QuantizedModel(wrapped_model.WrappedModel):
 def _chosen(
   model: _QuantizedModel,
 ) -> dict[tuple[str, ...], tuple[tensors_lib.Matrix, schemes.Scheme]]:
-  """Returns the matrices that have a scheme, and it, by the matrix's keys."""
+  """Returns (matrix, scheme) by the keys of matrices that have a scheme."""
   tensors = families.of(model.config).tensors(model.config)
   by_path = {m.path: m for m in tensors_lib.matrices(tensors)}
   return {
@@ -162,7 +161,7 @@ def _stored(matrix, scheme, x):
 
 
 def _value(matrix, scheme, stored):
-  """Returns the array that codes and scales mean, float32."""
+  """Returns the float32 array that codes and scales represent."""
   codes, scales = (_flat(matrix, stored[key]) for key in (CODES, SCALES))
   return _unflat(matrix, scheme.dequantize(codes, scales), stored[CODES].shape)
 
@@ -197,8 +196,8 @@ class FakeQuantizedModel(_QuantizedModel):
     """Returns parameters with `function(scheme, x)` for the rounded matrices.
 
     Args:
-      params: of the model.
-      function: of a matrix [*, I, O], an array of the same shape.
+      params: the model's parameters.
+      function: maps a scheme and a matrix [*, I, O] to an array of its shape.
     """
 
     def each(matrix, scheme, x):
@@ -222,7 +221,7 @@ class FakeQuantizedModel(_QuantizedModel):
 
 @dataclasses.dataclass(frozen=True)
 class StoredModel(_QuantizedModel):
-  """A frozen model with codes and scales in the place of layers' matrices.
+  """A frozen model with codes and scales in place of layers' matrices.
 
   Attributes:
     param_dtype: data type of the other parameters.
@@ -241,15 +240,15 @@ class StoredModel(_QuantizedModel):
     return self._each(params, stored)
 
   def plain_params(self, params: types.PyTree) -> types.PyTree:
-    """Returns parameters with the matrices that codes and scales mean."""
+    """Returns parameters with the matrices that codes and scales represent."""
     return self._each(params, _value)
 
   def quantize(self, path: tuple[str, ...], array: Array) -> types.PyTree:
-    """Returns one parameter as this model keeps it.
+    """Returns one parameter as this model stores it.
 
     Args:
       path: its keys in the parameter tree.
-      array: the inner model's.
+      array: the inner model's parameter.
     """
     chosen = _chosen(self).get(path)
     if chosen is None:
@@ -257,7 +256,7 @@ class StoredModel(_QuantizedModel):
     return _stored(*chosen, array)
 
   def from_plain(self, params: types.PyTree, rng: Array) -> types.PyTree:
-    """Returns the parameters as this model keeps them; see family.Model."""
+    """Returns the parameters as this model stores them; see family.Model."""
     params = self.inner.from_plain(params, rng)
     return jax.tree_util.tree_map_with_path(
       lambda path, x: self.quantize(tuple(key.key for key in path), x), params

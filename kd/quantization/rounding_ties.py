@@ -1,9 +1,8 @@
-"""Weights that lie halfway between two codes, and noise that moves them off.
+"""Detects weights halfway between two codes, and moves them by noise.
 
-Weights that come from a file of few bits lie on its grid. Half of the values of
-a Q5_0 block are halfway between two codes of Q4_0: the first update, however
-small, moves each of them by a whole code, and all in the direction of their
-gradient.
+Weights from a quantized file lie on its grid. Half of the values of a Q5_0
+block are halfway between two codes of Q4_0. The first update, however small,
+moves each of them by a whole code, always in the direction of its gradient.
 """
 
 import jax
@@ -14,7 +13,7 @@ from kd.quantization import quantized_model
 
 Array = types.Array
 
-# A larger share of ties is worth a warning. Weights of many bits have none.
+# Share of ties above which to warn. Weights of high precision have none.
 MANY = 0.05
 _TOLERANCE = 1e-3
 
@@ -22,7 +21,7 @@ _TOLERANCE = 1e-3
 def share(
   model: quantized_model.FakeQuantizedModel, params: types.PyTree
 ) -> Array:
-  """Returns the share of the rounded weights that lie between two codes.
+  """Returns the share of the rounded weights halfway between two codes.
 
   Args:
     model: the model.
@@ -33,7 +32,7 @@ def share(
   def count(scheme, flat):
     units = scheme.units(flat)
     distance = jnp.abs(jnp.abs(units - jnp.trunc(units)) - 0.5)
-    # A mean of means: a model's ties may be more than int32 can count.
+    # A mean of means, since the number of ties may exceed int32.
     ties = jnp.mean(jnp.mean(distance < _TOLERANCE, axis=-1))
     counts.append((ties, units.size))
     return flat
@@ -49,17 +48,17 @@ def dithered(
   rng: Array,
   steps: float,
 ) -> types.PyTree:
-  """Returns parameters with noise in the matrices that are rounded.
+  """Adds noise to the matrices that are rounded.
 
-  The noise of a value is uniform within +-steps times its block's scale. With
-  half a step of the grid that the values lie on, they are spread as evenly as
-  they may have been before they were rounded to it.
+  The noise of a value is uniform within +-steps times its block's scale. Noise
+  of half a step of the original grid spreads the values as evenly as they may
+  have been before they were rounded to it.
 
   Args:
     model: the model.
     params: its parameters.
-    rng: the key of the noise.
-    steps: the largest noise, in scales.
+    rng: random key.
+    steps: the largest noise, in units of scales.
   """
   keys = iter(jax.random.split(rng, len(model.scheme_of)))
 

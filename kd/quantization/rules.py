@@ -21,17 +21,17 @@ def scheme_of(
 
   Args:
     config: the model.
-    fields: `weights`, the scheme of layers' matrices; `tables`, that of the
-      embedding and the head, if there is such a field; and `rules`, by name,
-      whose first `match` decides instead.
+    fields: `weights`, the scheme of layers' matrices; optionally `tables`, the
+      scheme of the embedding and the head; and `rules`, by name, the first
+      match of which takes precedence.
     path: the fields' config path, for messages.
 
   Returns:
-    The name of the scheme by the matrix's keys; matrices without a scheme are
-    left out.
+    The keys of each matrix and the name of its scheme; matrices without a
+    scheme are left out.
 
   Raises:
-    ConfigError: a rule matches no matrix or some layers of a scan alone, or a
+    ConfigError: a rule matches no matrix or only some layers of a scan, or a
       matrix can't be divided into blocks.
   """
   rules = sorted(fields['rules'].items())

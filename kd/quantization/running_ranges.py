@@ -3,9 +3,10 @@
 Each product with the weights of a layer has a range: an exponential moving
 average over updates of the largest magnitude among its inputs (arXiv
 1712.05877, section 3.1), which starts at the first one. Ranges are parameters
-of the model, so that checkpoints hold them and evaluation and decoding use
-them; no optimizer changes them. The "gradient" of a range is the largest input
-of the step: so it leaves scanned and rematerialized layers.
+of the model, so that checkpoints contain them and evaluation and decoding use
+them, but no optimizer changes them. The "gradient" of a range is the largest
+input of the step. In this way it passes out of scanned and rematerialized
+layers.
 """
 
 from collections.abc import Callable
@@ -53,15 +54,15 @@ class RoundedInputs:
   """Rounds the inputs of a product; see layers.RoundInputs.
 
   Attributes:
-    scheme: its name in schemes.SCHEMES.
+    scheme: name of the scheme in schemes.SCHEMES.
   """
 
   scheme: str
 
   def __call__(self, x: Array, axes: int, input_range: Array | None) -> Array:
-    """Rounds x by the range; leaves it as it is while that is 0, or None.
+    """Rounds x by the range; returns x itself if that is 0 or None.
 
-    Values beyond the range have the largest code, and no gradient.
+    Values beyond the range get the largest code and no gradient.
     """
     del axes
     if input_range is None:
@@ -81,23 +82,23 @@ class RunningRangesModel(wrapped_model.WrappedModel):
   """A model with the ranges of its products' inputs among its parameters."""
 
   def bind(self, params: types.PyTree) -> types.PyTree:
-    """Returns the inner model's with the same ranges; see family.Model."""
+    """Returns the inner model's result with the ranges; see family.Model."""
     return self.inner.bind(params)
 
   def with_dropout(self, params: types.PyTree, rng: Array) -> types.PyTree:
-    """Returns the inner model's with the same ranges; see family.Model."""
+    """Returns the inner model's result with the ranges; see family.Model."""
     return self.inner.with_dropout(params, rng)
 
   def decoding_weights(self, params: types.PyTree) -> types.PyTree:
-    """Returns the inner model's with the same ranges; see family.Model."""
+    """Returns the inner model's result with the ranges; see family.Model."""
     return self.inner.decoding_weights(params)
 
   def from_plain(self, params: types.PyTree, rng: Array) -> types.PyTree:
-    """Returns the inner model's parameters, and ranges of 0."""
+    """Returns the inner model's parameters and ranges of 0."""
     return self.with_ranges(self.inner.from_plain(params, rng), jnp.zeros)
 
   def plain_params(self, params: types.PyTree) -> types.PyTree:
-    """Returns the inner model's, without ranges; see family.Model."""
+    """Returns the inner model's result without ranges; see family.Model."""
     held = traverse_util.flatten_dict(params)
     rest = {k: x for k, x in held.items() if k[-1] != layers.INPUT_RANGES}
     return self.inner.plain_params(traverse_util.unflatten_dict(rest))
@@ -115,7 +116,7 @@ class RunningRangesModel(wrapped_model.WrappedModel):
   def with_ranges(
     self, params: types.PyTree, value: Callable[[tuple[int, ...]], Any]
   ) -> types.PyTree:
-    """Returns the inner model's parameters, and for ranges value(shape)."""
+    """Returns the parameters, with value(shape) for missing ranges."""
     held, config = traverse_util.flatten_dict(params), self.config
     for layer in range(config.num_layers):
       keys, group = layer_stack.location(config, layer)
@@ -128,7 +129,7 @@ class RunningRangesModel(wrapped_model.WrappedModel):
 
 
 def split(tree: types.PyTree) -> tuple[types.PyTree, types.PyTree]:
-  """Returns the ranges among parameters, and the others; None elsewhere."""
+  """Splits parameters into ranges and the rest, with None elsewhere."""
 
   def pick(wanted):
     return jax.tree_util.tree_map_with_path(
@@ -139,7 +140,7 @@ def split(tree: types.PyTree) -> tuple[types.PyTree, types.PyTree]:
 
 
 def carried(source: types.PyTree, target: types.PyTree) -> types.PyTree:
-  """Returns the target's parameters with the ranges that the source holds."""
+  """Returns the target's parameters with the ranges of the source."""
   held = traverse_util.flatten_dict(source)
   ranges = {k: x for k, x in held.items() if k[-1] == layers.INPUT_RANGES}
   whole = traverse_util.flatten_dict(target) | ranges
@@ -157,9 +158,9 @@ def update(
 
   Args:
     ranges: the ranges before; 0 before the first update.
-    largest: the largest magnitude of the update's inputs, 0 where no gradient
-      passed: these ranges stay.
-    decay: of the average.
+    largest: the largest magnitude of the update's inputs; 0 where no gradient
+      passed, which leaves the range unchanged.
+    decay: decay of the average.
     finite: bool []; the ranges change only if True.
   """
 
@@ -171,10 +172,10 @@ def update(
 
 
 def wrapped(module: family.Model, scheme: str) -> family.Model:
-  """Returns the model whose inputs are rounded to a scheme by running ranges.
+  """Returns the model with inputs rounded by running ranges.
 
   Args:
     module: the model; its core must not round inputs.
-    scheme: its name in schemes.INPUTS.
+    scheme: name of the scheme in schemes.INPUTS.
   """
   return RunningRangesModel(module.clone(round_inputs=RoundedInputs(scheme)))

@@ -1,7 +1,7 @@
-"""Schemes that represent a matrix by small codes and scales.
+"""Schemes that represent a matrix by low-bit codes and scales.
 
-A scheme divides the inputs of a matrix [*, I, O] into blocks of one output
-each. A block's values are its codes times its scale. All arithmetic is float32.
+A scheme divides the inputs of a matrix [*, I, O] into blocks, for each output.
+A block's values are its codes times its scale. All arithmetic is float32.
 """
 
 from collections.abc import Callable
@@ -26,12 +26,12 @@ class Scheme:
     name: its name in SCHEMES.
     code_dtype: data type of codes in memory.
     scale_dtype: data type of scales.
-    block: inputs that share a scale; None: all inputs.
-    scale_of: from blocks [*, I / block, block, O] to scales with a block axis
+    block: number of inputs that share a scale; None for all inputs.
+    scale_of: maps blocks [*, I / block, block, O] to scales with a block axis
       of size 1.
     lowest: smallest code.
     highest: largest code.
-    rounded: from values in units of a scale to codes, as float32.
+    rounded: maps values in units of a scale to codes, as float32.
   """
 
   name: str
@@ -54,7 +54,7 @@ class Scheme:
     )
 
   def dequantize(self, codes: Array, scales: Array) -> Array:
-    """Returns the float32 matrix [*, I, O] that codes and scales mean."""
+    """Returns the float32 matrix [*, I, O] of codes and scales."""
     blocks = self._blocks(codes.astype(jnp.float32))
     scales = scales.astype(jnp.float32)[..., None, :]
     return (blocks * scales).reshape(codes.shape)
@@ -71,16 +71,16 @@ class Scheme:
     return jnp.broadcast_to(scales, blocks.shape).reshape(matrix.shape)
 
   def is_inside(self, matrix: Array) -> Array:
-    """Returns bool [*, I, O]: which values are in the range of the codes.
+    """Returns bool [*, I, O], whether a value is in the range of the codes.
 
-    The others are cut to the nearest code, so that they have no gradient.
+    Other values are clipped to the nearest code, so they have no gradient.
     """
     units = self.units(matrix)
     # Half a step beyond the outermost codes still rounds to them.
     return (units > self.lowest - 0.5) & (units < self.highest + 0.5)
 
   def check(self, inputs: int) -> str:
-    """Returns why a matrix with this many inputs can't be divided, or ''."""
+    """Returns why this many inputs can't be divided into blocks, or ''."""
     if self.block and inputs % self.block:
       return f'{inputs} inputs, no multiple of {self.block}'
     return ''
@@ -97,7 +97,7 @@ class Scheme:
 
 def _divided(blocks, scales):
   """Returns blocks in units of their scales; 0 where a scale is 0."""
-  # As ggml does: a product with the inverse, which rounds twice.
+  # As in ggml, a product with the inverse, which rounds twice.
   inverse = jnp.where(scales == 0, 0.0, 1.0 / jnp.where(scales == 0, 1, scales))
   return blocks * inverse
 
@@ -107,13 +107,13 @@ def _largest(blocks):
 
 
 def _signed_largest(blocks):
-  """Returns each block's value of largest magnitude, the first of equals."""
+  """Returns each block's first value of largest magnitude."""
   at = jnp.argmax(jnp.abs(blocks), axis=-2, keepdims=True)
   return jnp.take_along_axis(blocks, at, axis=-2)
 
 
 def _half_away(x):
-  """Rounds halves away from zero, as C's roundf."""
+  """Rounds halves away from zero, like C's roundf."""
   return jnp.sign(x) * jnp.floor(jnp.abs(x) + 0.5)
 
 
@@ -151,8 +151,8 @@ _ALL = (
     code_dtype=jnp.int4,
     scale_dtype=jnp.float16,
     block=32,
-    # The value of largest magnitude becomes -8: the only code without a
-    # counterpart on the other side.
+    # The value of largest magnitude becomes -8, the only code without a
+    # positive counterpart.
     scale_of=lambda blocks: _signed_largest(blocks) / -8,
     lowest=-8,
     highest=7,
@@ -199,8 +199,8 @@ _straight_through.defvjp(_forward, _backward)
 def fake_quantize(scheme: Scheme, matrix: Array) -> Array:
   """Rounds a matrix [*, I, O] to the values that the scheme can represent.
 
-  Straight-through estimator (arXiv 1308.3432): the gradient of a value is that
-  of the rounded one inside the scheme's range, and zero outside.
+  Straight-through estimator (arXiv 1308.3432): inside the scheme's range a
+  value has the gradient of the rounded value, outside a gradient of zero.
   """
   rounded = scheme.dequantize(*scheme.quantize(matrix))
   return _straight_through(
@@ -213,7 +213,7 @@ class RoundedInputs:
   """Rounds the inputs of a product; see layers.RoundInputs.
 
   Attributes:
-    scheme: its name in SCHEMES.
+    scheme: name of the scheme in SCHEMES.
   """
 
   scheme: str
@@ -226,7 +226,7 @@ class RoundedInputs:
     return fake_quantize(SCHEMES[self.scheme], vectors).reshape(shape)
 
 
-# Names of the schemes that inputs may have.
+# Names of the schemes for inputs.
 INPUTS = ('int8', 'fp8')
-# What their ranges may be those of: see student.quantize.activation_range.
+# The values of student.quantize.activation_range.
 RANGES = POSITION, RUNNING = ('position', 'running')
