@@ -1,1 +1,1 @@
-"""Experiments; kd/config has every field."""
+"""Experiment configs; kd/config declares every field."""

@@ -1,8 +1,8 @@
-"""Every kind of loss at once, small: a tour of what an objective can hold.
+"""A small run with every kind of loss term.
 
-A student of nano size learns arithmetic from the teacher of the quickstart by
-soft targets, hard ones, hidden states and attention, with schedules; and only
-at the positions where it is least sure.
+A nano student learns arithmetic from the quickstart's teacher: from its soft
+targets, from labels, from hidden states and from attention, with schedules, and
+only at the positions where the student is least certain.
 
   bazel run //:train -- --config=configs/all_terms.py --workdir=/tmp/kd_terms
 """

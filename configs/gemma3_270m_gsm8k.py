@@ -1,12 +1,12 @@
-"""Half of Gemma 3 270M, distilled from the whole on GSM8K's worked answers.
+"""Distills Gemma 3 270M into half of its layers on GSM8K's worked solutions.
 
   python -m kd --workdir=/tmp/kd-gsm8k \
       --config=configs/gemma3_270m_gsm8k.py:gguf:/path/to/gemma-3-270m.gguf
 
-The argument is where the teacher's weights are: gguf:FILE, hf:DIR or
-workdir:DIR. The student is every second layer of the teacher, and is trained
-twice from there on the same rows: with the teacher's distributions, and with
-cross-entropy alone. Two cores need about an hour; the result is in
+The argument is the location of the teacher's weights: gguf:FILE, hf:DIR or
+workdir:DIR. The student starts as every second layer of the teacher. It is
+trained twice on the same rows: with the teacher's distributions, and with
+cross-entropy only. This takes about an hour on two cores. The results are in
 experiments/gemma3_270m_half.
 """
 

@@ -1,25 +1,26 @@
-"""Gemma 3 27B into 4B on a TPU slice, with a published guide's settings.
+"""Distills Gemma 3 27B into 4B on a TPU slice, as a published guide does.
 
-What runs on it is planned on any machine, without weights:
+The run can be planned on any machine, without weights:
 
   ./bazelw run //:plan -- --config=configs/gemma3_27b_4b.py \
       --config.plan.topology=v5e:4x4 --workdir=/tmp/kd-plan
 
-It fits: the TPU compiler says 9.01 of 15.75 GiB per chip, 9.48 by formula
-(docs/plan.md).
+It fits: 9.01 of 15.75 GiB per chip according to the TPU compiler, 9.48 by
+formula (docs/plan.md).
 
-To train, the argument is where the teacher's weights are, hf:DIR or gguf:FILE,
-and the student starts from its own:
+To train, pass the location of the teacher's weights, hf:DIR or gguf:FILE, as
+the argument; the student starts from its own weights:
 
   python -m kd --config=configs/gemma3_27b_4b.py:hf:/path/to/gemma-3-27b-pt \
       --config.student.init=hf:/path/to/gemma-3-4b-pt --workdir=/path/to/run
 
-The guide's: the distance from the teacher at temperature 2 and the labels count
-half each; 32 rows a step in 4 micro-batches; AdamW with its first settings, the
-norm of gradients cut to 1, 1,000 steps of warm-up and half a cosine; flash
-attention; layers' weights in int4, in blocks of 128 inputs, and the inputs of
-their products in fp8, both rounded as docs/quantization.md says. The mesh is
-for 16 chips; elsewhere mesh.fsdp x 4 micro-batches must divide the 32 rows.
+The guide's settings: weight 0.5 each for the KL to the teacher at temperature 2
+and for the labels; 32 rows per step in 4 micro-batches; AdamW with its default
+settings, gradients clipped to norm 1, 1,000 steps of warm-up and a cosine
+decay; flash attention; the layers' weights in int4, in blocks of 128 inputs,
+and the inputs of their matrix products in fp8, both rounded as described in
+docs/quantization.md. The mesh is for 16 chips. For other slices, mesh.fsdp x 4
+micro-batches must divide the 32 rows.
 """
 
 from kd.config import base

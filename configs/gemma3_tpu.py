@@ -1,18 +1,18 @@
-"""A large Gemma 3 into a small one on a TPU slice.
+"""Distills a large Gemma 3 into a small one on a TPU slice.
 
-What runs on it is planned on any machine, from the models' names alone:
+The run can be planned on any machine, without weights:
 
   ./bazelw run //:plan -- --config=configs/gemma3_tpu.py \
       --config.teacher.variant=27b --config.student.variant=4b \
       --config.plan.topology=v5e:4x4 --workdir=/tmp/kd-plan
 
-To train, the argument is where the teacher's weights are: hf:DIR or gguf:FILE.
+To train, pass the location of the teacher's weights, hf:DIR or gguf:FILE:
 
   python -m kd --config=configs/gemma3_tpu.py:hf:/path/to/gemma-3-4b-pt \
       --config.student.variant=1b --workdir=/path/to/run
 
-A row a chip and step: data.batch_size and evaluation.batch_size are the number
-of chips. docs/plan.md has what this needs on several slices.
+Each chip gets one row per step: data.batch_size and evaluation.batch_size are
+the number of chips. docs/plan.md lists the requirements of several slices.
 """
 
 from kd.config import base

@@ -1,12 +1,12 @@
-"""Generalised knowledge distillation (arXiv 2306.13649), small.
+"""A small run of generalized knowledge distillation (arXiv 2306.13649).
 
   ./bazelw run //:train -- --config=configs/gkd.py --workdir=/tmp/kd-gkd
 
-The quickstart's student and teacher. The student learns from the data's rows
-first, and then, more and more, from what it writes itself to the same prompts:
-up to half of each step's rows. The teacher scores both, and the objective
-is the Jensen-Shannon divergence. configs/on_policy.py is the case where all
-rows are the student's own and the divergence is the reverse KL.
+Student and teacher are those of the quickstart. The student first learns from
+the rows of the data, and then increasingly from its own samples for the same
+prompts, up to half of the rows of each step. The teacher scores both, and the
+objective is the Jensen-Shannon divergence. In configs/on_policy.py all rows are
+sampled from the student and the divergence is the reverse KL.
 """
 
 from kd.config import base

@@ -1,14 +1,14 @@
-"""On-policy distillation with the reverse KL, small.
+"""A small run of on-policy distillation with the reverse KL.
 
   python -m kd --workdir=/tmp/kd-on-policy \
       --config=configs/on_policy.py:workdir:/tmp/kd-gkd
 
-The argument is where the student's first weights are: workdir:DIR, hf:DIR or
-gguf:FILE. It has to answer somehow before it can learn from its answers:
-configs/gkd.py and configs/quickstart.py train one. Every row is then what the
-student has just written to a prompt of the data, and each of its tokens is
-compared with what the teacher would have said there, so that the student learns
-to come back from its own mistakes.
+The argument is the location of the student's initial weights: workdir:DIR,
+hf:DIR or gguf:FILE. The student must produce plausible answers before it can
+learn from them: configs/gkd.py and configs/quickstart.py train one. Every row
+is an answer that the student has just sampled for a prompt of the data. At each
+of its tokens the student is compared with the teacher, so that it learns to
+recover from its own mistakes.
 """
 
 from kd.config import base

@@ -1,12 +1,12 @@
-"""Half of the quickstart's teacher, by importance, then distilled.
+"""Prunes half of the quickstart's teacher by importance, then distills.
 
   python -m kd --config=configs/pruned.py --workdir=/tmp/kd-pruned --mode=prune
   python -m kd --config=configs/pruned.py --workdir=/tmp/kd-pruned-student \
       --config.student.prune.scores=/tmp/kd-pruned/prune/scores.json
 
-The first command measures the teacher on training rows and writes what is left
-of it; the second trains that. docs/pruning.md explains both, and how to prune
-the result once more.
+The first command scores the teacher's parts on training rows and writes the
+pruned model. The second trains it. docs/pruning.md explains both, and how to
+prune the result again.
 """
 
 from kd.configs import quickstart

@@ -1,13 +1,13 @@
-"""The quickstart's teacher: a million parameters that add and subtract.
+"""Trains the quickstart's teacher: addition and subtraction, 1.2M parameters.
 
   python -m kd --config=configs/quickstart_teacher.py \
       --workdir=/tmp/kd-teacher
   python -m kd --config=configs/quickstart_teacher.py \
       --workdir=/tmp/kd-teacher --mode=export
 
-The second command's output is data/fixtures/quickstart_teacher. It learns from
-50,000 problems with worked steps and right answers; problems it is examined on
-are never among them.
+The second command's output is data/fixtures/quickstart_teacher. The model
+learns from 50,000 problems with worked steps and correct answers. None of the
+held-out problems is among them.
 """
 
 from kd.config import base

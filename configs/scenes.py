@@ -1,13 +1,13 @@
-"""A student learns from a teacher to answer questions on pictures.
+"""Distills a small model that answers questions about pictures.
 
   python -m kd --config=configs/scenes.py --workdir=/tmp/kd-scenes
 
-Teacher and student each have a vision tower; configs/scenes_teacher.py made the
-teacher, which comes with the project. Three in ten of the labels are wrong. The
-student learns from the teacher's distributions, and its tower from the
-teacher's tower. The run trains the same student once more with cross-entropy
-alone, on the same rows and steps; experiments/scenes has the result over three
-seeds.
+Teacher and student each have a vision tower. configs/scenes_teacher.py trained
+the teacher, which is part of the project. Three in ten of the labels are wrong.
+The student learns from the teacher's distributions, and its tower from the
+teacher's tower. As a baseline, the run also trains the same student with
+cross-entropy only, on the same rows and steps. experiments/scenes has the
+results over three seeds.
 """
 
 from kd.config import base

@@ -1,10 +1,10 @@
-"""A small model with a vision tower learns to answer questions on pictures.
+"""Trains a small model with a vision tower to answer questions on pictures.
 
   python -m kd --config=configs/scenes_teacher.py --workdir=/tmp/kd-scenes
 
-It learns from 40,000 drawn scenes of up to three shapes with right answers:
-what is there, what is where, how many. Arrangements of shapes that it is
-examined on are never among them. An example takes about 65 positions, 16 of
+It learns from 40,000 drawn scenes of up to three shapes with correct answers:
+which shapes there are, where they are and how many. None of the held-out
+arrangements of shapes is among them. An example takes about 65 positions, 16 of
 which are soft tokens of its picture.
 """
 

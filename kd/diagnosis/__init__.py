@@ -1,1 +1,1 @@
-"""Names the causes of what went wrong in a run, from what it wrote."""
+"""Diagnoses the problems of a run from the files in its workdir."""

@@ -10,16 +10,16 @@ _WORSE = 0.02  # of the NLL
 def increase(
   before: results.Result, after: results.Result, set_name: str
 ) -> intervals.Interval | None:
-  """Returns how much the NLL rose from one model to another.
+  """Returns the increase of the NLL between two evaluations.
 
   Args:
-    before: an evaluation.
-    after: another of the same examples.
+    before: the first evaluation.
+    after: the second evaluation, of the same examples.
     set_name: the held-out set.
 
   Returns:
-    The interval of the difference, in nats per token; None if it can be 0, or
-    is below 2 % of the NLL.
+    The difference with its interval, in nats per token; None if the interval's
+    lower bound is at most 0 or 2 % of the NLL.
   """
   measure = measures.LIKELIHOODS[0]
   pairs = [
@@ -32,12 +32,12 @@ def increase(
   (high, weights), (low, _) = pairs
   try:
     change = intervals.difference(high, low, weights)
-  except ValueError:  # Other examples, or values that are not finite.
+  except ValueError:  # Different examples, or values that are not finite.
     return None
   level = before.metrics[f'eval/{set_name}/{measure.metric}']
   return change if change.low > max(0.0, _WORSE * level) else None
 
 
 def interval(change: intervals.Interval) -> str:
-  """Returns an interval as text."""
+  """Formats a value with its interval."""
   return f'{change.value:.3f} [{change.low:.3f}, {change.high:.3f}]'

@@ -20,10 +20,10 @@ _SHOWN = 3  # causes after an error
 
 
 def report(workdir: str) -> list[str]:
-  """Returns what the files of a run say, as lines for a terminal.
+  """Diagnoses the run in a workdir and returns lines for a terminal.
 
   Raises:
-    ConfigError: the folder holds no run.
+    ConfigError: the folder contains no run.
   """
   if not os.path.isfile(os.path.join(workdir, workdirs.CONFIG_FILE)):
     raise errors.ConfigError(
@@ -32,7 +32,8 @@ def report(workdir: str) -> list[str]:
       legal='the workdir of a run',
     )
   record = run_record.read(workdir)
-  _ = record.parsed_config  # Imports the run's plugins, which may add causes.
+  # Imports the run's plugins, which may register diagnoses.
+  _ = record.parsed_config
   shown = findings.diagnose(record)
   names = ', '.join(findings.DIAGNOSES.names())
   return [
@@ -42,7 +43,7 @@ def report(workdir: str) -> list[str]:
 
 
 def _state(record: run_record.RunRecord) -> str:
-  """Returns how far the run came, and how it ended."""
+  """Returns the last step of the run and its status as text."""
   step = record.train[-1]['step'] if record.train else 0
   status = record.status
   return f'step {step:,} of {record.steps:,}, {status.name}: {status.why}'
@@ -50,17 +51,17 @@ def _state(record: run_record.RunRecord) -> str:
 
 @contextlib.contextmanager
 def explained(workdir: str) -> Iterator[None]:
-  """Adds the likely causes to an error that ends a run, as its notes.
+  """Adds the likely causes of an error that ends a run to its notes.
 
   Args:
-    workdir: the folder of the run, which records its failures.
+    workdir: the folder of the run.
   """
   try:
     yield
   except Exception as e:
     refused = isinstance(e, errors.ConfigError | errors.PreemptedError)
     if not refused and jax.process_index() == 0:
-      # The error itself must reach the user, whatever the files hold.
+      # A failing diagnosis must not hide the error itself.
       with contextlib.suppress(Exception):
         record = run_record.read(workdir, thorough=False)
         for finding in findings.diagnose(record)[:_SHOWN]:

@@ -1,7 +1,8 @@
-"""What a diagnosis finds, and the registry of diagnoses.
+"""Defines the result of a diagnosis and the registry of diagnoses.
 
-A diagnosis is a function of a RunRecord; the first line of its docstring says
-when it names its cause. A plugin may register more (docs/extend.md).
+A diagnosis is a function of a RunRecord. The first line of its docstring is the
+condition under which its cause is reported. Plugins may register more
+(docs/extend.md).
 """
 
 from collections.abc import Sequence
@@ -11,21 +12,21 @@ import inspect
 from kd.core import registry
 from kd.diagnosis import run_record
 
-# Functions from a run_record.RunRecord to a Finding or None, by their cause.
+# Functions from a run_record.RunRecord to a Finding or None, by cause.
 DIAGNOSES = registry.Registry('diagnosis')
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-  """A cause of what went wrong.
+  """A likely cause of a problem of a run.
 
   Attributes:
-    evidence: what the run wrote that shows it.
-    remedy: what to do.
-    likelihood: how sure it is, from 0 to 1.
-    hides: causes that are not named in addition, since this one explains what
-      shows them.
-    cause: its name in DIAGNOSES; `diagnose` sets it.
+    evidence: the observations that support it.
+    remedy: the recommended changes.
+    likelihood: confidence in the cause, from 0 to 1.
+    hides: other causes that are not reported, since this one explains their
+      evidence.
+    cause: its name in DIAGNOSES; set by `diagnose`.
   """
 
   evidence: str
@@ -36,7 +37,7 @@ class Finding:
 
 
 def diagnose(record: run_record.RunRecord) -> list[Finding]:
-  """Returns the causes that a run shows, the most likely first."""
+  """Returns the likely causes of a run's problems, the most likely first."""
   named = []
   for cause in DIAGNOSES.names():
     finding = DIAGNOSES[cause](record)
@@ -48,7 +49,7 @@ def diagnose(record: run_record.RunRecord) -> list[Finding]:
 
 
 def about(cause: str) -> str:
-  """Returns when a cause is named."""
+  """Returns the condition under which a cause is reported."""
   return inspect.getdoc(DIAGNOSES[cause]).splitlines()[0]
 
 

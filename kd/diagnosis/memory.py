@@ -1,4 +1,4 @@
-"""Diagnoses of memory: what holds it, and what would need less."""
+"""Diagnoses of memory: its largest uses and ways to reduce them."""
 
 from collections.abc import Sequence
 import re
@@ -57,7 +57,7 @@ def nearly_full(record: run_record.RunRecord) -> findings.Finding | None:
 
 
 def _used(record) -> tuple[str, float, float] | None:
-  """Returns the fuller memory: its name, the peak and the size."""
+  """Returns the fuller memory: 'device' or 'host', peak and size in bytes."""
   both = []
   lines = [*record.train, *(record.baseline.train if record.baseline else ())]
   for kind in ('device', 'host'):

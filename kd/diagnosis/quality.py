@@ -1,4 +1,4 @@
-"""Diagnoses of quality: the teacher, the data, and how training went."""
+"""Diagnoses of quality: the teacher, chat templates, masks and data."""
 
 from kd.core import errors
 from kd.diagnosis import comparison
@@ -10,7 +10,7 @@ from kd.input_pipeline import chat_templates
 
 TEACHER, TEMPLATE, BOS = 'a poor teacher', 'the wrong template', 'no BOS'
 MASK, LEAKAGE = 'a mask that counts nothing', 'leakage'
-_COUNTED = 0.005  # of the positions, the smallest share that is no mistake
+_COUNTED = 0.005  # smallest plausible share of target positions
 _EMPTY = 0.1  # batches without a target
 _SHARED = 0.02  # of the held-out prompts
 
@@ -35,7 +35,7 @@ def poor_teacher(record: run_record.RunRecord) -> findings.Finding | None:
     'fine-tune the teacher on such data, take another one, or add a '
     'cross_entropy term; its template and tokenizer may be wrong, too',
     0.8,
-    # The student follows it away from the held-out labels.
+    # A student of a poor teacher moves away from the held-out labels.
     hides=(training.OVERFITTING, training.TEMPERATURE),
   )
 

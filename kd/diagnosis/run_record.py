@@ -1,4 +1,4 @@
-"""Reads what a run wrote, once; what is missing or torn is left out."""
+"""Reads the files of a run; missing and damaged ones are skipped."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -27,28 +27,29 @@ from kd.train import curves
 from kd.train import evaluation_records
 from kd.train import nonfinite_origin
 
-_ANY_TPU = 'v5e'  # Its figures are not used where the devices are no TPUs.
+_ANY_TPU = 'v5e'  # Its figures are not used for devices that are not TPUs.
 
 Line = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-  """What a run wrote.
+  """The contents of a workdir.
 
   Attributes:
-    workdir: its folder.
+    workdir: path of the folder.
     config: config.json, as JSON values; {} if it is missing.
     run: run.json; {} if it is missing.
-    train: the lines of training metrics, one for each window, in order.
-    evals: the lines of evaluations.
-    evaluations: what was recorded of the student's evaluations, by step.
-    teacher: of the teacher's, if any.
-    exit: exit.json, why the last process ended early; {} if it did not.
-    status: whether it is running, and how it ended.
-    origin: nonfinite.json of a run that failed by it; {} otherwise.
+    train: training metrics by window, in order.
+    evals: evaluation metrics by step, in order.
+    evaluations: the recorded results of the student's evaluations, by step.
+    teacher: the recorded result of the teacher's evaluation, if any.
+    exit: exit.json, the reason why the last process ended early; {} if it did
+      not.
+    status: whether the run is running, and how it ended.
+    origin: nonfinite.json if the run ended with a NonFiniteError; else {}.
     baseline: the baseline's record, if one was trained.
-    thorough: whether files of rows may be read, which takes long.
+    thorough: whether prepared rows may be read, which takes long.
   """
 
   workdir: str
@@ -66,28 +67,28 @@ class RunRecord:
 
   @property
   def failure(self) -> Mapping[str, Any]:
-    """Returns `exit` if it was an error of the machine or of numbers."""
+    """Returns `exit` if it is an unexpected or non-finite error, else {}."""
     codes = errors.KdError.exit_code, errors.NonFiniteError.exit_code
     return self.exit if self.exit.get('code') in codes else {}
 
   def values(self, name: str) -> list[float]:
-    """Returns a training metric by window, where it is finite."""
+    """Returns the finite values of a training metric, by window."""
     return values(self.train, name)
 
   @functools.cached_property
   def window_steps(self) -> list[int]:
-    """Returns how many steps each line of `train` is about."""
+    """Returns the number of steps of each window of `train`."""
     steps = [0, *(line['step'] for line in self.train)]
     return [b - a for a, b in zip(steps, steps[1:], strict=False)]
 
   @functools.cached_property
   def seconds(self) -> dict[str, float]:
-    """Returns where the time went, by kind."""
+    """Returns the seconds spent on each kind of work."""
     steps = sum(
       line.get('perf/step_time_s', 0.0) * count
       for line, count in zip(self.train, self.window_steps, strict=True)
     )
-    # Those before and after training are part of every run.
+    # Every run has an evaluation before and after training.
     between = [x for x in self.evals if 0 < x['step'] < self.steps]
     return {
       'steps': steps,
@@ -97,7 +98,7 @@ class RunRecord:
     }
 
   def share(self, name: str) -> float:
-    """Returns a share of the steps' time, over the run; 0 if unknown."""
+    """Returns a share of the steps' time over the whole run; 0 if unknown."""
     parts = [
       (line.get(name, 0.0), line.get('perf/step_time_s', 0.0) * count)
       for line, count in zip(self.train, self.window_steps, strict=True)
@@ -107,7 +108,7 @@ class RunRecord:
 
   @property
   def steps(self) -> int:
-    """Returns the number of steps that the config asks for."""
+    """Returns the config's number of training steps."""
     return self.get('steps', 0)
 
   def get(self, path: str, default: Any = None) -> Any:
@@ -121,7 +122,7 @@ class RunRecord:
 
   @property
   def first_set(self) -> str | None:
-    """Returns the first held-out set with an NLL, else the first, if any."""
+    """Returns the first held-out set with an NLL, or else the first, if any."""
     names = sorted(self.get('evaluation.sets', {}))
     every = [*self.evaluations.values(), *filter(None, [self.teacher])]
     metrics = {name for result in every for name in result.metrics}
@@ -136,9 +137,9 @@ class RunRecord:
 
   @functools.cached_property
   def shared_prompts(self) -> dict[str, tuple[int, int]]:
-    """Returns how many held-out prompts are trained on, and all, by set.
+    """Returns the number of held-out prompts trained on, and of all, by set.
 
-    {} if the record is not thorough, or the rows are not on this machine.
+    {} if the record is not thorough or the rows are not on this machine.
     """
     rows = self.run.get('rows', {})
     if not self.thorough or not rows:
@@ -155,17 +156,17 @@ class RunRecord:
         counts[name] = len(asked & trained), len(asked)
       return counts
     except (OSError, errors.KdError, ValueError, StopIteration, KeyError):
-      return {}  # Gone, or of another version.
+      return {}  # Deleted, or written by another version.
 
   @property
   def chip(self) -> chips.Slice | None:
-    """Returns the TPU slice that the run had; None on other devices."""
+    """Returns the TPU slice that the run used; None for other devices."""
     devices = self.run.get('devices', ())
     return chips.of_devices(self.run.get('device_kind', ''), len(devices))
 
   @functools.cached_property
   def parsed_config(self) -> ml_collections.ConfigDict | None:
-    """Returns the config as a run has it; None if it is of no use here."""
+    """Returns the recorded config; None if it cannot be parsed here."""
     try:
       return workdirs.recorded_config(self.workdir)
     except errors.KdError:
@@ -173,7 +174,7 @@ class RunRecord:
 
   @functools.cached_property
   def estimate(self) -> estimates.Estimate | None:
-    """Returns the plan of the run by formula; None if it can't be made here.
+    """Returns the plan of the run by formula; None if it cannot be computed.
 
     It needs the headers of the weights that the config names.
     """
@@ -232,7 +233,7 @@ def _read(workdir, baseline, thorough):
 
 
 def _lines(files: run_files.RunFiles) -> tuple[list[Line], list[Line]]:
-  """Returns the lines of training and those of evaluations, by step."""
+  """Returns the metrics of training and of evaluations, each by step."""
   training: dict[int, dict[str, float]] = {}
   evaluations: dict[int, dict[str, float]] = {}
   for name, series in files.series():
@@ -248,13 +249,13 @@ def _lines(files: run_files.RunFiles) -> tuple[list[Line], list[Line]]:
 
 
 def values(lines: Sequence[Line], name: str) -> list[float]:
-  """Returns the values of a metric, in order, without those not finite."""
+  """Returns the finite values of a metric, in order."""
   known = [line[name] for line in lines if name in line]
   return [x for x in known if math.isfinite(x)]
 
 
 def _object(path: str) -> dict[str, Any]:
-  """Returns the object of a JSON file; {} where there is none."""
+  """Returns the object of a JSON file; {} if it is missing or damaged."""
   try:
     with open(path, encoding='utf-8') as f:
       value = json.load(f)

@@ -1,4 +1,4 @@
-"""Diagnoses of speed: where the time of a run went."""
+"""Diagnoses of speed: waiting, compilation, pauses and utilization."""
 
 from kd.diagnosis import findings
 from kd.diagnosis import run_record
@@ -7,9 +7,9 @@ DATA, COMPILING, SAMPLING = 'waiting for data', 'compilation', 'sampling'
 PAUSES, SMALL = 'evaluations and checkpoints', 'small batches'
 ROOFLINE = 'far below the roofline'
 _WAITING = 0.2  # share of the steps' time
-_SAMPLING = 0.6  # likewise
-_PAUSES = 0.6  # share of the time of training
-_COMPILING, _COMPILING_S = 0.3, 300.0  # share of the time, and seconds
+_SAMPLING = 0.6  # share of the steps' time
+_PAUSES = 0.6  # share of the training time
+_COMPILING, _COMPILING_S = 0.3, 300.0  # share of the total time, and seconds
 _OF_ROOFLINE = 0.5
 _MIB = 2**20
 

@@ -1,4 +1,4 @@
-"""Diagnoses of stability: gradients that jump, values that are not finite."""
+"""Diagnoses of stability: gradient spikes and non-finite values."""
 
 import statistics
 
@@ -8,7 +8,7 @@ from kd.diagnosis import run_record
 from kd.train import nonfinite_origin
 
 NOT_FINITE, SPIKES = 'values that are not finite', 'spikes of the gradient'
-_TIMES = 10.0  # the median of the neighbours
+_TIMES = 10.0  # multiple of the median of the neighboring windows
 _NEIGHBOURS = 3  # windows on each side
 _FEWEST = 5  # windows
 _LONGEST = 300  # characters of a message
@@ -71,7 +71,7 @@ def spikes(record: run_record.RunRecord) -> findings.Finding | None:
     around = means[max(0, i - _NEIGHBOURS) : i]
     around += means[i + 1 : i + 1 + _NEIGHBOURS]
     ratio = line['train/grad_norm_max'] / max(statistics.median(around), 1e-30)
-    # The first steps have larger gradients than those that follow.
+    # The first steps always have larger gradients.
     if i and ratio > _TIMES:
       high.append((ratio, line['step']))
   if len(high) < 2:

@@ -14,20 +14,21 @@ HIGH, LOW = (
   'a learning rate that is too low',
 )
 OVERFITTING, TEMPERATURE = 'overfitting', 'the temperature'
-_FEWEST = 6  # windows, of which each third is averaged
-_GIVEN_BACK = 0.3  # of what the loss had fallen
-_FLAT = 0.02  # of the loss
-_MOVED = 0.005  # of the parameters' norm
-# Whose updates have a root mean square of the learning rate at most.
+_FEWEST = 6  # windows; the first and last thirds are averaged
+_GIVEN_BACK = 0.3  # share of the loss's decrease
+_FLAT = 0.02  # share of the loss
+_MOVED = 0.005  # share of the parameters' norm
+# The root mean square of their updates is at most the learning rate.
 _BOUNDED = ('adamw', 'lion', 'muon')
-_SHARP, _SOFT = 0.5, 4.0  # temperatures outside are unusual
-_FELL, _FOLLOWED = 0.5, 0.1  # of the training divergence, and of the KL
+_SHARP, _SOFT = 0.5, 4.0  # range of usual temperatures
+_FELL, _FOLLOWED = 0.5, 0.1  # decrease of the training divergence, of the KL
 
 
 def _loss(record):
-  """Returns the loss by window, and the mean of its first and last third.
+  """Returns the loss by window, and the means of its first and last third.
 
-  None if there are too few windows, or a schedule changes what is summed.
+  None if there are too few windows, or if a weight or a temperature follows a
+  schedule, which changes the loss.
   """
   losses = record.values('train/loss')
   numbers = (

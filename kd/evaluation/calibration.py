@@ -1,9 +1,9 @@
-"""Computes calibration: how often a model is right when it is confident.
+"""Computes calibration: how well a model's confidence predicts its accuracy.
 
 The model's most likely token is right or wrong, and its probability is the
-confidence. Tokens are collected in bins of equal width of the confidence. The
-expected calibration error is the mean, over tokens, of the difference between
-confidence and share of right tokens in their bin (arXiv 1706.04599).
+confidence. Tokens are grouped by confidence in bins of equal width. The
+expected calibration error is the mean, over tokens, of the absolute difference
+between mean confidence and accuracy of their bin (arXiv 1706.04599).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,18 +17,18 @@ from kd.losses import eval_sums
 
 _KINDS = ('tokens', 'confidence', 'hits')
 
-# Columns of scores by name, a number for each example.
+# Columns of scores by name, with one number per example.
 Columns = Mapping[str, Sequence[float]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Bin:
-  """The tokens whose confidence is in one bin.
+  """The tokens with a confidence in one bin.
 
   Attributes:
-    tokens: their number, weighted.
-    confidence: the mean probability of the model's most likely token.
-    accuracy: the share of tokens that were right.
+    tokens: sum of the tokens' weights.
+    confidence: mean probability of the model's most likely token.
+    accuracy: share of tokens that were right.
   """
 
   tokens: float
@@ -37,7 +37,7 @@ class Bin:
 
 
 def columns(sums: np.ndarray) -> dict[str, np.ndarray]:
-  """Returns the columns of scores that hold eval_sums' [n, BINS, 3]."""
+  """Splits eval_sums' calibration [n, BINS, 3] into columns of scores."""
   return {
     _column(number, kind): sums[:, number, place]
     for number in range(eval_sums.BINS)
@@ -50,15 +50,15 @@ def _column(number, kind):
 
 
 def is_in(scores: Columns) -> bool:
-  """Returns whether scores have the columns of bins."""
+  """Returns whether the scores contain calibration columns."""
   return _column(0, _KINDS[0]) in scores
 
 
 def bins(scores: Columns) -> list[Bin | None]:
-  """Returns the bins, by confidence; None for one without tokens.
+  """Returns the bins by rising confidence; None for empty bins.
 
   Args:
-    scores: with the columns.
+    scores: scores with calibration columns.
   """
   result: list[Bin | None] = []
   for number in range(eval_sums.BINS):
@@ -71,13 +71,13 @@ def bins(scores: Columns) -> list[Bin | None]:
 
 
 def error(scores: Columns) -> intervals.Interval:
-  """Returns the expected calibration error, with its interval.
+  """Returns the expected calibration error with its interval.
 
-  It is a sum of absolute values, so the bootstrap's interval lies somewhat high
-  where examples are few.
+  It is a sum of absolute values, so the bootstrap interval is biased upward for
+  few examples.
 
   Args:
-    scores: with the columns and 'weight'.
+    scores: scores with calibration columns and 'weight'.
   """
   names = [
     _column(number, kind)

@@ -1,12 +1,13 @@
 """Computes confidence intervals by the paired bootstrap over examples.
 
 All quantities are functions of weighted means m = sum(w_i v_i) / sum(w_i) over
-the same n examples: an NLL in nats per token has the example's NLL a token as v
-and its tokens as w, an exact match has v in {0, 1} and w = 1. A resample draws
-n examples with replacement, the same ones for every model (so that an example
-that is hard for all moves no difference); the interval runs between the
-(1 - level) / 2 and (1 + level) / 2 quantiles of the resampled quantity (Efron
-1979, percentile method). Examples of weight 0 are left out from the start.
+the same n examples. For an NLL in nats per token, v is the example's NLL per
+token and w its number of tokens; for an exact match, v is in {0, 1} and w = 1.
+A resample draws n examples with replacement, the same ones for every model, so
+that an example that is hard for all models does not affect differences. The
+interval is between the (1 - level) / 2 and (1 + level) / 2 quantiles of the
+resampled quantity (Efron 1979, percentile method). Examples of weight 0 are
+dropped.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,9 +18,9 @@ import numpy as np
 SEED = 0
 RESAMPLES = 2000
 LEVEL = 0.95
-# Student's t at LEVEL, both tails, for 1 degree of freedom and more.
+# Two-sided Student's t at LEVEL, from 1 degree of freedom up.
 _STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-# Examples drawn at once, in all resamples together: bounds the memory.
+# Examples drawn at once, over all resamples, to bound the memory.
 _DRAWS = 1 << 22
 
 
@@ -28,7 +29,7 @@ class Interval:
   """A value with its confidence interval.
 
   Attributes:
-    value: of the examples as they are.
+    value: the value over the examples, without resampling.
     low: the lower bound.
     high: the upper bound.
   """
@@ -49,9 +50,9 @@ class GapShare:
   """The share of the gap between baseline and teacher that was closed.
 
   Attributes:
-    interval: 1 is as good as the teacher, 0 as the baseline; None where there
-      is no gap to close a share of.
-    reason: why there is none, '' otherwise.
+    interval: the share: 1 is as good as the teacher, 0 as the baseline; None if
+      there is no gap.
+    reason: the reason why there is no share, otherwise ''.
   """
 
   interval: Interval | None
@@ -64,8 +65,8 @@ def mean(
   """Returns the interval of a weighted mean.
 
   Args:
-    values: [n], one for each example.
-    weights: [n], what each counts for; None: all the same.
+    values: [n], scores by example.
+    weights: [n], weights of the examples; None: all equal.
 
   Returns:
     The interval at LEVEL.
@@ -82,7 +83,7 @@ def difference(
   others: Sequence[float],
   weights: Sequence[float] | None = None,
 ) -> Interval:
-  """Computes the interval of mean(values) - mean(others), by example."""
+  """Returns the paired interval of mean(values) - mean(others)."""
   return _interval([values, others], weights, lambda m: m[0] - m[1])
 
 
@@ -91,17 +92,17 @@ def ratio(
   others: Sequence[float],
   weights: Sequence[float] | None = None,
 ) -> Interval | None:
-  """Computes the interval of mean(values) / mean(others).
+  """Returns the interval of mean(values) / mean(others).
 
-  Resamples in which the others' mean is 0 are left out.
+  Resamples in which the mean of `others` is 0 are dropped.
 
   Args:
-    values: [n], scores by example.
-    others: [n], of what they are a share of.
-    weights: [n], what each example counts for; None: all the same.
+    values: [n], numerator by example.
+    others: [n], denominator by example.
+    weights: [n], weights of the examples; None: all equal.
 
   Returns:
-    The ratio; None if the others' mean is 0.
+    The ratio; None if the mean of `others` is 0.
   """
   if not np.average(others, weights=weights):
     return None
@@ -115,20 +116,20 @@ def ratio(
 def sum_of_sizes(
   columns: Sequence[Sequence[float]], weights: Sequence[float] | None = None
 ) -> Interval:
-  """Computes the interval of the sum of |mean| of several columns."""
+  """Returns the interval of the sum over columns of |mean(column)|."""
   return _interval(columns, weights, lambda m: np.abs(m).sum(axis=0))
 
 
 def with_spread(interval: Interval, *groups: Sequence[float]) -> Interval:
-  """Widens an interval over examples by what the choice of seeds adds.
+  """Widens an interval over examples by the variation between seeds.
 
-  The half-widths add as standard deviations do: the interval's own, and for
-  each group of runs Student's t times the standard error of their mean. A group
-  of one run says nothing of its spread and adds nothing.
+  The half-widths add in quadrature: that of the interval and, for each group of
+  runs, Student's t times the standard error of the group's mean. A group with a
+  single run adds nothing.
 
   Args:
-    interval: of a difference of means over runs, over the examples.
-    *groups: a value for each run, of runs that differ in their seed alone.
+    interval: interval over examples of a difference of means over runs.
+    *groups: one value per run, for runs that differ only in their seed.
   """
   variance = 0.0
   for runs in groups:
@@ -152,23 +153,23 @@ def gap_share(
   teacher: Sequence[float],
   weights: Sequence[float] | None = None,
 ) -> GapShare:
-  """Computes the interval of (student - baseline) / (teacher - baseline).
+  """Returns the interval of (student - baseline) / (teacher - baseline).
 
-  It is the same for scores of which more is better and for losses. Where the
-  interval of teacher - baseline holds 0, resampled shares divide by numbers of
-  either sign and mean nothing: there is no gap then.
+  The formula holds for losses as well as for scores. If the interval of
+  teacher - baseline contains 0, the denominators of resampled shares have both
+  signs and the shares are meaningless. There is no gap then.
 
   Args:
     student: [n], scores of the distilled student by example.
-    baseline: [n], of the student that learned without the teacher.
-    teacher: [n], of the teacher.
-    weights: [n], what each example counts for; None: all the same.
+    baseline: [n], scores of the student trained without the teacher.
+    teacher: [n], scores of the teacher.
+    weights: [n], weights of the examples; None: all equal.
 
   Returns:
-    The share, or why there is none.
+    The share, or the reason why there is none.
 
   Raises:
-    ValueError: as `mean`.
+    ValueError: as for `mean`.
   """
   gap = difference(teacher, baseline, weights)
   if gap.value == 0:
@@ -192,7 +193,7 @@ def _interval(columns, weights, function) -> Interval:
   values, weights = _checked(columns, weights)
   value = function(values @ weights / np.sum(weights))
   tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-  # A resample without any gap gives an infinite share, or none at all.
+  # The share of a resample without a gap is infinite or NaN.
   with np.errstate(divide='ignore', invalid='ignore'):
     resampled = function(_resampled_means(values, weights))
   low, high = np.nanquantile(resampled, tails)
@@ -200,7 +201,7 @@ def _interval(columns, weights, function) -> Interval:
 
 
 def _checked(columns, weights):
-  """Columns [C, n] and weights [n] in float64, without the weightless."""
+  """Returns float64 [C, n] and weights [n] > 0; raises ValueError if bad."""
   lengths = {len(column) for column in columns}
   if weights is not None:
     lengths.add(len(weights))
@@ -224,7 +225,7 @@ def _checked(columns, weights):
 
 
 def _resampled_means(values, weights):
-  """Weighted means [C, RESAMPLES] of the same draws for every column."""
+  """Returns means [C, RESAMPLES], with the same draws for every column."""
   rng = np.random.default_rng(SEED)
   n = weights.size
   at_once = max(1, _DRAWS // n)

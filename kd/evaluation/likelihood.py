@@ -1,4 +1,4 @@
-"""Measures the likelihood of held-out targets and distance to the teacher."""
+"""Computes likelihoods of held-out targets and distances to the teacher."""
 
 from collections.abc import Callable, Iterable, Sequence
 import math
@@ -35,22 +35,22 @@ def make(
   """Returns the function that scores rows.
 
   Args:
-    model: the model that is evaluated.
+    model: the model to evaluate.
     teacher_targets: a live teacher, or None.
-    names: how errors call the model, then each teacher.
-    mesh: the mesh that rows are put on.
+    names: names of the model and of each teacher in errors.
+    mesh: mesh of the batches.
     batch_size: rows of a batch, over all processes.
-    chunk_tokens: tokens whose logits exist at one time.
-    detailed: whether to compute the scores of a benchmark too.
+    chunk_tokens: number of tokens whose logits are computed at a time.
+    detailed: whether to add the scores of a benchmark.
 
   Returns:
-    A function of (params, batches), each batch with this process's rows of it
-    (placement.local_rows), to float64 arrays with an entry a row, in
+    A function of (params, batches), where each batch has this process's rows
+    (placement.local_rows). It returns float64 arrays with one entry per row, in
     order: 'weight', 'nll', 'accuracy' and, with a teacher, 'kl' and
-    'agreement', each a sum over the row's target tokens. In detail there are
-    also 'row', the row_id, calibration's columns and, with a teacher,
+    'agreement', each a sum over the row's target tokens. If `detailed`, there
+    are also 'row' (the row_id), calibration columns and, with a teacher,
     'top5_agreement' and 'acceptance'. Rows without targets are left out. It
-    raises NonFiniteError where a model's logits are NaN or infinite.
+    raises NonFiniteError if a model's logits are NaN or infinite.
   """
 
   @jax.jit
@@ -66,7 +66,7 @@ def make(
     )
     if detailed:
       by_row['row'] = batch.row_id
-    # Whole on every device, so that each process can read them.
+    # Replicated, so that each process can read them.
     return {k: rules.constrain(v, (None,) * v.ndim) for k, v in by_row.items()}
 
   def run(params, batches):
@@ -93,9 +93,9 @@ def join(parts: Iterable[Scores]) -> Scores:
 
 
 def _check_finite(by_row, names):
-  """Returns the sums alone, or raises NonFiniteError with the models' names."""
+  """Returns the sums, or raises NonFiniteError with the models' names."""
   counts = by_row.pop('nonfinite').sum(axis=0)
-  # Without targets no teacher was asked.
+  # Without teacher targets there is no count for the teachers.
   named = zip(names, counts, strict=False)
   bad = dict.fromkeys(name for name, count in named if count)
   if bad:
@@ -111,12 +111,12 @@ def summarize(scores: Scores) -> dict[str, float]:
   """Computes means over target tokens.
 
   Args:
-    scores: from the function that make returns.
+    scores: result of a function from `make`.
 
   Returns:
     'nll' in nats per token, 'perplexity', 'accuracy' from 0 to 1, and with a
-    teacher 'kl' in nats per token and 'agreement' from 0 to 1. If the scores
-    have them, also 'ece', 'top5_agreement' and 'acceptance', from 0 to 1.
+    teacher 'kl' in nats per token and 'agreement' from 0 to 1. For detailed
+    scores, also 'ece', 'top5_agreement' and 'acceptance', from 0 to 1.
   """
   weight = scores['weight'].sum()
   means = {

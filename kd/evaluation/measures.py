@@ -15,13 +15,14 @@ PERPLEXITY, ECE = 'perplexity', 'ece'
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-  """A metric as people read it.
+  """The presentation of a metric.
 
   Attributes:
-    metric: its name within a held-out set.
+    metric: name of the metric within a held-out set.
     about: its title, unit and direction.
-    by_token: whether it is a mean over target tokens, and scores are sums over
-      those of an example; otherwise it is a mean or a sum over examples.
+    by_token: whether it is a mean over target tokens, with scores that are sums
+      over an example's target tokens; otherwise it is a mean or sum over
+      examples.
   """
 
   metric: str
@@ -30,12 +31,12 @@ class Measure:
 
   @property
   def title(self) -> str:
-    """Its title with the unit."""
+    """Returns the title with the unit."""
     return self.about.heading(self.metric)
 
   @property
   def is_main(self) -> bool:
-    """Whether the report compares models by it, also task by task."""
+    """Returns whether reports compare models by it, also for each task."""
     return self.metric == NLL or not (self.by_token or self.about.diagnostic)
 
 
@@ -58,7 +59,7 @@ LIKELIHOODS = (
 
 
 def of(result: results.Result, set_name: str) -> list[Measure]:
-  """Returns the measures of a held-out set, those of its tasks last."""
+  """Returns the measures of a held-out set, with the tasks' metrics last."""
   names = _names(result, set_name)
   known = [m for m in LIKELIHOODS if m.metric in names]
   rest = names.keys() - {m.metric for m in known}
@@ -68,14 +69,14 @@ def of(result: results.Result, set_name: str) -> list[Measure]:
     for x in sorted(rest)
     if '/' not in x
   ]
-  # What decides comes before what explains it.
+  # Diagnostic metrics come last.
   return known + sorted(others, key=lambda m: m.about.diagnostic)
 
 
 def is_shown(
   measure: Measure, values: Sequence[intervals.Interval | float | None]
 ) -> bool:
-  """Returns whether some models' values of a measure belong in a table."""
+  """Returns whether to show a measure: diagnostic ones only if nonzero."""
   if measure.about.diagnostic:
     return any(
       (x.value if isinstance(x, intervals.Interval) else x) for x in values
@@ -84,7 +85,7 @@ def is_shown(
 
 
 def tasks(result: results.Result, set_name: str) -> list[str]:
-  """Returns the tasks of a held-out set that has several."""
+  """Returns the tasks of a held-out set; [] if it has only one."""
   names = _names(result, set_name)
   return sorted({x.rpartition('/')[0] for x in names if '/' in x})
 
@@ -104,18 +105,18 @@ def per_example(
   measure: Measure,
   documents: Sequence[int] | None = None,
 ) -> tuple[list[float], list[float] | None] | None:
-  """Returns what a metric is the mean of.
+  """Returns the values whose weighted mean is a metric.
 
   Args:
-    result: of a model.
-    set_name: the set.
-    measure: of which metric.
-    documents: the number of each row's document; None: as the result says.
+    result: result of a model.
+    set_name: name of the held-out set.
+    measure: the metric.
+    documents: document number of each row; None: as in the result.
 
   Returns:
-    The value of each example, a document with all its rows being one, and its
-    weight or None where all weigh the same. None if the metric was not
-    measured, or is no such mean.
+    The value of each example and its weight, or None for equal weights. All
+    rows of a document are one example. None if the metric was not measured or
+    is not such a mean.
   """
   scores = result.scores[set_name]
   name = NLL if measure.metric == PERPLEXITY else measure.metric
@@ -144,16 +145,16 @@ def value(
   measure: Measure,
   runs: Sequence[results.Result] = (),
 ) -> intervals.Interval | float | None:
-  """Returns a metric with its interval, or alone where it has none.
+  """Returns a metric with its interval, if it has one.
 
   Args:
-    result: of a model, or the mean over runs.
-    set_name: the set.
-    measure: of which metric.
-    runs: with different seeds; their spread widens the interval.
+    result: result of a model, or the mean over runs.
+    set_name: name of the held-out set.
+    measure: the metric.
+    runs: results with different seeds; their spread widens the interval.
 
   Returns:
-    None if it was not measured.
+    The interval, or a number if there is none; None if it was not measured.
   """
   alone = _value(result, set_name, measure)
   if not isinstance(alone, intervals.Interval):

@@ -13,30 +13,30 @@ from kd.core import json_lines
 from kd.core import run_info
 from kd.metrics import metric
 
-# The metric of a task that decides whether an answer is right.
+# The task metric that decides whether an answer is right.
 EXACT_MATCH = 'exact_match'
-# The column of scores that says which rows are windows of one document.
+# The column of scores with the document number of each row.
 DOCUMENT = 'document'
 _ANSWERS = '.answers.jsonl'
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What one model scored on every held-out set.
+  """The evaluation of one model on all held-out sets.
 
   Attributes:
-    metrics: eval/<set>/<metric> over all examples of a set and, where the set
-      has several tasks, eval/<set>/<task>/<metric>.
-    scores: by set and metric, a number for each example: those of
-      likelihood.make for the scored examples, and the task's own metrics for
-      the answered ones (None where a task lacks the metric), with their weights
-      as weight_of(metric) where examples weigh differently. DOCUMENT, where a
-      document has several rows, has the number of each row's document.
-    answers: a record for each answered example: set, task, id, prompt,
-      reference, answer, verdict, scores, finish, tokens, in_rows (whether it
-      was scored: examples that are too long are not), and `images` of a prompt
-      that has any, thumbnails as data URIs.
-    descriptions: by set and metric, of the tasks' metrics that have one.
+    metrics: eval/<set>/<metric> over all examples of a set and, if the set has
+      several tasks, eval/<set>/<task>/<metric>.
+    scores: by set and metric, one number per example: the scores of
+      likelihood.make for scored examples, and the tasks' metrics for answered
+      ones (None if a task lacks the metric). weight_of(metric) has the weights
+      if they are not equal. DOCUMENT has the document number of each row if
+      some document has several rows.
+    answers: one record per answered example: set, task, id, prompt, reference,
+      answer, verdict, scores, finish, tokens, in_rows (whether the example was
+      scored; false if it is too long), and, if the prompt has images, `images`:
+      thumbnails as data URIs.
+    descriptions: descriptions of the tasks' metrics, by set and metric.
   """
 
   metrics: dict[str, float]
@@ -46,24 +46,24 @@ class Result:
 
 
 def weight_of(name: str) -> str:
-  """Returns the name of the scores that are a metric's weights."""
+  """Returns the name of the column with a metric's weights."""
   return f'{name}:weight'
 
 
 def sum_by_document(
   columns: Mapping[str, Sequence[float]], documents: Sequence[int] | None
 ) -> dict[str, np.ndarray]:
-  """Returns columns with the rows of each document added up.
+  """Sums columns over the rows of each document.
 
-  Windows of one document are alike, so a document is what is drawn in a
-  bootstrap, not a window (a cluster bootstrap).
+  The rows of a document are correlated, so the bootstrap draws documents rather
+  than rows (a cluster bootstrap).
 
   Args:
     columns: [n] each, sums over a row's tokens.
-    documents: [n], the number of each row's document; None: each row is one.
+    documents: [n], document number of each row; None: one row per document.
 
   Returns:
-    The columns [documents], by number.
+    The columns [documents], by document number.
   """
   if documents is None:
     return {name: np.asarray(x, np.float64) for name, x in columns.items()}
@@ -75,7 +75,7 @@ def sum_by_document(
 
 
 def answers_path(path: str) -> str:
-  """Returns the file of the answers that belong to a result's JSON file."""
+  """Returns the path of the answers, given that of the result's JSON file."""
   return path.removesuffix('.json') + _ANSWERS
 
 
@@ -85,15 +85,15 @@ def write(
   """Writes a result.
 
   Args:
-    path: the JSON file of metrics and scores. The answers go into a file of
-      JSON lines next to it, see `answers_path`.
+    path: path of the JSON file of metrics and scores. The answers are written
+      to a JSON lines file next to it; see `answers_path`.
     result: the result.
-    more: other fields of the JSON file.
+    more: additional fields of the JSON file.
   """
   os.makedirs(os.path.dirname(path), exist_ok=True)
-  # Before the JSON file, whose presence means that the result is whole.
+  # Written first: the JSON file marks the result as complete.
   json_lines.write(answers_path(path), result.answers)
-  # A task's own metric may be NaN, such as a correlation without variance.
+  # A task's metric may be NaN, such as a correlation without variance.
   number = run_info.json_number
   fields = {
     **(more or {}),
@@ -114,14 +114,14 @@ def write(
 
 
 def read(path: str) -> tuple[dict[str, Any], Result] | None:
-  """Reads what `write` wrote.
+  """Reads a result written by `write`.
 
   Args:
-    path: the JSON file.
+    path: path of the JSON file.
 
   Returns:
-    The other fields and the result; None where a file is missing, damaged or
-    of an earlier version.
+    The additional fields and the result; None if a file is missing, damaged or
+    written by an earlier version.
   """
   try:
     with open(path, encoding='utf-8') as f:

@@ -1,4 +1,4 @@
-"""Texts and chats as the rows of which likelihood measures the targets."""
+"""Converts texts and chats to rows for computing likelihoods."""
 
 from collections.abc import Iterator, Sequence
 import dataclasses
@@ -20,12 +20,12 @@ _FEWEST_POSITIONS = 64
 def of_text(
   tokenizer: tokenizers.Tokenizer, text: str, number: int
 ) -> packing.Example:
-  """Returns a text, all of whose tokens but the first are targets.
+  """Encodes a text; all tokens except the first are targets.
 
   Args:
-    tokenizer: gives the ids; a BOS, if it has one, is in front.
+    tokenizer: the tokenizer; its BOS, if any, is prepended.
     text: the text.
-    number: names it.
+    number: number of the example.
   """
   first = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
   ids = np.array([*first, *tokenizer.encode(text)], np.int32)
@@ -40,18 +40,18 @@ def of_chat(
   form: form_lib.Form | None,
   number: int,
 ) -> packing.Example:
-  """Returns a chat, of which the model's turns are targets.
+  """Encodes a chat; the model's turns are targets.
 
   Args:
-    tokenizer: gives the ids.
-    template: how chats are written, a name of templates.TEMPLATES.
-    messages: as chats.check returns them.
-    form: how the model takes images; None if it takes none.
-    number: names it.
+    tokenizer: the tokenizer.
+    template: name of the chat template, from templates.TEMPLATES.
+    messages: messages as returned by chats.check.
+    form: image format of the model; None if it does not take images.
+    number: number of the example.
 
   Raises:
-    ConfigError: the template cannot write the chat, or the model reads no
-      images.
+    ConfigError: the template cannot represent the chat, or the chat has images
+      and the model takes none.
   """
   ids, parts, weights = templates.encode(tokenizer, template, messages, form)
   images = tuple(sum(image_tokens.slots(messages, form), []))
@@ -61,17 +61,17 @@ def of_chat(
 
 
 def targets(example: packing.Example) -> int:
-  """Returns the number of tokens whose likelihood is measured."""
+  """Returns the number of target tokens."""
   return int(np.count_nonzero(example.weights[1:]))
 
 
 def check(example: packing.Example, context: int, where: str) -> None:
-  """Raises ConfigError unless a model has room, and something to measure.
+  """Raises ConfigError unless an example fits and has targets.
 
   Args:
     example: the text or chat.
-    context: positions of the model.
-    where: names it in the message.
+    context: context length of the model in positions.
+    where: name of the example in the message.
   """
   count = len(example.ids)
   if not 2 <= count <= context:
@@ -90,15 +90,16 @@ def batches(
   pad_id: int,
   form: form_lib.Form | None,
 ) -> Iterator[types.Batch]:
-  """Yields rows of one example each, the last batch filled up with padding.
+  """Yields batches with one example per row; padding fills the last batch.
 
-  Lengths and numbers of images are few, so that few programs are compiled.
+  The length and the number of images per row are rounded up to powers of two,
+  so that few programs are compiled.
 
   Args:
     examples: the texts and chats, in order.
     batch_size: rows of a batch.
-    pad_id: of positions without a token.
-    form: how the model takes images; None if there are none.
+    pad_id: id of padding.
+    form: image format of the model; None if there are no images.
   """
   longest = max((e.positions for e in examples), default=1)
   length = max(_FEWEST_POSITIONS, 1 << (longest - 1).bit_length())

@@ -1,4 +1,4 @@
-"""Scores answers with the seqio tasks that they belong to."""
+"""Scores answers with the metrics of their seqio tasks."""
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
@@ -22,13 +22,15 @@ Example = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Answered:
-  """Examples of one task, and a model's answers to them.
+  """Examples of one task with a model's answers.
 
   Attributes:
-    task: the name of a seqio.Task.
-    examples: with `targets` and whatever else the postprocessor reads.
+    task: name of a seqio.Task.
+    examples: examples with `targets` and other fields that the postprocessor
+      needs.
     samples: the answers, in the same order.
-    template: how the model writes calls of tools, see conversations.reference.
+    template: chat template, for tool calls in references; see
+      conversations.reference.
   """
 
   task: str
@@ -39,17 +41,17 @@ class Answered:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-  """Scores of the answers to examples of one task or several.
+  """Scores of the answers to examples of one or several tasks.
 
   Attributes:
-    pooled: metrics over all examples: a metric function sees those of all tasks
-      at once, so that means are over examples and counts are added.
-    by_task: metrics of each task alone.
-    by_example: metrics of each example alone, tasks in order; None where its
-      task lacks the metric. A name is there if the pooled metric is a
-      metric.Metric, or is the mean or the sum of these numbers. Where examples
-      weigh differently, results.weight_of(name) has their weights.
-    descriptions: of the pooled metrics that have one.
+    pooled: metrics over all examples. A metric function gets the examples of
+      all its tasks at once: means are over examples, and counts are added.
+    by_task: metrics of each task.
+    by_example: metrics of each example, with tasks in order; None if its task
+      lacks the metric. Contains a metric if the pooled one is a metric.Metric,
+      or the mean or sum over examples. results.weight_of(name) has the weights
+      if they are not equal.
+    descriptions: descriptions of the pooled metrics.
   """
 
   pooled: dict[str, float]
@@ -65,7 +67,7 @@ Metrics = Callable[[list[Any], list[Any]], Mapping[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class _Task:
-  """A task's metric functions, and what they compare."""
+  """A task's metric functions and their arguments."""
 
   name: str
   ids: list[str]
@@ -80,18 +82,19 @@ def score(
 ) -> Scores:
   """Scores answers with their tasks' postprocessors and metric functions.
 
-  In addition to the metrics of the tasks there are `truncated`, the fraction of
-  answers that the token limit cut off, and `too_long`, the fraction of prompts
-  that left no room for an answer. Both kinds are scored like any other text.
+  Adds two metrics: `truncated`, the fraction of answers cut off by the token
+  limit, and `too_long`, the fraction of prompts that leave no space for an
+  answer. Both are scored like any other answer.
 
   Args:
     answered: the answers by task.
-    mixture: has the tasks.
-    metrics: names in metric.METRICS, in addition to the tasks' own.
+    mixture: the mixture that contains the tasks.
+    metrics: names in metric.METRICS, in addition to the tasks' metrics.
 
   Raises:
-    ConfigError: no such module or task, a task has no metric functions, or one
-      of these raises: names the task and, if possible, the example.
+    ConfigError: a module or task does not exist, or a task has no metric
+      functions, or one of them raises. The message names the task and, if
+      possible, the example.
     ValueError: numbers of examples and samples differ, or there are none.
   """
   for part in answered:
@@ -126,7 +129,7 @@ def score(
 
 
 def _columns(pooled, alone):
-  """Returns the values, and weights if any, of each example by metric."""
+  """Returns the values, and weights if any, by metric and example."""
   columns = {}
   for name, value in pooled.items():
     column = [scores.get(name) for scores in alone]
@@ -145,15 +148,15 @@ def _columns(pooled, alone):
 def _pool(tasks, by_function, metrics, alone):
   """Returns metrics over the examples of all tasks.
 
-  A function that several tasks share sees their examples together. A name that
-  comes from different functions is pooled where it is a mean over examples or a
-  count in each of the tasks, and left out otherwise.
+  A function shared by several tasks gets all their examples at once. A metric
+  that different functions return is pooled if it is a mean over examples in all
+  tasks, or a count in all tasks. Otherwise it is left out.
 
   Args:
     tasks: the tasks.
-    by_function: by task, by function, its metrics.
-    metrics: by task, the metrics of all functions.
-    alone: by task, by example, its metrics.
+    by_function: metrics by task and function.
+    metrics: metrics by task.
+    alone: metrics by task and example.
   """
   pooled: dict[str, list[float]] = {}
   for function in dict.fromkeys(f for task in tasks for f in task.functions):
@@ -174,7 +177,7 @@ def _pool(tasks, by_function, metrics, alone):
 
 
 def _combined(metrics, alone, name):
-  """Returns a metric that tasks compute with different functions, or None."""
+  """Pools a metric that tasks compute with different functions, or None."""
   whole = [found[name] for found in metrics if name in found]
   if all(isinstance(value, metric.Metric) for value in whole):
     return metric.join(whole)
@@ -190,7 +193,7 @@ def _combined(metrics, alone, name):
 
 
 def _reduction(values, whole):
-  """Returns np.mean or np.sum, whichever gives `whole`, else None."""
+  """Returns np.mean or np.sum if it maps `values` to `whole`, else None."""
   for function in (np.mean, np.sum):
     if len(values) and np.isclose(function(values), whole, rtol=1e-9):
       return function
@@ -198,7 +201,7 @@ def _reduction(values, whole):
 
 
 def _ends(samples):
-  """Returns the metrics of how answers ended."""
+  """Returns the metrics `truncated` and `too_long`."""
   rare = dict(unit='fraction', higher_is_better=False, diagnostic=True)
   titles = {
     'truncated': ('length', 'answers cut off'),
@@ -224,8 +227,8 @@ def _read(part: Answered, more: tuple[Metrics, ...]) -> _Task:
   """Postprocesses targets and predictions.
 
   Args:
-    part: the answers.
-    more: metric functions in addition to the task's.
+    part: examples and answers of a task.
+    more: additional metric functions.
   """
   task = _task(part.task)
   functions = (*task.predict_metric_fns, *more)
@@ -246,7 +249,7 @@ def _read(part: Answered, more: tuple[Metrics, ...]) -> _Task:
     try:
       targets.append(post(reference, example=example, is_target=True))
       predictions.append(post(sample.text, example=example, is_target=False))
-    except Exception as e:  # The user's function may raise anything.
+    except Exception as e:  # A user's function may raise anything.
       what = f'the postprocessor of task {part.task!r} failed on example '
       raise user_errors.refuse(e, 'evaluation', f'{what}{ids[-1]!r}') from e
   return _Task(part.task, ids, functions, (targets, predictions))
@@ -254,7 +257,7 @@ def _read(part: Answered, more: tuple[Metrics, ...]) -> _Task:
 
 def _task(name: str):
   """Returns the registered task, or an error with the nearest name."""
-  import seqio  # Not at the top: it brings TensorFlow along.
+  import seqio  # Imports TensorFlow, which is slow.
 
   if name not in seqio.TaskRegistry.names():
     raise errors.unknown(
@@ -264,16 +267,16 @@ def _task(name: str):
 
 
 def _text(value: str | bytes) -> str:
-  """Returns the text of a field: bytes from seqio, str from prepared rows."""
+  """Decodes a field: bytes from seqio, str from prepared rows."""
   return value.decode('utf-8') if isinstance(value, bytes) else value
 
 
 def _alone(task: _Task, by_function) -> list[dict[str, float]]:
-  """Returns the metrics of each example by itself, and weights if any.
+  """Returns the metrics of each example, and weights if any.
 
   Args:
     task: the task.
-    by_function: by metric function, the metrics that it returned.
+    by_function: the returned metrics by metric function.
   """
   scores: list[dict[str, float]] = [{} for _ in task.ids]
   for function, whole in by_function.items():
@@ -285,7 +288,7 @@ def _alone(task: _Task, by_function) -> list[dict[str, float]]:
         one[results.weight_of(name)] = w
     if len(told) < len(whole):
       for one, pair in zip(scores, zip(*task.pairs, strict=True), strict=True):
-        # A metric such as a correlation needs several examples: it raises here.
+        # A metric that needs several examples, like a correlation, raises.
         with contextlib.suppress(errors.ConfigError):
           own = _metrics(task, function, tuple([x] for x in pair))
           one |= {
@@ -295,14 +298,15 @@ def _alone(task: _Task, by_function) -> list[dict[str, float]]:
 
 
 def _metrics(task: _Task, function: Metrics, pairs: Pairs) -> dict[str, float]:
-  """Returns a function's numbers; pictures and texts are skipped.
+  """Returns a function's numeric metrics; images and texts are skipped.
 
   Raises:
-    ConfigError: the function raises, or a metric has not one value per example.
+    ConfigError: the function raises, or a metric does not have one value per
+      example.
   """
   try:
     metrics = function(*pairs)
-  except Exception as e:  # The user's function may raise anything.
+  except Exception as e:  # A user's function may raise anything.
     raise errors.ConfigError(
       'evaluation',
       f'a metric function of task {task.name!r} failed'
@@ -321,7 +325,7 @@ def _metrics(task: _Task, function: Metrics, pairs: Pairs) -> dict[str, float]:
 
 
 def _checked(task, name, value, count):
-  """Returns a metric that has one value per example."""
+  """Returns the metric; raises unless it has one value per example."""
   if len(value.values) != count:
     raise errors.ConfigError(
       'evaluation',
@@ -335,7 +339,7 @@ def _joined(task, by_function):
   """Returns the metrics of all functions of a task.
 
   Raises:
-    ConfigError: two functions return a metric of one name.
+    ConfigError: two functions return a metric with the same name.
   """
   joined = {}
   for metrics in by_function.values():
@@ -351,7 +355,7 @@ def _joined(task, by_function):
 
 
 def _culprit(task, function):
-  """Names the first example that a function fails on by itself."""
+  """Returns a phrase with the first example for which a function raises."""
   for name, target, prediction in zip(task.ids, *task.pairs, strict=True):
     try:
       function([target], [prediction])

@@ -1,4 +1,4 @@
-"""Shows a few answers of several models to the same examples."""
+"""Formats answers of several models to the same examples."""
 
 from collections.abc import Mapping, Sequence
 import re
@@ -6,7 +6,7 @@ from typing import Any
 
 from kd.evaluation import results
 
-_LONGEST = 400  # characters shown of a text
+_LONGEST = 400  # characters of a text that are shown
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -14,16 +14,16 @@ Records = Sequence[Mapping[str, Any]]
 def choose(
   answers: Mapping[str, Records], subject: str, each: int = 2
 ) -> list[dict[str, Mapping[str, Any]]]:
-  """Chooses examples: where models differ, and what `subject` does.
+  """Selects examples on which models differ, or `subject` is right or wrong.
 
   Args:
-    answers: by title of a model, its records (results.Result) of one set.
-    subject: the title of the model of interest.
-    each: the most examples of each kind: answers of which some are right and
-      others are not, right ones of the subject, and wrong ones.
+    answers: records of one set (results.Result.answers) by model title.
+    subject: title of the model of interest.
+    each: maximum number of examples of each kind: only some models right,
+      subject right, and subject wrong.
 
   Returns:
-    For each example, the records by title. All models have answered it.
+    For each example, which all models have answered, the records by title.
   """
   by_key = {
     title: {(x['task'], x['id']): x for x in records}
@@ -47,10 +47,10 @@ def choose(
 
 
 def pictures(example: Mapping[str, Mapping[str, Any]]) -> str:
-  """Returns Markdown of the images of an example; '' without images.
+  """Returns an example's images as Markdown; '' without images.
 
   Args:
-    example: the records by title, as from `choose`.
+    example: records by title, from `choose`.
   """
   images = next(iter(example.values())).get('images', ())
   return ' '.join(f'![image {i + 1}]({uri})' for i, uri in enumerate(images))
@@ -60,7 +60,7 @@ def block(example: Mapping[str, Mapping[str, Any]]) -> str:
   """Returns a Markdown code block with an example and its answers.
 
   Args:
-    example: the records by title, as from `choose`.
+    example: records by title, from `choose`.
   """
   first = next(iter(example.values()))
   parts = {'prompt': first['prompt'], 'reference': first['reference']}
@@ -74,14 +74,14 @@ def block(example: Mapping[str, Mapping[str, Any]]) -> str:
     lines.append(name.ljust(width) + shown[0])
     lines += [' ' * width + line for line in shown[1:]]
   body = '\n'.join(line.rstrip() for line in lines)
-  # Longer than any fence within.
+  # Longer than any fence in the text.
   runs = [len(run) for run in re.findall('`+', body)]
   fence = '`' * max(3, *(n + 1 for n in runs), 0)
   return f'{fence}text\n{body}\n{fence}'
 
 
 def _printable(text):
-  """Returns the beginning of a text, control characters as escapes."""
+  """Returns the start of a text with control characters escaped."""
   cut = text.rstrip('\n')[:_LONGEST]
   if len(cut) < len(text.rstrip('\n')):
     cut += ' ...'
@@ -93,19 +93,19 @@ def _printable(text):
 
 
 def texts_of(paths: Mapping[str, str]) -> dict[str, str]:
-  """Returns `texts` of the results in some files, by title of a model."""
+  """Returns `texts` for results in files, given the paths by model title."""
   found = {title: results.read(path) for title, path in paths.items()}
   return texts({title: x[1].answers for title, x in found.items() if x})
 
 
 def texts(answers: Mapping[str, Records], most: int = 4) -> dict[str, str]:
-  """Returns Markdown of the first examples of each set, by name.
+  """Returns the first examples of each set as Markdown, by metric name.
 
-  The examples are the same at each evaluation.
+  All evaluations show the same examples.
 
   Args:
-    answers: records of all sets by title of a model.
-    most: the number of examples of a set.
+    answers: records of all sets by model title.
+    most: maximum number of examples per set.
   """
   found: dict[str, list[dict[str, Any]]] = {}
   for title, records in answers.items():

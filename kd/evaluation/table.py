@@ -12,12 +12,12 @@ Cell = float | intervals.Interval | None
 
 @dataclasses.dataclass(frozen=True)
 class TableRow:
-  """One measure of every model.
+  """One measure of all models.
 
   Attributes:
-    name: the measure with its unit.
-    cells: one for each column; None where a model has no such number.
-    decimals: digits after the point.
+    name: name of the measure, with its unit.
+    cells: one cell per column; None if a model lacks the measure.
+    decimals: number of digits after the decimal point.
   """
 
   name: str
@@ -27,7 +27,7 @@ class TableRow:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """What is rendered.
+  """The contents of a table.
 
   Attributes:
     columns: names of the models.
@@ -49,7 +49,7 @@ class Table:
 
 
 def markdown(table: Table) -> str:
-  """Returns the table in Markdown, its notes as a list; ends with a newline."""
+  """Renders a table and its notes as Markdown."""
   header, *body = [
     [cell.replace('|', r'\|') for cell in line] for line in _grid(table)
   ]
@@ -61,7 +61,7 @@ def markdown(table: Table) -> str:
 
 
 def text(table: Table) -> str:
-  """Returns the table for a terminal: aligned, numbers to the right."""
+  """Renders a table and its notes as aligned text for a terminal."""
   grid = _grid(table)
   widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
 
@@ -78,11 +78,11 @@ def text(table: Table) -> str:
 
 
 def gap_note(name: str, gap: intervals.GapShare) -> str:
-  """Returns the sentence that says whether distillation helped.
+  """Returns a sentence on whether distillation helped.
 
   Args:
-    name: the measure, e.g. 'NLL'.
-    gap: the share that the student closed.
+    name: name of the measure, e.g. 'NLL'.
+    gap: share of the gap that the student closed.
 
   Returns:
     One sentence with the interval, or with the reason why there is none.
@@ -107,7 +107,7 @@ def gap_note(name: str, gap: intervals.GapShare) -> str:
 
 
 def _grid(table: Table) -> list[list[str]]:
-  """Returns all cells as text, the header first."""
+  """Returns all cells as text, starting with the header."""
   lines = [['', *table.columns]]
   for row in table.rows:
     lines.append([row.name, *(_cell(c, row.decimals) for c in row.cells)])

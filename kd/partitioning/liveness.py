@@ -1,9 +1,10 @@
-"""Watches whether the other processes of a run are alive.
+"""Detects dead processes of a run and ends the others.
 
-Each process says once a second that it lives, in the key-value store of jax's
-coordination service, which runs in process 0. Process 0 hears all of them, the
-others hear process 0. Whoever finds one dead, or ends with an error itself,
-writes that down there, and everyone ends with that message.
+Each process writes a heartbeat once a second to the key-value store of jax's
+coordination service, which runs in process 0. Process 0 reads the heartbeats of
+all processes, the others read that of process 0. A process that detects a dead
+one, or that ends with an error, writes a message to the store, and all
+processes exit with that message.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,32 +19,33 @@ from typing import Any
 from kd.core import errors
 
 _BEAT_S = 1.0
-MARGIN_S = 5 * _BEAT_S  # that a sign of life may be late
-# That process 0, which holds why the run ends, waits until all have read it.
+MARGIN_S = 5 * _BEAT_S  # possible delay of a heartbeat
+# Longest time that process 0, whose store contains the message, waits for the
+# others to read it.
 _READ_S = 20.0
 _ALIVE, _FIRST, _LEFT = 'kd/alive', 'kd/first', 'kd/left'
 _END = f'{_FIRST}/end'
 
 
 def exit_now(code: int, message: str) -> None:
-  """Prints and exits, from any thread."""
+  """Prints an error and exits immediately, from any thread."""
   _print(message)
   os._exit(code)
 
 
 def _print(message):
-  # Past Python's buffers: the main thread may hold them.
+  # Bypasses Python's buffers, which the main thread may have locked.
   os.write(sys.stderr.fileno(), f'kd: error: {message}\n'.encode())
 
 
 class LostProcessError(errors.KdError):
-  """A process of the run has died or never came: start the run again."""
+  """A process of the run has died or has not started: rerun the command."""
 
   exit_code = errors.PreemptedError.exit_code
 
 
 class Watch:
-  """Says that this process lives, and ends it when another does not."""
+  """Sends this process's heartbeats and exits when another process is dead."""
 
   def __init__(
     self,
@@ -53,14 +55,16 @@ class Watch:
     dead_after_s: float,
     slow_after_s: float,
   ):
-    """Prepares; `start` begins.
+    """Initializes the watch, which `start` starts.
 
     Args:
       client: jax's client of the coordination service.
-      index: this process's.
-      count: of processes.
-      dead_after_s: seconds of silence after which a process counts as dead.
-      slow_after_s: seconds after which process 0 names one that it waits for.
+      index: index of this process.
+      count: number of processes.
+      dead_after_s: seconds without a heartbeat after which a process counts as
+        dead.
+      slow_after_s: seconds after which process 0 reports a process that the
+        others wait for.
     """
     self._client, self._index, self._count = client, index, count
     self._dead_after_s, self._slow_after_s = dead_after_s, slow_after_s
@@ -68,17 +72,17 @@ class Watch:
     self._stopped = threading.Event()
     now = time.monotonic()
     self._answered = now
-    # What was last heard of each, and when it was first heard.
+    # The last heartbeat of each watched process, and when it was first read.
     hears = range(1, count) if index == 0 else (0,)
     self._heard: dict[int, tuple[str | None, float]] = dict.fromkeys(
       hears, (None, now)
     )
-    # Seconds at which a process that is slow was last named.
+    # By process, the waiting time in seconds that was last reported.
     self._told: dict[int, float] = {}
 
   def start(self) -> None:
     """Starts the watch."""
-    # Two: a call to a machine that is gone can hang for minutes.
+    # Two threads: a call to a dead machine can block for minutes.
     for name, what in (('beat', self._beat), ('silence', self._silence)):
       threading.Thread(target=what, name=name, daemon=True).start()
 
@@ -87,7 +91,7 @@ class Watch:
 
   @contextlib.contextmanager
   def doing(self, what: str) -> Iterator[None]:
-    """Within it, this process does what all others may have to wait for."""
+    """Marks a block of work that the other processes may have to wait for."""
     self._doing = what, time.monotonic()
     try:
       yield
@@ -95,8 +99,9 @@ class Watch:
       self._doing = None
 
   def post(self, code: int, message: str) -> None:
-    """Tells all processes to end; the first message is the one that counts."""
-    with contextlib.suppress(Exception):  # Written before, or nobody hears.
+    """Tells all processes to exit; only the first message is kept."""
+    # Fails if a message was posted before, or the service is gone.
+    with contextlib.suppress(Exception):
       self._client.key_value_set(
         _END, json.dumps({'code': code, 'message': message})
       )
@@ -110,7 +115,7 @@ class Watch:
         heard = dict(self._client.key_value_dir_get(_FIRST))
         if self._index == 0:
           heard |= dict(self._client.key_value_dir_get(_ALIVE))
-      except Exception:  # Nobody answers: for how long, `silence` sees.
+      except Exception:  # No answer: `_silence` measures for how long.
         continue
       self._answered = time.monotonic()
       if _END in heard:
@@ -151,11 +156,11 @@ class Watch:
       )
 
   def _silence(self):
-    """Ends this process if nothing has answered its calls for too long."""
+    """Exits if the service has not answered for too long."""
     while not self._stopped.wait(_BEAT_S):
       silent = time.monotonic() - self._answered
       if silent > self._dead_after_s:
-        # To nobody's ears: a call would hang.
+        # Without `post`, which would block.
         exit_now(LostProcessError.exit_code, self._silent(0, silent))
 
   def _name(self, index):
@@ -178,10 +183,11 @@ class Watch:
       self.leave(code, message)
 
   def leave(self, code: int, message: str) -> None:
-    """Prints and exits, process 0 when the others have read it."""
+    """Prints the message and exits; process 0 once the others have read it."""
     self._stopped.set()
     _print(message)
-    with contextlib.suppress(Exception):  # If nobody answers, nobody waits.
+    # If the service is gone, no process waits.
+    with contextlib.suppress(Exception):
       if self._index == 0:
         self._wait_for_others()
       else:

@@ -1,4 +1,4 @@
-"""Finds a run's processes from the config and the environment."""
+"""Reads a run's process settings from the config and the environment."""
 
 from collections.abc import Mapping
 import os
@@ -19,15 +19,15 @@ _PORTS = 65_535
 
 
 def on_tpu() -> bool:
-  """Returns whether a TPU's metadata may say what the config does not."""
+  """Returns whether a TPU's metadata may provide what the config does not."""
   return 'tpu' in (jax.config.jax_platforms or '')
 
 
 def find(settings: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns coordinator, count and index by name, None where none is given.
+  """Returns coordinator, count and index by name; None where not set.
 
   Raises:
-    ConfigError: a variable of the environment holds no whole number.
+    ConfigError: an environment variable is not a whole number.
   """
   found = {}
   for name, variable in _ENVIRONMENT.items():
@@ -42,7 +42,7 @@ def find(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _whole(variable, text):
-  """Returns the number that a variable holds, in ASCII digits."""
+  """Returns the number in an environment variable, written in ASCII digits."""
   if not re.fullmatch('[0-9]{1,7}', text) or int(text) > _MOST:
     raise errors.ConfigError(
       f'${variable}',
@@ -53,13 +53,13 @@ def _whole(variable, text):
 
 
 def check(settings: Mapping[str, Any]) -> None:
-  """Refuses processes that contradict each other.
+  """Raises if the process settings contradict each other.
 
   Args:
-    settings: the config's `processes`, each field legal alone.
+    settings: the config's `processes`, with each field checked separately.
 
   Raises:
-    ConfigError: names the field, or the variable of the environment.
+    ConfigError: names the field or the environment variable.
   """
   found = find(settings)
   count, index = found['count'], found['index']
@@ -84,7 +84,7 @@ def check(settings: Mapping[str, Any]) -> None:
 
 
 def check_alone(found: Mapping[str, Any]) -> None:
-  """Refuses several processes where nothing says how they find each other.
+  """Raises if there are several processes without a coordinator.
 
   Raises:
     ConfigError: names processes.coordinator.

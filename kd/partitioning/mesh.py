@@ -10,23 +10,23 @@ import numpy as np
 from kd.core import errors
 
 AXES = ('data', 'fsdp', 'tensor', 'sequence', 'pipeline')
-# Axes that may span slices: least is sent over the first.
+# Axes that may span slices, the one with the least communication first.
 _ACROSS = ('pipeline', 'data')
 
 
 def resolve(sizes: Mapping[str, int], device_count: int) -> dict[str, int]:
-  """Fills in the axis that is -1.
+  """Replaces the axis size -1 by the number of remaining devices.
 
   Args:
-    sizes: devices by axis of AXES; at most one is -1, and an axis that is not
-      named is 1.
-    device_count: devices there are.
+    sizes: number of devices by axis of AXES. At most one is -1. Missing axes
+      are 1.
+    device_count: total number of devices.
 
   Returns:
-    The sizes, whose product is device_count.
+    The size of every axis, with the product device_count.
 
   Raises:
-    ConfigError: they do not multiply to it.
+    ConfigError: the sizes do not multiply to device_count.
   """
   sizes = dict.fromkeys(AXES, 1) | dict(sizes)
   for axis in AXES:
@@ -59,19 +59,19 @@ def resolve(sizes: Mapping[str, int], device_count: int) -> dict[str, int]:
 def make(
   sizes: Mapping[str, int], devices: Sequence[jax.Device]
 ) -> jax.sharding.Mesh:
-  """Builds the mesh over these devices.
+  """Builds the mesh of the given devices.
 
-  Stages of the pipeline are the farthest apart: parts of the device list that
-  follow each other. Devices of several TPU slices are connected by the
-  data-center network, which is far slower than the links within a slice: only
-  the pipeline and data axes cross it.
+  The pipeline is the outermost axis: its stages are consecutive parts of the
+  device list. TPU slices are connected by the data-center network, which is far
+  slower than the links within a slice. Only the pipeline and data axes span
+  slices.
 
   Args:
-    sizes: see resolve.
-    devices: its product of them.
+    sizes: see `resolve`.
+    devices: the devices; their number is the product of the sizes.
 
   Raises:
-    ConfigError: see resolve; or pipeline and data do not split into the slices.
+    ConfigError: see `resolve`; or the slices do not divide pipeline x data.
   """
   shape = resolve(sizes, len(devices))
   slices = len({getattr(device, 'slice_index', 0) for device in devices})
@@ -80,7 +80,7 @@ def make(
   axis_types = (jax.sharding.AxisType.Auto,) * len(AXES)
   sizes = tuple(shape[axis] for axis in order)
   if slices == 1 and not _fill_a_box(devices):
-    # jax.make_mesh refuses them. Each process's devices stay together.
+    # jax.make_mesh rejects them. Each process's devices stay together.
     in_order = np.asarray(devices).reshape(sizes)
   elif slices == 1:
     in_order = jax.make_mesh(
@@ -95,7 +95,7 @@ def make(
       tuple(shape[axis] // across[axis] for axis in order),
       tuple(across[axis] for axis in order),
       devices,
-      # As jax.make_mesh does for one slice.
+      # As in jax.make_mesh for one slice.
       allow_split_physical_axes=devices[0].device_kind.startswith(
         'TPU v5 lite'
       ),
@@ -108,7 +108,7 @@ def make(
 
 
 def _across_slices(shape, slices):
-  """Returns into how many parts slices split each axis."""
+  """Returns the number of parts into which the slices split each axis."""
   across, left = dict.fromkeys(AXES, 1), slices
   for axis in _ACROSS:
     across[axis] = math.gcd(shape[axis], left)
@@ -124,10 +124,10 @@ def _across_slices(shape, slices):
 
 
 def _fill_a_box(devices):
-  """Returns whether chips of a TPU slice have no others between them."""
+  """Returns whether the chips of a TPU slice form a box without gaps."""
   places = [getattr(device, 'coords', None) for device in devices]
   if None in places:
-    return True  # No TPUs.
+    return True  # Not TPUs.
   spans = (max(axis) - min(axis) + 1 for axis in zip(*places, strict=True))
   return math.prod(spans) == len(set(map(tuple, places)))
 
@@ -135,9 +135,9 @@ def _fill_a_box(devices):
 def platform(
   mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
 ) -> tuple[str, float]:
-  """Returns the devices' platform, and of GPUs the compute capability, else 0.
+  """Returns the platform, and the compute capability of GPUs (otherwise 0).
 
-  An AbstractMesh must have an abstract device, which is no GPU.
+  An AbstractMesh must have an abstract device that is not a GPU.
   """
   name = mesh.abstract_mesh.abstract_device.platform
   if name != 'gpu':

@@ -12,15 +12,15 @@ from kd.partitioning import rules
 
 
 def local_rows(mesh: jax.sharding.Mesh, batch_size: int) -> np.ndarray:
-  """Returns which rows of a batch this process's devices hold and it reads.
+  """Returns the indices of the batch rows on this process's devices.
 
   Args:
     mesh: the devices of all processes.
-    batch_size: rows over all of them, B.
+    batch_size: B, rows over all processes.
 
   Returns:
-    int64 [rows], rising. Processes hold the same rows where a mesh splits
-    something else between them.
+    int64 [rows], ascending. Several processes have the same rows if an axis
+    other than the batch is split between them.
   """
   sharding = rules.batch_sharding(mesh)
   places = sharding.addressable_devices_indices_map((batch_size,))
@@ -31,15 +31,15 @@ def local_rows(mesh: jax.sharding.Mesh, batch_size: int) -> np.ndarray:
 def place(
   tree: types.PyTree, mesh: jax.sharding.Mesh, batch_size: int
 ) -> types.PyTree:
-  """Puts this process's rows on its devices, as part of the whole batch.
+  """Places this process's rows on its devices as part of the global batch.
 
   Args:
-    tree: numpy arrays whose rows are those that local_rows names, in order.
+    tree: numpy arrays with the rows of `local_rows`, in order.
     mesh: the devices of all processes.
-    batch_size: rows over all of them, B.
+    batch_size: B, rows over all processes.
 
   Returns:
-    The same tree of arrays with B rows.
+    The same tree of global arrays with B rows.
   """
   sharding, mine = rules.batch_sharding(mesh), local_rows(mesh, batch_size)
   rows = np.arange(batch_size)
@@ -55,18 +55,19 @@ def place(
 
 
 def copy(tree: types.PyTree, shardings: types.PyTree) -> types.PyTree:
-  """Copies arrays of all processes to devices of this one alone.
+  """Copies global arrays to devices of this process only.
 
-  Returns before they are there: what overwrites `tree` later waits for it.
+  Returns before the copies are complete. A later program that overwrites `tree`
+  waits for them.
 
   Args:
     tree: arrays, each on any devices.
-    shardings: where to copy each of them.
+    shardings: the target sharding of each array.
   """
 
   def one(x, sharding):
     if not x.is_fully_addressable:
-      # One array at a time: each is whole on every device for a moment.
+      # One array at a time: each is temporarily replicated on every device.
       x = _laid_out(rules.replicated(x.sharding.mesh))(x).addressable_data(0)
     return jax.device_put(x, sharding)
 
@@ -83,12 +84,12 @@ def across(
 ) -> types.PyTree:
   """Copies arrays to another mesh of the same processes.
 
-  No process sends anything to another: each moves its own rows between its own
-  devices. Returns before they are there.
+  Processes do not communicate: each copies its own rows between its own
+  devices. Returns before the copies are complete.
 
   Args:
     tree: arrays on one mesh; `split_alike` holds for both meshes.
-    sharding: where to copy them, on another mesh.
+    sharding: the target sharding, on another mesh.
   """
   mesh, spec = sharding.mesh, sharding.spec
 
@@ -106,18 +107,18 @@ def across(
 
 
 def process_indices(mesh: jax.sharding.Mesh) -> np.ndarray:
-  """Returns the process of each device of a mesh, in the mesh's shape."""
+  """Returns the process index of each device, in the mesh's shape."""
   return np.vectorize(lambda device: device.process_index)(mesh.devices)
 
 
 def split_alike(one: np.ndarray, other: np.ndarray) -> bool:
   """Returns whether each process has the same part of a batch on two meshes.
 
-  It also has to be one block of either mesh.
+  The devices of each process must also be one block of either mesh.
 
   Args:
-    one: process indices by the axes of mesh.AXES.
-    other: likewise, of the same processes.
+    one: process indices of a mesh, in the order of mesh.AXES.
+    other: process indices of the other mesh, with the same processes.
   """
   rows = math.lcm(*(x.shape[0] * x.shape[1] for x in (one, other)))
   length = math.lcm(one.shape[3], other.shape[3])
@@ -145,8 +146,8 @@ def whole(x: types.Array, sharding: jax.sharding.NamedSharding) -> types.Array:
   """Copies an array to any devices of the same processes.
 
   Args:
-    x: an array on any devices; each process has all of it for a moment.
-    sharding: where to copy it.
+    x: an array on any devices; each process temporarily has a full copy.
+    sharding: the target sharding.
   """
   if x.is_fully_addressable:
     return jax.device_put(x, sharding)
@@ -161,9 +162,9 @@ def fetch(
   """Returns this process's rows as numpy arrays; the inverse of `place`.
 
   Args:
-    tree: arrays of B rows, split over devices by rows alone.
-    mesh: as for `place`.
-    batch_size: as for `place`.
+    tree: arrays of B rows, sharded by rows only.
+    mesh: the devices of all processes.
+    batch_size: B, rows over all processes.
   """
   mine = local_rows(mesh, batch_size)
   rows = np.arange(batch_size)

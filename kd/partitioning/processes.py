@@ -1,4 +1,4 @@
-"""Runs one program in several processes, through jax.distributed."""
+"""Connects the processes of a run through jax.distributed."""
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
@@ -13,7 +13,7 @@ import traceback
 from typing import Any, TypeVar
 
 import jax
-from jax._src import distributed  # The only way to its key-value store.
+from jax._src import distributed  # The only access to the key-value store.
 
 from kd.core import errors
 from kd.partitioning import liveness
@@ -21,13 +21,13 @@ from kd.partitioning import membership
 
 T = TypeVar('T')
 
-# jax's own limit, far beyond the watch's: jax aborts a process at it.
+# jax aborts a process after this time; the watch acts much earlier.
 _JAX_DEAD_AFTER_S = 3600
 _NEVER_S = 10 * 24 * 3600
 
 
 class _Joined:
-  """This process's place in a run of several."""
+  """The state of this process in a run of several processes."""
 
   def __init__(self, settings: Mapping[str, Any], address: str):
     self.client = distributed.global_state.client
@@ -47,26 +47,26 @@ _joined: _Joined | None = None
 
 
 def start(settings: Mapping[str, Any]) -> None:
-  """Joins the other processes of the run, if the run has any.
+  """Joins the other processes of the run, if there are any.
 
-  Before anything asks for devices. Coordinator, count and index come from the
-  config, or else from $JAX_COORDINATOR_ADDRESS, $JAX_NUM_PROCESSES and
-  $JAX_PROCESS_ID, or else on a Cloud TPU from its metadata; where none of these
-  says anything, the run is this process alone.
+  Must be called before any use of devices. Coordinator, count and index come
+  from the config, or else from $JAX_COORDINATOR_ADDRESS, $JAX_NUM_PROCESSES and
+  $JAX_PROCESS_ID, or else from the metadata of a Cloud TPU. If none of these is
+  set, the run has only this process.
 
   Args:
     settings: the config's `processes`, checked.
 
   Raises:
     ConfigError: see membership.check.
-    SystemExit: 42, not all came in time.
+    SystemExit: 42, if not all processes have joined in time.
   """
   global _joined
   membership.check(settings)
   found = membership.find(settings)
   if found['coordinator'] is None and not membership.on_tpu():
     return
-  # jax's notice of a preemption would take the place of the loop's own.
+  # jax's handling of preemption would replace that of the training loop.
   jax.config.update('jax_enable_preemption_service', False)
   _on_sigabrt(_explain_abort)
   try:
@@ -75,13 +75,13 @@ def start(settings: Mapping[str, Any]) -> None:
         found['coordinator'],
         found['count'],
         found['index'],
-        # The limit above comes first, and says more.
+        # The limit above ends first, with a better message.
         initialization_timeout=int(2 * settings['start_timeout_s']) + 60,
         heartbeat_timeout_seconds=_JAX_DEAD_AFTER_S,
         shutdown_timeout_seconds=_JAX_DEAD_AFTER_S,
       )
   except ValueError:
-    # What jax raises on a TPU that no metadata server knows of.
+    # jax raises this on a TPU without a metadata server.
     if found['coordinator'] is not None:
       raise
     membership.check_alone(found)
@@ -94,7 +94,7 @@ def start(settings: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _limit(seconds: float, count: int | None) -> Iterator[None]:
-  """Exits with 42 and a message if what is within takes longer."""
+  """Exits with 42 and a message if the block takes longer than `seconds`."""
   there = threading.Event()
 
   def wait():
@@ -115,7 +115,7 @@ def _limit(seconds: float, count: int | None) -> Iterator[None]:
 
 
 def _on_sigabrt(handler: Any) -> None:
-  """Sets C's handler, for Python's own never runs; None: the default one."""
+  """Sets the C signal handler, as Python's would not run; None: the default."""
   signal_of_c = ctypes.CDLL(None).signal
   signal_of_c.restype = ctypes.c_void_p
   signal_of_c(signal.SIGABRT, handler)
@@ -123,9 +123,9 @@ def _on_sigabrt(handler: Any) -> None:
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
 def _explain_abort(number):
-  """Makes an exit of how jax aborts a process whose coordinator is gone.
+  """Exits with a message where jax aborts because the coordinator is gone.
 
-  Called in the thread that aborts; when this returns, the abort continues.
+  Runs in the aborting thread. If it returns, the abort continues.
   """
   del number
   if _joined is None:
@@ -148,13 +148,13 @@ def _explain_abort(number):
 
 
 def from_first(call: Callable[[], Any]) -> Any:
-  """Returns what `call` returns in process 0; the others wait for it.
+  """Calls `call` in process 0 and returns its result in all processes.
 
   All processes must call this in the same order. An error in process 0 ends
   them all with its message.
 
   Args:
-    call: returns what JSON can hold.
+    call: returns a value that can be converted to JSON.
   """
   if _joined is None:
     return call()
@@ -167,12 +167,12 @@ def from_first(call: Callable[[], Any]) -> Any:
 
 
 def gather(name: str, number: int, value: Any) -> list[Any]:
-  """Returns what every process gives, in their order; no device takes part.
+  """Returns the values of all processes, by process index, without devices.
 
   Args:
-    name: of a series of exchanges.
-    number: of this one, which all processes come to in the same order.
-    value: of this process; JSON can hold it.
+    name: name of a series of exchanges.
+    number: number of this exchange; all processes use the same order.
+    value: value of this process, which can be converted to JSON.
   """
   if _joined is None:
     return [value]
@@ -183,7 +183,7 @@ def gather(name: str, number: int, value: Any) -> list[Any]:
     json.loads(client.blocking_key_value_get(key(i), _NEVER_S * 1000))
     for i in range(jax.process_count())
   ]
-  # All have come to this exchange, so all have read the one before it.
+  # All processes have reached this exchange, so they have read the last one.
   last = _joined.gathered.get(name)
   if last is not None:
     client.key_value_delete(f'{folder}/{last}/{jax.process_index()}')
@@ -192,11 +192,14 @@ def gather(name: str, number: int, value: Any) -> list[Any]:
 
 
 def first_then_all(what: str, call: Callable[[], T]) -> T:
-  """Returns what `call` returns, called in process 0 first.
+  """Calls `call` in process 0 first, then in the others.
 
   Args:
-    what: is made, as the message says it if the others wait for long.
-    call: makes files once, and reads them.
+    what: description of the work, for the message if the others wait long.
+    call: creates files if they do not exist, and reads them.
+
+  Returns:
+    The result of `call` in this process.
   """
   if jax.process_index() == 0:
     with waited_for(what):
@@ -210,10 +213,10 @@ def first_then_all(what: str, call: Callable[[], T]) -> T:
 
 @contextlib.contextmanager
 def waited_for(what: str) -> Iterator[None]:
-  """Within it, process 0 names this process if it takes long.
+  """Marks a block; process 0 reports this process if the block takes long.
 
   Args:
-    what: is done, as the message says it.
+    what: description of the work, for the message.
   """
   if _joined is None:
     yield
@@ -223,7 +226,7 @@ def waited_for(what: str) -> Iterator[None]:
 
 
 def finish() -> None:
-  """Leaves in order, once all processes have come to this point."""
+  """Disconnects once all processes have called this."""
   global _joined
   if _joined is None:
     return
@@ -237,21 +240,22 @@ def finish() -> None:
 def fail(error: BaseException, code: int) -> None:
   """Ends all processes of the run because of an error in this one.
 
-  What looks like an error may be another process's death: that is waited for,
-  and ends this process with its own message.
+  The error may be a consequence of another process's death. Waits long enough
+  for the watch to detect it, which ends this process with its own message.
 
   Args:
-    error: what ended this process; one that is not for the user is printed with
-      its traceback.
-    code: to exit with.
+    error: the error that ended this process; printed with its traceback if it
+      is not a KdError.
+    code: exit code.
 
   Returns:
-    Only if this process is the run.
+    Only if the run has a single process.
   """
   if _joined is None:
     return
   if isinstance(error, errors.PreemptedError | errors.NonFiniteError):
-    # All have it: none may end another that is still at its last save.
+    # All processes raise these. Waits so that none ends another that is still
+    # saving its last checkpoint.
     with contextlib.suppress(Exception):
       _joined.client.wait_at_barrier(
         'kd/fail', int(1000 * (_joined.dead_after_s + liveness.MARGIN_S))
@@ -266,7 +270,7 @@ def fail(error: BaseException, code: int) -> None:
 
 
 def leave(code: int, message: str) -> None:
-  """Exits now and tells the others to; returns if this process is the run."""
+  """Ends all processes of the run; returns if it has a single process."""
   if _joined is None:
     return
   where = f'process {jax.process_index()} of {jax.process_count()}'

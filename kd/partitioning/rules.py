@@ -14,10 +14,10 @@ PIPELINE = 'pipeline'
 _STAGE_ROWS = ('data', 'fsdp')
 BATCH_AXES = (PIPELINE, *_STAGE_ROWS)
 
-# Logical axis to mesh axis; a name that is not here is replicated. Where logits
-# are made, rows are gathered over fsdp, and the vocabulary stays split over it.
-# Parameters are split over sequence as they are over fsdp. The pipeline splits
-# the scanned layers, and rows outside of them.
+# Logical axis to mesh axes; names that are not listed are replicated. For the
+# logits, rows are gathered over fsdp and the vocabulary stays split over it.
+# Parameters are split over sequence as they are over fsdp. The pipeline axis
+# splits the scanned layers, and rows outside of them.
 RULES = (
   ('layer_periods', PIPELINE),
   ('micro_batches', PIPELINE),
@@ -35,7 +35,7 @@ RULES = (
   ('embed', ('fsdp', 'sequence')),
 )
 _BY_NAME = dict(RULES)
-# Replicated where the devices do not divide them; other axes must be divided.
+# Replicated if the mesh axes do not divide them. Other axes must be divisible.
 _REPLICABLE = (
   'layer_periods',
   'kv_heads',
@@ -59,9 +59,9 @@ def _axis_size(mesh, axes):
 
 
 def _axes_of(mesh, name):
-  """Returns the mesh axes of a logical name that XLA splits arrays over.
+  """Returns the mesh axes over which XLA splits a logical axis.
 
-  Within a stage of the pipeline arrays are that stage's own.
+  Within a stage, arrays are local to the stage, so its axis is left out.
   """
   axes, manual = _BY_NAME.get(name), mesh.manual_axes
   if axes is None or not manual:
@@ -84,14 +84,14 @@ def param_shardings(
 ) -> types.PyTree:
   """Returns the sharding of each parameter.
 
-  Periods of layers, key and value heads and the vocabulary are replicated where
-  the devices do not divide them; any other axis must be divided evenly.
+  Periods of layers, KV heads and the vocabulary are replicated if their mesh
+  axes do not divide them. Any other axis must be divided evenly.
 
   Args:
     mesh: the mesh.
     logical: a tree of PartitionSpecs of logical names.
     shapes: the same tree of objects with `shape`.
-    path: the model's config path ('student'), for the message.
+    path: the model's config path ('student'), for messages.
 
   Returns:
     The tree of NamedShardings.
@@ -162,26 +162,26 @@ def replicated(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
 
 
 def row_shards(mesh: jax.sharding.Mesh) -> int:
-  """Returns into how many parts a batch's rows are split."""
+  """Returns the number of shards of a batch's rows."""
   return _axis_size(mesh, BATCH_AXES)
 
 
 def active_stages() -> int:
-  """Returns the number of stages in which layers run; 1 without a mesh."""
+  """Returns the number of pipeline stages; 1 without an active mesh."""
   return shards('micro_batches', 0)
 
 
 def in_stages(
   function: Callable[..., types.PyTree], ins: types.PyTree, outs: types.PyTree
 ) -> Callable[..., types.PyTree]:
-  """Returns a function that each stage of the pipeline runs by itself.
+  """Maps a function over the stages of the pipeline.
 
   Args:
-    function: takes and returns the parts of one stage; XLA splits these over
-      the other axes of the mesh as it would outside.
-    ins: for each argument whether its first axis is split over the stages; else
-      each stage has it as a whole.
-    outs: the same of what it returns.
+    function: takes and returns the shards of one stage; XLA splits these over
+      the other mesh axes as usual.
+    ins: for each argument, whether its first axis is split over the stages;
+      otherwise it is replicated.
+    outs: the same for each result.
   """
   spec = lambda split: jax.sharding.PartitionSpec(PIPELINE if split else None)
   return jax.shard_map(
@@ -194,29 +194,29 @@ def in_stages(
 
 
 def stage_row_shards(mesh: jax.sharding.Mesh) -> int:
-  """Returns into how many parts the rows of a micro-batch are split."""
+  """Returns the number of shards of a micro-batch's rows."""
   return _axis_size(mesh, _STAGE_ROWS)
 
 
 def length_shards(mesh: jax.sharding.Mesh) -> int:
-  """Returns into how many parts each row is split."""
+  """Returns the number of shards of each row's positions."""
   return _axis_size(mesh, _BY_NAME.get('length'))
 
 
 @contextlib.contextmanager
 def active(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh):
-  """Within it, logical constraints of models and losses mean this mesh."""
+  """Makes a mesh active: logical constraints in the block refer to it."""
   use = jax.set_mesh
-  if isinstance(mesh, jax.sharding.AbstractMesh):  # Of a plan by formula.
+  if isinstance(mesh, jax.sharding.AbstractMesh):  # A plan by formula.
     use = jax.sharding.use_abstract_mesh
   with use(mesh), spmd.logical_axis_rules(RULES):
     yield
 
 
 def shards(name: str, size: int) -> int:
-  """Returns into how many parts the mesh splits a logical axis of this size.
+  """Returns the number of shards of a logical axis of this size.
 
-  1 without a mesh, and where `constrain` would leave it whole.
+  1 without an active mesh, and if `constrain` would replicate the axis.
   """
   if not spmd.get_logical_axis_rules():
     return 1
@@ -228,14 +228,14 @@ def shards(name: str, size: int) -> int:
 def on_parts(
   function: Callable[..., types.PyTree], ins: types.PyTree, outs: types.PyTree
 ) -> Callable[..., types.PyTree]:
-  """Returns a function that each device runs on its shards of the arguments.
+  """Maps a function over the devices' shards of its arguments.
 
   Args:
-    function: takes and returns shards; without an active mesh, it is returned
-      itself.
+    function: takes and returns shards; it is returned unchanged without an
+      active mesh.
     ins: for each argument a tree of PartitionSpecs of logical names, which must
-      divide it evenly. What is not named every device has as a whole.
-    outs: the same of what it returns.
+      divide it evenly. Axes without a name are replicated.
+    outs: the same for each result.
   """
   if not spmd.get_logical_axis_rules():
     return function
@@ -255,7 +255,7 @@ def on_parts(
 
 
 def constrain(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
-  """Asks the compiler to lay x out by logical names; nothing outside active."""
+  """Constrains the sharding of x by logical names; no-op without a mesh."""
   if not spmd.get_logical_axis_rules():
     return x
   mesh = jax.sharding.get_abstract_mesh()

@@ -1,1 +1,1 @@
-"""Structured pruning: importance of layers, heads and channels, and slices."""
+"""Structured pruning: importance scores, selection and slicing of weights."""

@@ -23,26 +23,26 @@ from kd.partitioning import processes
 from kd.partitioning import rules
 from kd.pruning import importance
 
-# In the job's folder until all rows have been through the model.
+# The partial sums; in the job's folder until the calibration is complete.
 FILE = 'calibration.safetensors'
 _SAVE_S = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """What is measured, on which rows.
+  """A calibration: a model and the rows to measure it on.
 
   Attributes:
     model: the model.
     params: its parameters, on their devices.
     mesh: the devices.
-    read: reads rows of a batch, by the batch's number and theirs in it.
+    read: reads rows, given the number of the batch and row indices in it.
     rows: number of rows, which need not fill the last batch.
-    batch_size: rows at a time.
-    length: L, tokens of a row.
+    batch_size: rows per batch.
+    length: L, tokens per row.
     identity: digest of the model, its weights and the rows.
-    folder: where partial sums are kept.
-    say: called with a line for the user.
+    folder: folder of the partial sums.
+    say: called with each line for the user.
   """
 
   model: family.Model
@@ -58,9 +58,9 @@ class Job:
 
 
 def run(job: Job) -> dict[str, np.ndarray]:
-  """Returns the sums over all rows; resumes from the sums that were saved.
+  """Returns the sums over all rows, resuming from saved sums.
 
-  The sums are the same, bit for bit, however often it was interrupted.
+  Interruptions do not change a bit of the sums.
 
   Raises:
     ConfigError: the saved sums are damaged.
@@ -79,7 +79,7 @@ def run(job: Job) -> dict[str, np.ndarray]:
       batch = placement.place(_batch(job, number), job.mesh, job.batch_size)
       with rules.active(job.mesh):
         sums = add(job.params, sums, batch)
-      # Waits for the devices, which would otherwise queue every batch.
+      # Waits for the devices, so that they do not queue all batches.
       sums[importance.TOKENS].block_until_ready()
       task.set(min(job.rows, (number + 1) * job.batch_size))
       if time.monotonic() - saved_at >= _SAVE_S and number + 1 < batches:
@@ -95,13 +95,13 @@ def run(job: Job) -> dict[str, np.ndarray]:
 
 
 def forget(folder: str) -> None:
-  """Removes partial sums, which the scores have replaced."""
+  """Removes the partial sums."""
   with contextlib.suppress(FileNotFoundError):
     os.unlink(os.path.join(folder, FILE))
 
 
 def _batch(job, number):
-  """Returns this process's rows of a batch, as padding beyond the last row."""
+  """Returns this process's rows of a batch, with padding after the last row."""
   mine = placement.local_rows(job.mesh, job.batch_size)
   batch = job.read(number, mine)
   beyond = number * job.batch_size + mine >= job.rows
@@ -110,7 +110,7 @@ def _batch(job, number):
 
 
 def _resumed(job, file) -> tuple[int, dict[str, jax.Array]]:
-  """Returns the number of batches that were summed, and their sums."""
+  """Returns the number of batches already summed, and their sums."""
   saved = {}
 
   def read():
@@ -129,7 +129,7 @@ def _resumed(job, file) -> tuple[int, dict[str, jax.Array]]:
 
 
 def _read(job, file) -> dict[str, Any]:
-  """Returns the saved number of batches and sums; {} without them."""
+  """Returns the saved sums and number of batches; {} if there are none."""
   if not os.path.exists(file):
     return {}
   try:

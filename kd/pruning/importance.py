@@ -1,16 +1,16 @@
-"""Computes the sums that importance scores are made of, batch by batch.
+"""Accumulates the sums behind importance scores, batch by batch.
 
 With a_t the activation of a channel at position t of row b, and the mean over
 the row's tokens that are not padding:
 
   channel   sum over b of (mean over t of |a_t|)^2; its root is the L2 norm
             over rows
-  head      the same of the L2 norm over head_dim
+  head      the same for the L2 norm over head_dim
   layer     sum over all tokens of 1 - cosine(layer input, layer output)
   maps      sum over all queries of the cosine of two heads' attention
             probabilities, for each pair of heads that share a KV head
 
-The sums stay on the devices; an activation exists within its layer alone.
+The sums stay on the devices. Activations exist only within their layer.
 """
 
 from collections.abc import Callable
@@ -28,15 +28,15 @@ from kd.partitioning import rules
 Array = types.Array
 Sums = dict[str, Array]
 
-# Names of the sums, with S layers: [S], [S, D] twice, [S, F], [S, N], and
-# [S, G, N / G, N / G]; and the number of tokens.
+# Names of the sums. Shapes, in this order: [S], twice [S, D], [S, F], [S, N],
+# [S, G, N / G, N / G], and a scalar, the number of tokens.
 LAYERS = 'layers'
 ATTENTION_WIDTH, MLP_WIDTH = 'attention_width', 'mlp_width'
 CHANNELS, HEADS, SIMILARITY = 'channels', 'heads', 'similarity'
 TOKENS = 'tokens'
 
 _BY_ROW = (ATTENTION_WIDTH, MLP_WIDTH, CHANNELS, HEADS)
-# Attention probabilities that exist at a time: rows x heads x queries x keys.
+# Largest array of attention probabilities: rows x heads x queries x keys.
 _PROBABILITIES = 2**25
 _MASKED = -1e30
 
@@ -58,7 +58,7 @@ def shapes(config: family.Config) -> dict[str, tuple[int, ...]]:
 
 
 def zeros(config: family.Config) -> dict[str, np.ndarray]:
-  """Returns the sums of no rows."""
+  """Returns the initial sums."""
   return {k: np.zeros(s, np.float32) for k, s in shapes(config).items()}
 
 
@@ -67,7 +67,7 @@ def make(
 ) -> Callable[[types.PyTree, Sums, types.Batch], Sums]:
   """Returns the function of (params, sums, batch) that adds a batch's rows.
 
-  Rows are independent but for rounding: a row of padding adds nothing.
+  Rows are independent except for rounding; padding rows add nothing.
   """
 
   @jax.jit
@@ -80,7 +80,7 @@ def make(
     for name in _BY_ROW:
       new[name] = jnp.sum(jnp.square(new[name]), axis=1)
     new[TOKENS] = counted.sum()
-    # Whole on every device, so that each process can read them.
+    # Replicated, so that each process can read them.
     return {
       name: total + rules.constrain(new[name], (None,) * total.ndim)
       for name, total in sums.items()
@@ -90,12 +90,12 @@ def make(
 
 
 def _measures(counted, mean, scale):
-  """Returns what is computed within layers.
+  """Returns the measures that are computed within layers.
 
   Args:
-    counted: float32 [B, L], 1 where a token is not padding.
-    mean: the same, with rows that sum to 1.
-    scale: attention scores are multiplied by it.
+    counted: float32 [B, L], 1 for tokens that are not padding.
+    mean: float32 [B, L], `counted` with rows that sum to 1.
+    scale: factor of the attention scores.
   """
 
   def layer(x, y):
@@ -122,13 +122,13 @@ def _wide(x):
 
 
 def _row_means(x, mean):
-  """Returns [B, C], the weighted sum over positions of |x|, [B, L, C]."""
-  # Not a product of matrices, which TPUs and GPUs would round.
+  """Returns [B, C], the weighted sum over positions of |x| with x [B, L, C]."""
+  # Not a matrix product, which TPUs and GPUs would round.
   return jnp.sum(jnp.abs(_wide(x)) * mean[..., None], axis=1)
 
 
 def _cosine(x, y):
-  """Returns the cosine of the last axes, 0 where one of them is zero."""
+  """Returns the cosine along the last axis, 0 where x or y is zero."""
   x, y = _wide(x), _wide(y)
   product = jnp.sum(x * y, axis=-1)
   squares = jnp.sum(x * x, axis=-1) * jnp.sum(y * y, axis=-1)
@@ -138,7 +138,7 @@ def _cosine(x, y):
 def _similarity(query, key, mask, scale, counted):
   """Sums cosines of heads' attention maps over queries: [G, N / G, N / G].
 
-  A few queries' probabilities exist at a time.
+  Processes a few queries at a time to bound the memory of the probabilities.
   """
   batch, length, heads, _ = query.shape
   groups = key.shape[2]

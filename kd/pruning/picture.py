@@ -1,4 +1,4 @@
-"""Plots importance scores and what is kept."""
+"""Plots importance scores and the kept parts of a model."""
 
 import numpy as np
 
@@ -15,12 +15,12 @@ def draw(
   scores: scores_lib.Scores,
   selection: selection_lib.Selection | None,
 ) -> None:
-  """Draws a panel each for layers, MLP channels, heads and embedding.
+  """Draws one panel each for layers, MLP channels, heads and embedding.
 
   Args:
-    path: the PNG file.
+    path: path of the PNG file.
     scores: importance scores.
-    selection: what is kept, shown in blue; None before that is chosen.
+    selection: the parts to keep, which are marked; None if not selected yet.
   """
   import matplotlib  # Slow to import.
 

@@ -1,4 +1,4 @@
-"""What the tests of pruning share."""
+"""Shared helpers of the pruning tests."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -35,7 +35,7 @@ CONFIG = gemma3_config.Gemma3Config(
 
 
 def request(**changes: Any) -> sizes.Request:
-  """Returns a request that keeps everything but for `changes`."""
+  """Returns a request that keeps everything except for `changes`."""
   values = {
     **dict.fromkeys(sizes.SIZES, 0),
     'layer_pattern': sizes.PERIODIC,
@@ -46,7 +46,7 @@ def request(**changes: Any) -> sizes.Request:
 
 
 def params(config: family.Config) -> types.PyTree:
-  """Returns parameters none of which is at its initial value."""
+  """Returns random parameters, none of which has its initial value."""
   rng = np.random.default_rng(0)
   shapes = families.build(config, 'float32', 'none', '').abstract_params()
   return jax.tree.map(
@@ -55,7 +55,7 @@ def params(config: family.Config) -> types.PyTree:
 
 
 def read(number: int, rows: Iterable[int]) -> types.Batch:
-  """Returns random rows of a batch, each a function of its number alone."""
+  """Returns random rows of a batch; each depends only on its number."""
   rows = np.array(list(rows), np.int32)
   tokens = [
     np.random.default_rng(number * BATCH + i).integers(0, 32, LENGTH)
@@ -68,7 +68,7 @@ def read(number: int, rows: Iterable[int]) -> types.Batch:
 
 
 def job(mesh: jax.sharding.Mesh, folder: str) -> calibration.Job:
-  """Returns the calibration of CONFIG on three batches and a row."""
+  """Returns a calibration of CONFIG on three batches and one more row."""
   model = families.build(CONFIG, 'float32', 'none', '')
   shardings = rules.param_shardings(
     mesh, model.logical_axes(), model.abstract_params(), ''

@@ -1,4 +1,4 @@
-"""Importance scores of a model, and the JSON file that holds them."""
+"""Importance scores of a model and their JSON file."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -18,7 +18,7 @@ from kd.pruning import sizes
 
 FILE = 'scores.json'
 _LEGAL = 'a file that --mode=prune wrote'
-WEIGHTS = 'weights'  # The fact that is the digest of the model's parameters.
+WEIGHTS = 'weights'  # Key of the digest of the model's parameters in `facts`.
 _MODEL = 'model'
 
 
@@ -29,13 +29,13 @@ class Scores:
   Attributes:
     config: the model that was measured.
     layers: [S], mean over tokens of 1 - cosine(layer input, layer output).
-    channels: [S, F], of the MLPs.
-    heads: [S, N], of activations.
+    channels: [S, F], MLP activations.
+    heads: [S, N], activations of query heads.
     similarity: [S, G, N / G, N / G], mean over queries of the cosine of two
       heads' attention maps.
-    attention_width: [S, D], of the norm before attention.
-    mlp_width: [S, D], of the norm before the MLP.
-    facts: what else the file holds: rows, tokens, digests.
+    attention_width: [S, D], output of the norm before attention.
+    mlp_width: [S, D], output of the norm before the MLP.
+    facts: the other fields of the file: rows, tokens, digests.
   """
 
   config: family.Config
@@ -61,11 +61,12 @@ def from_sums(
   sums: Mapping[str, np.ndarray],
   facts: Mapping[str, Any],
 ) -> Scores:
-  """Returns the scores that sums over rows make; see importance."""
+  """Computes scores from the sums over rows; see importance."""
   wide = {name: np.asarray(value, np.float64) for name, value in sums.items()}
   tokens = float(wide.pop(importance.TOKENS))
   means = (importance.LAYERS, importance.SIMILARITY)
-  # Rounded to float32, which the file holds exactly: a later run selects alike.
+  # Rounded to float32, which the file stores exactly, so that a later run makes
+  # the same selection.
   values = {
     name: np.float64(
       np.float32(value / tokens if name in means else np.sqrt(value))
@@ -76,13 +77,13 @@ def from_sums(
 
 
 def write(path: str, scores: Scores) -> None:
-  """Writes the scores as JSON, with the nine digits that float32 has."""
+  """Writes the scores as JSON, with nine digits (exact for float32)."""
   values = {
     **scores.facts,
     _MODEL: config_json.to_json(scores.config),
     **{name: _rounded(getattr(scores, name)) for name in _names()},
   }
-  # One line a field: an indented list has a line for each channel.
+  # One line per field: indented lists would have a line per channel.
   lines = [
     f'{json.dumps(key)}: {json.dumps(value, allow_nan=False)}'
     for key, value in values.items()
@@ -97,14 +98,14 @@ def _rounded(array):
 
 
 def read(path: str, field: str) -> Scores:
-  """Reads the scores that `write` wrote.
+  """Reads scores written by `write`.
 
   Args:
-    path: the file.
-    field: the config field that names it, for messages.
+    path: path of the file.
+    field: config field that contains the path, for messages.
 
   Raises:
-    ConfigError: the file is missing, or holds something else.
+    ConfigError: the file is missing or does not contain scores.
   """
   values = json_files.read(path, field)
   try:
@@ -121,14 +122,15 @@ def read(path: str, field: str) -> Scores:
 
 
 def load(request: sizes.Request, source: family.Config) -> Scores:
-  """Reads the scores that a config's `student.prune` names.
+  """Reads the scores given by a config's `student.prune`.
 
   Args:
-    request: what to keep.
+    request: the sizes to keep.
     source: the model to prune.
 
   Raises:
-    ConfigError: none are named, or they are damaged or another model's.
+    ConfigError: no file is given, it is damaged, or the scores are of another
+      model.
   """
   if not request.scores:
     raise errors.ConfigError(
@@ -163,7 +165,7 @@ def _check_model(scores, config):
   different = [
     f'{key} {there.get(key)!r} (the model: {here[key]!r})'
     for key in here
-    # Copies of one model differ in these two.
+    # These two differ between copies of one model.
     if key not in ('vocab_size', 'context') and there.get(key) != here[key]
   ]
   if different:

@@ -1,4 +1,4 @@
-"""Selects what a pruned model keeps, by importance scores."""
+"""Selects the parts that a pruned model keeps, by importance scores."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -15,11 +15,11 @@ HEAD_SCORES = (BOTH, ACTIVATION, PATTERN)
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-  """What is kept of a model; indices rise.
+  """The kept parts of a model, as ascending indices.
 
   Attributes:
     layers: indices of the layers.
-    channels: [S', F'], of each kept layer's MLP.
+    channels: [S', F'], MLP channels of each kept layer.
     heads: [S', N'], query heads of each kept layer.
     width: [D'], channels of the embedding.
   """
@@ -33,15 +33,15 @@ class Selection:
 def select(
   request: sizes.Request, scores: scores_lib.Scores, keep_layers: Sequence[int]
 ) -> Selection:
-  """Selects the most important parts; of equal ones, the first.
+  """Selects the most important parts; ties go to the lower index.
 
-  Channels of the embedding are ranked by their scores summed over the layers
-  that are kept.
+  Channels of the embedding are ranked by the sum of their scores over the kept
+  layers.
 
   Args:
-    request: the sizes; sizes.check has accepted them.
-    scores: of the model to prune.
-    keep_layers: the layers to keep where the request does not choose them; ():
+    request: the sizes, already checked by sizes.check.
+    scores: scores of the model to prune.
+    keep_layers: the layers to keep if the request does not select layers; ():
       all.
   """
   config = scores.config
@@ -67,7 +67,7 @@ def select(
 
 
 def _largest(values, count):
-  """Returns the indices of the largest values, rising."""
+  """Returns the indices of the largest values, ascending."""
   return np.sort(np.argsort(-values, kind='stable')[:count])
 
 
@@ -77,14 +77,14 @@ def select_layers(
   """Returns the layers with the largest sum of importance.
 
   Args:
-    request: how many, and whether their kinds are given.
+    request: the number of layers and their pattern.
     config: the model to prune.
-    importance: of each layer.
+    importance: importance of each layer.
   """
   kinds = sizes.kept_kinds(request, config)
   if kinds is None:
     return tuple(map(int, _largest(np.asarray(importance), request.layers)))
-  # By the last layer: the best selection so far, with minus its importance.
+  # By last layer: the best selection so far, with its negative importance.
   best = {-1: (0.0, ())}
   for wanted in kinds:
     extended = {}
@@ -98,7 +98,7 @@ def select_layers(
 
 
 def _heads(scores, layer, count, head_score):
-  """Returns the query heads of a layer to keep, the same number a group."""
+  """Returns the query heads to keep in a layer, equally many per group."""
   groups = scores.config.num_kv_heads
   activation = scores.heads[layer].reshape(groups, -1)
   size = activation.shape[1]
@@ -115,8 +115,8 @@ def _heads(scores, layer, count, head_score):
 def _of_group(activation, similarity, count, head_score):
   """Drops the least important head until `count` are left.
 
-  A head's map counts by its distance from the most similar head that is left,
-  so that of two alike heads one stays.
+  The pattern score of a head is the distance to the most similar remaining
+  head, so that one of two similar heads is kept.
   """
   left = list(range(len(activation)))
   while len(left) > count:
@@ -130,7 +130,6 @@ def _of_group(activation, similarity, count, head_score):
         BOTH: activation[head] * distance,
       }[head_score]
 
-    # Of equally important ones, the one with the smaller activation goes, then
-    # the last.
+    # Ties: the head with the smaller activation is dropped, then the last one.
     left.remove(min(left, key=lambda i: (importance(i), activation[i], -i)))
   return np.array(left)

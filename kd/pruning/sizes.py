@@ -1,4 +1,4 @@
-"""The sizes that `student.prune` asks for, and the limits that they meet."""
+"""The sizes requested by `student.prune` and their limits."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -17,25 +17,25 @@ SIZES = (LAYERS, MLP_DIM, NUM_HEADS, EMBED_DIM)
 PERIODIC, ANY = 'periodic', 'any'
 PATTERNS = (PERIODIC, ANY)
 
-# Values of a matrix's row that share a scale in GGUF files.
+# Block sizes of GGUF files: values of a matrix row that share a scale.
 _Q4_0_BLOCK, _K_QUANTS_BLOCK = 32, 256
-# Of the parameters, what one step of pruning should remove at most, as
-# Minitron's authors advise (arXiv 2408.11796).
+# Largest share of the parameters to remove in one step of pruning, following
+# Minitron (arXiv 2408.11796).
 _MOST_REMOVED = 1 / 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """Describes what to keep of a model, as `student.prune` does.
+  """The sizes to keep, as in `student.prune`.
 
   Attributes:
     layers: number of layers; 0: all, here and below.
     mlp_dim: F, channels of each MLP.
     num_heads: N, query heads of each layer.
     embed_dim: D, channels of the embedding.
-    layer_pattern: PERIODIC or ANY; see the field.
-    head_score: a name of selection.HEAD_SCORES.
-    scores: the file of importance scores; '' if there is none yet.
+    layer_pattern: PERIODIC or ANY; see the config field.
+    head_score: one of selection.HEAD_SCORES.
+    scores: path of the importance scores; '' if there are none yet.
   """
 
   layers: int
@@ -48,7 +48,7 @@ class Request:
 
   @property
   def sizes(self) -> dict[str, int]:
-    """Returns the sizes that are not all, by the path of their field."""
+    """Returns the sizes that are not 0, by config path."""
     values = {f'{PATH}.{name}': getattr(self, name) for name in SIZES}
     return {path: value for path, value in values.items() if value}
 
@@ -61,7 +61,7 @@ class Request:
 
 
 def request(spec: Mapping[str, Any]) -> Request | None:
-  """Returns what a config's `student.prune` asks for; None for nothing."""
+  """Returns the request in a config's `student.prune`; None if it is empty."""
   if not any(spec[name] for name in SIZES):
     return None
   return Request(**{f.name: spec[f.name] for f in dataclasses.fields(Request)})
@@ -70,17 +70,17 @@ def request(spec: Mapping[str, Any]) -> Request | None:
 def kept_kinds(
   request: Request, source: family.Config
 ) -> tuple[str, ...] | None:
-  """Returns the kinds of the layers to keep; None if scores decide them.
+  """Returns the kinds of the layers to keep; None if the scores decide.
 
   Args:
-    request: what to keep.
+    request: the sizes to keep.
     source: the model to prune.
   """
   if not request.layers:
     return source.layer_kinds
   same = len(set(source.layer_kinds)) == 1
   if request.layer_pattern == PERIODIC or same:
-    # The first layers' kinds: the pattern repeats as it does in the source.
+    # The kinds of the first layers, so that the pattern repeats as in `source`.
     return source.layer_kinds[: request.layers]
   return None
 
@@ -88,23 +88,23 @@ def kept_kinds(
 def pruned(
   request: Request, source: family.Config, layers: Sequence[int]
 ) -> family.Config:
-  """Returns the sizes of the pruned model.
+  """Returns the config of the pruned model.
 
   Args:
-    request: what to keep; `check` has accepted it.
+    request: the sizes to keep, already checked by `check`.
     source: the model to prune.
-    layers: the layers that it keeps.
+    layers: indices of the kept layers.
   """
   return source.keep_layers(layers).with_widths(**request.widths(source))
 
 
 def check(request: Request, source: family.Config) -> None:
-  """Checks sizes against those of the model to prune.
+  """Checks the requested sizes against the model to prune.
 
   Raises:
-    ConfigError: a size is larger than the model's, heads do not divide evenly
-      over the key and value heads, transformers would refuse the result, or
-      nothing is left out.
+    ConfigError: a size is larger than the model's, the KV heads do not divide
+      the query heads, transformers would reject the result, or nothing would be
+      removed.
   """
   there = {
     LAYERS: source.num_layers,
@@ -142,7 +142,7 @@ def check(request: Request, source: family.Config) -> None:
 
 
 def _legal_heads(request, source):
-  """Returns the legal numbers of query heads, as a message lists them."""
+  """Returns the legal numbers of query heads as text."""
   step = source.num_kv_heads
 
   def is_legal(count):
@@ -155,7 +155,7 @@ def _legal_heads(request, source):
 
 
 def warnings(source: family.Config, config: family.Config) -> list[str]:
-  """Returns lines on what is legal, and what it costs.
+  """Returns warnings about legal sizes with disadvantages.
 
   Args:
     source: the model to prune.
@@ -191,7 +191,7 @@ def warnings(source: family.Config, config: family.Config) -> list[str]:
 
 
 def kinds_warning(config: family.Config) -> list[str]:
-  """Returns a line if some programs need other kinds of layers, else none."""
+  """Returns a warning if other programs cannot load these layer kinds."""
   problem = families.of(config).export_warning(config, None)
   return [problem] if problem else []
 

@@ -1,14 +1,15 @@
-"""Cuts a model's parameters to what a pruned model keeps.
+"""Slices a model's parameters to the kept parts.
 
-Pruning equals masking: the pruned model computes what the whole one does once
-the channels and heads that are left out are set to zero. For the embedding's
-channels that takes more than slices. A norm divides by the root of the mean
-over D channels, of which the pruned model has D' only: its weight is multiplied
-by sqrt(D / D'). Where input embeddings are scaled by a function of D, such as
-Gemma's sqrt(D), the embedding is multiplied by the ratio, and where it is the
-output embedding too, the final norm's weight divided by it. What remains is the
-norms' epsilon, which would have to be epsilon D / D': a relative difference of
-about epsilon over the mean square of the activations.
+Pruning is equivalent to masking: the pruned model computes the same function as
+the full model with the removed channels and heads set to zero. For channels of
+the embedding, slicing alone is not enough. A norm divides by the root of the
+mean over D channels, of which the pruned model has only D', so its weight is
+multiplied by sqrt(D / D'). If input embeddings are scaled by a function of D,
+such as Gemma's sqrt(D), the embedding is multiplied by the ratio of the scales.
+If it is also the output embedding, the final norm's weight is divided by that
+ratio. The norms' epsilon is not adapted, although it would have to be
+epsilon D / D'. The relative error is about epsilon over the mean square of the
+activations.
 """
 
 from collections.abc import Mapping
@@ -35,12 +36,12 @@ def prune(
   """Returns the parameters of the pruned model, float32.
 
   Args:
-    params: the whole model's.
-    source: its sizes.
-    target: those of the pruned model.
-    selection: what is kept.
-    shardings: a tree of jax.sharding.Sharding like the result, or None to leave
-      that to the compiler.
+    params: parameters of the full model.
+    source: config of the full model.
+    target: config of the pruned model.
+    selection: the kept parts.
+    shardings: a tree of jax.sharding.Sharding like the result; None: chosen by
+      the compiler.
   """
   leaves = weights.by_leaf(source, selection.layers)
   top_factors = _top_factors(source, target)
@@ -59,7 +60,7 @@ def prune(
       factor = top_factors.get(origin.path, 1.0)
     elif origin.dims == 'D':
       factor = _width_factor(source, target)
-    # A norm multiplies by its parameter plus this.
+    # A norm multiplies by its parameter plus this offset.
     offset = origin.gguf_offset
     return array if factor == 1 else (array + offset) * factor - offset
 
@@ -79,9 +80,9 @@ def _indices(selection, letter, layer) -> np.ndarray | None:
   """Returns the indices to keep along a dimension; None: all.
 
   Args:
-    selection: what is kept.
-    letter: of the dimension; see tensors.Entry.
-    layer: the layer's index among those that are kept, None for no layer.
+    selection: the kept parts.
+    letter: letter of the dimension; see tensors.Entry.
+    layer: index among the kept layers; None outside of layers.
   """
   if letter == 'D':
     return selection.width
@@ -90,7 +91,7 @@ def _indices(selection, letter, layer) -> np.ndarray | None:
 
 
 def _width_factor(source, target):
-  """Returns what the weights of norms of width D are multiplied by."""
+  """Returns the factor of the weights of norms over D."""
   return (source.embed_dim / target.embed_dim) ** 0.5
 
 
@@ -100,7 +101,7 @@ def _top_factors(
   """Returns the factors of the input embedding and the final norm, by path."""
   top = [t for t in families.of(source).tensors(source) if t.layer is None]
   embedding = next(t for t in top if t.is_table)
-  # What a vision tower adds to the stream is not scaled: its projector is cut.
+  # A vision tower's output is not scaled: its projector is only sliced.
   (norm,) = (t for t in top if not t.is_table and not t.is_vision)
   before, after = (
     families.build(config, 'float32', 'none', 'student').embedding_scale
