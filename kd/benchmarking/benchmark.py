@@ -1,4 +1,4 @@
-"""Runs a benchmark: measures the models, compares them, writes the results."""
+"""Runs benchmarks: measures and compares models, and writes the results."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -33,16 +33,16 @@ REFERENCES = ('auto', 'earlier', record.BASELINE, record.TEACHER, 'none')
 
 @dataclasses.dataclass(frozen=True)
 class _Teachers:
-  """The teachers in memory.
+  """The loaded teachers.
 
   Attributes:
-    loaded: with their parameters; () without a teacher.
+    loaded: teachers with parameters; () without a teacher.
   """
 
   loaded: Sequence[live.Teacher]
 
   def targets_on(self, opened: models.Opened) -> feed.LiveTargets | None:
-    """Returns the function from a batch to targets on a model's mesh."""
+    """Returns a function that maps a batch to targets on a model's mesh."""
     if not self.loaded:
       return None
     return live_feed.targets_on(opened.run, self.loaded, opened.model.mesh)
@@ -50,12 +50,12 @@ class _Teachers:
 
 @dataclasses.dataclass(frozen=True)
 class _Models:
-  """All that is measured.
+  """The models to measure.
 
   Attributes:
     seeds: the model, once for each seed.
-    baseline: the same of the baseline that benchmark.baseline names, or ().
-    owns_baselines: whether the baselines are those of the seeds' own runs.
+    baseline: the baseline given by benchmark.baseline, or ().
+    owns_baselines: whether the baselines are those of the seeds' runs.
   """
 
   seeds: Sequence[models.Opened]
@@ -64,7 +64,7 @@ class _Models:
 
   @property
   def titles(self) -> list[str]:
-    """Returns the titles of the columns that will be measured."""
+    """Returns the titles of the columns to measure."""
     titles = [record.MODEL]
     if self.seeds[0].run.teachers:
       titles.append(record.TEACHER)
@@ -82,17 +82,17 @@ def run(
   """Benchmarks a model.
 
   Args:
-    config: what is measured, and how.
-    workdir: the results are in its folder `benchmarks`.
-    places: the model, or several that differ in their seed alone.
-    say: prints lines of progress, and the result.
+    config: the config of the benchmark.
+    workdir: parent of the folder `benchmarks` for the results.
+    places: location of the model, or of several that differ only in their seed.
+    say: prints lines of progress and the result.
 
   Returns:
-    What benchmark.json holds.
+    The contents of benchmark.json.
 
   Raises:
-    ConfigError: a model, a set or an earlier benchmark is missing, or they do
-      not go together.
+    ConfigError: a model, a set or an earlier benchmark is missing, or they are
+      not compatible.
   """
   rules.check(config)
   if not config.evaluation.sets:
@@ -107,7 +107,7 @@ def run(
   compared = [x for x in earlier if x.entry.title == reference]
   for one in compared:
     verdicts.check_metric(one.entry.runs, config.benchmark.metric)
-  # Before anything else is in memory.
+  # Measured first, as its memory includes everything loaded before.
   params = first.params()
   cost = cost_lib.measure(first, params, say)
   held_out = evaluate.prepare_sets(first.run, say)
@@ -128,7 +128,7 @@ def run(
   runs, weights = [measure(first, params)], [first.weights(params)]
   del params
   if reference:
-    # Before anything else is measured, which may take hours.
+    # Checked before the other measurements, which may take hours.
     _check_metric(config.benchmark.metric, runs, identities, compared)
   for other in chosen.seeds[1:]:
     params = other.params()
@@ -159,7 +159,7 @@ def _entry(title, places, runs, cost, weights=()):
 
 
 def _open(config, places) -> _Models:
-  """Resolves all models, which loads none."""
+  """Resolves all models without loading them."""
   seeds = [models.open_model(config, place) for place in places]
   if config.benchmark.baseline:
     place = config.benchmark.baseline
@@ -169,7 +169,7 @@ def _open(config, places) -> _Models:
 
 
 def _check_reference(name, reference) -> None:
-  """Raises ConfigError if the reference that is named is not there."""
+  """Raises ConfigError if the requested reference does not exist."""
   if name in (record.BASELINE, record.TEACHER) and not reference:
     raise errors.ConfigError(
       'benchmark.reference',
@@ -179,7 +179,7 @@ def _check_reference(name, reference) -> None:
 
 
 def _check_metric(name, runs, identities, compared) -> None:
-  """Raises ConfigError unless the verdict's metric is that of all sets."""
+  """Raises ConfigError unless all compared sets have the verdict's metric."""
   for set_name in identities:
     there = [
       x for x in compared if set_name in comparable.same_sets(identities, x)
@@ -210,7 +210,7 @@ def _compare(
   reference: str | None,
   paired_baseline: bool,
 ) -> record.Benchmark:
-  """Returns the benchmark with the verdicts on all sets."""
+  """Returns the benchmark, with a verdict for each set."""
   fields = first.run.config.benchmark
   every = [*entries, *(x.entry for x in earlier)]
   paired = paired_baseline and reference == record.BASELINE
@@ -236,7 +236,7 @@ def _compare(
 
 
 def _reference(name, titles, earlier) -> str | None:
-  """Returns the title of the column that benchmark.reference names."""
+  """Returns the column title for benchmark.reference; None without one."""
   if name == 'none':
     return None
   if name == 'earlier' or (name == 'auto' and earlier):

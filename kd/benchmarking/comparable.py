@@ -1,4 +1,4 @@
-"""Decides which models and earlier benchmarks have the same examples."""
+"""Determines which models and earlier benchmarks have the same examples."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -13,7 +13,7 @@ from kd.teachers import live
 from kd.teachers import param_digest
 from kd.train import evaluate
 
-# The metrics that depend on each of `settings`.
+# Patterns of the metrics that depend on each of `settings`.
 _DEPENDENT = {
   'teachers': r'kl|agreement|top5_agreement|acceptance',
   'samples': r'pass@\d+',
@@ -24,7 +24,7 @@ _DEPENDENT = {
 def identity(
   opened: models.Opened, held_out: evaluate.HeldOut
 ) -> dict[str, Any]:
-  """Returns what the examples of a set and their answers depend on."""
+  """Returns all inputs that determine a set's examples and answers."""
   config = opened.run.config
   return {
     **held_out.identity,
@@ -42,8 +42,8 @@ def check(
   """Raises ConfigError unless all models are measured on the same rows.
 
   Args:
-    opened: the models; the identities are those of the first.
-    identities: by set, see `identity`.
+    opened: the models.
+    identities: `identity` of the first model, by set.
     earlier: the earlier benchmarks.
   """
   first, *others = opened
@@ -72,7 +72,7 @@ def check(
 def same_sets(
   identities: Mapping[str, Any], earlier: record.Earlier
 ) -> list[str]:
-  """Returns the sets that an earlier benchmark measured on the same rows."""
+  """Returns the sets for which an earlier benchmark has the same rows."""
   return [
     name
     for name, here in identities.items()
@@ -83,11 +83,11 @@ def same_sets(
 def settings(
   opened: models.Opened, teachers: Sequence[live.Teacher]
 ) -> dict[str, Any]:
-  """Returns what some metrics depend on, apart from the examples.
+  """Returns the settings other than examples that affect some metrics.
 
   Args:
     opened: the model.
-    teachers: with their parameters.
+    teachers: the teachers, with parameters.
   """
   fields = opened.run.config.benchmark
   names = ('samples', 'temperature', 'top_p', 'seed')
@@ -103,11 +103,11 @@ def settings(
 def without_others(
   earlier: record.Earlier, here: Mapping[str, Any]
 ) -> record.Earlier:
-  """Returns an earlier benchmark without metrics measured otherwise than here.
+  """Drops metrics that an earlier benchmark measured with other settings.
 
   Args:
-    earlier: the benchmark.
-    here: from `settings`.
+    earlier: the earlier benchmark.
+    here: `settings` of this benchmark.
   """
   there = earlier.settings
   patterns = [
@@ -128,7 +128,7 @@ def without_others(
 
 
 def _without(result: results.Result, dropped: re.Pattern) -> results.Result:
-  """Returns a result without metrics whose last name is one that is dropped."""
+  """Returns a result without the metrics whose last name matches `dropped`."""
   return dataclasses.replace(
     result,
     metrics={

@@ -1,9 +1,9 @@
-"""Measures what generation costs: latency, throughput, memory, disk.
+"""Measures the cost of generation: latency, throughput, memory and disk.
 
-Prompts are random ids, and no id ends an answer, so that every answer has the
-same length and two models do the same work. Programs are compiled before
-anything is timed. Latency is taken where each token is shown at once, as a
-server streams; throughput with the engine's usual slices.
+Prompts are random ids and no id ends an answer, so that all answers have the
+same length and all models do the same work. Programs are compiled before the
+timing. Latency is measured with one token per call, as in streaming, and
+throughput with the engine's default number.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,22 +29,23 @@ from kd.sampling import engine
 from kd.sampling import requests
 
 PERCENTILES = (50, 95, 99)
-# Suffixes of the files of weights in a folder for transformers.
+# Suffixes of the weight files in a Hugging Face folder.
 _WEIGHTS = ('.safetensors',)
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-  """What one size of batches and prompts costs.
+  """The speed for one batch size and prompt length.
 
   Attributes:
-    batch_size: prompts that are answered together.
-    prompt_length: tokens of each.
+    batch_size: number of prompts per batch.
+    prompt_length: number of tokens per prompt.
     first_token_s: seconds to the first token, by percentile.
-    per_token_s: seconds from one token to the next, likewise.
-    tokens_per_s: new tokens of the whole batch, the median.
-    requests_per_s: answers of the whole batch, the median.
-    measured: numbers of measurements of these three.
+    per_token_s: seconds between two tokens, by percentile.
+    tokens_per_s: median number of new tokens per second, over the batch.
+    requests_per_s: median number of answers per second, over the batch.
+    measured: number of measurements of first tokens, of later tokens and of
+      whole batches.
   """
 
   batch_size: int
@@ -58,17 +59,17 @@ class Timing:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """What a model costs.
+  """The cost of a model.
 
   Attributes:
-    parameters: their number.
-    parameter_bytes: in the memory of all devices.
-    disk_bytes: of the files of the weights.
-    host_peak_bytes: the most memory that the process has had so far, with the
-      libraries and the compiler.
-    device_peak_bytes: the most on one device so far; None where the device
-      does not say.
-    timings: by size; empty if they are not measured.
+    parameters: number of parameters.
+    parameter_bytes: size of the parameters in the memory of all devices.
+    disk_bytes: size of the weight files.
+    host_peak_bytes: peak memory of the process so far, including libraries and
+      the compiler.
+    device_peak_bytes: peak memory of one device so far; None if the device does
+      not report it.
+    timings: timings by size; empty if not measured.
   """
 
   parameters: int
@@ -82,7 +83,7 @@ class Cost:
 def measure(
   opened: models.Opened, params: types.PyTree, say: progress.Say
 ) -> Cost:
-  """Measures a model.
+  """Measures the cost of a model.
 
   Args:
     opened: the model.
@@ -90,7 +91,7 @@ def measure(
     say: prints a line of progress.
 
   Raises:
-    ConfigError: an answer does not fit in the context.
+    ConfigError: prompt and answer do not fit in the context.
   """
   fields = opened.run.config.benchmark.cost
   sizes = []
@@ -118,7 +119,7 @@ def measure(
 
 
 def _time(opened, params, batch_size, length) -> Timing:
-  """Times one size."""
+  """Times one batch size and prompt length."""
   config = opened.run.config.benchmark
   fields, module = config.cost, opened.model.module
   words = dataclasses.replace(
@@ -128,7 +129,7 @@ def _time(opened, params, batch_size, length) -> Timing:
   prompts = rng.integers(words.size, size=(batch_size, length)).tolist()
   asked = [requests.Request(tuple(ids), seed=0, samples=1) for ids in prompts]
   settings = requests.greedy(fields.new_tokens)
-  # A batch is a multiple of the devices that rows are split over.
+  # The batch must be a multiple of the number of row shards.
   shards = rules.row_shards(opened.model.mesh)
   rows = -(-batch_size // shards) * shards
   one_by_one = engine.Engine(module, words, rows, calls.Shapes(steps=1))
@@ -158,7 +159,7 @@ def _time(opened, params, batch_size, length) -> Timing:
 
 
 def _token_times(sampler, params, weights, asked, settings) -> list[float]:
-  """Returns when a batch was asked, and when each token of it was there."""
+  """Returns the times of the request and of the arrival of each token."""
   times = [time.perf_counter()]
 
   def watch(request, sample, ids):
@@ -171,7 +172,7 @@ def _token_times(sampler, params, weights, asked, settings) -> list[float]:
   )
   for _ in answers:
     if len(times) == settings.max_new_tokens:
-      times.append(time.perf_counter())  # All end with the same step.
+      times.append(time.perf_counter())  # All answers end with the same step.
   return times
 
 
@@ -182,7 +183,7 @@ def _percentiles(values) -> dict[str, float]:
 def by_size(
   costs: Mapping[str, Cost],
 ) -> dict[tuple[int, int], dict[str, Timing]]:
-  """Returns timings by batch size and prompt length, then by title."""
+  """Returns timings by (batch size, prompt length), then by title."""
   timings: dict[tuple[int, int], dict[str, Timing]] = {}
   for title, cost in costs.items():
     for timing in cost.timings:
@@ -192,7 +193,7 @@ def by_size(
 
 
 def disk_bytes(opened: models.Opened) -> int:
-  """Returns the size of the files of a model's weights."""
+  """Returns the size of a model's weight files."""
   if opened.kind == 'gguf':
     tensors = gguf_parts.read(opened.where).tensors.values()
     return sum(map(os.path.getsize, {x.file for x in tensors}))
@@ -205,7 +206,7 @@ def disk_bytes(opened: models.Opened) -> int:
   step = outputs.student_step(opened.run, opened.where)
   if step is None:  # A workdir without a checkpoint.
     return 0
-  # It may be in a bucket.
+  # The folder may be in a bucket.
   folder = epath.Path(manager.folder_of(opened.where)) / str(step) / 'params'
   return sum(
     (base / name).stat().length
@@ -215,7 +216,7 @@ def disk_bytes(opened: models.Opened) -> int:
 
 
 def device_peak_bytes() -> int | None:
-  """Returns the most memory in use on one device so far, if it says."""
+  """Returns the peak memory of one device so far; None if not reported."""
   peaks = [
     (device.memory_stats() or {}).get('peak_bytes_in_use')
     for device in jax.local_devices()
@@ -229,6 +230,6 @@ def as_json(cost: Cost) -> dict[str, Any]:
 
 
 def from_json(fields: dict[str, Any]) -> Cost:
-  """Returns what `as_json` was given."""
+  """Returns the cost from JSON values; the inverse of `as_json`."""
   timings = [Timing(**timing) for timing in fields['timings']]
   return Cost(**{**fields, 'timings': timings})

@@ -29,7 +29,8 @@ def measure(
   Args:
     opened: the model.
     params: its parameters.
-    teacher_targets: maps batches to targets on the model's mesh, or None.
+    teacher_targets: maps batches to targets on the model's mesh; None without a
+      teacher.
     held_out: the sets.
     say: prints a line of progress.
   """
@@ -48,7 +49,7 @@ def measure(
 
 
 def _with_documents(result, opened, held_out):
-  """Returns a result that says which rows are windows of one document."""
+  """Adds the column DOCUMENT to the sets that have windows of documents."""
   scores = dict(result.scores)
   for one in held_out:
     if any(map(_has_windows, one.prepared)):
@@ -64,7 +65,7 @@ def _has_windows(task_rows):
 
 
 def _format_errors(result, set_name, pattern) -> metric.Metric | None:
-  """Returns the share of answers without a legal form; None if unknown."""
+  """Returns the share of answers with a wrong format; None if unknown."""
   answers = [x for x in result.answers if x['set'] == set_name]
   if pattern:
     wrong = [not re.search(pattern, x['answer']) for x in answers]
@@ -82,7 +83,7 @@ def _format_errors(result, set_name, pattern) -> metric.Metric | None:
 
 
 def _with_metrics(result, more):
-  """Returns a result with metrics that have a value for each answer."""
+  """Adds metrics that have a value for each answer to a result."""
   metrics, scores = dict(result.metrics), dict(result.scores)
   descriptions = dict(result.descriptions)
   for set_name, of_set in more.items():
@@ -99,13 +100,13 @@ def _with_metrics(result, more):
 
 
 def mean(runs: Sequence[results.Result]) -> results.Result:
-  """Returns the mean over runs that differ in their seed, example by example.
+  """Returns the mean over runs with different seeds, example by example.
 
-  Its answers are those of the first run. Its calibration is that of the tokens
-  of all runs together.
+  The answers are those of the first run. The calibration is computed from the
+  tokens of all runs.
 
   Args:
-    runs: of one model on one set of examples.
+    runs: results of one model on the same examples.
 
   Raises:
     ValueError: the examples differ.

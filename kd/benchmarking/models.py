@@ -1,4 +1,4 @@
-"""Opens the models of a benchmark: any that kd loads, with one config."""
+"""Opens the models of a benchmark, in any format that kd can load."""
 
 import copy
 import dataclasses
@@ -20,14 +20,14 @@ from kd.run import session
 from kd.run import workdirs
 from kd.teachers import param_digest
 
-# What a benchmark decides itself, whatever a workdir's run has recorded.
+# Sections that are taken from the benchmark, not from the config of a workdir.
 _SHARED = (
   *('teacher', 'data', 'evaluation', 'benchmark', 'export', 'generate'),
   *('mesh', 'objective', 'processes', 'plugins'),
 )
-# What belongs to a model.
+# Data fields that are taken from the model.
 _OWN = ('tokenizer', 'template')
-# Values of teacher.source of runs that load no teacher; a benchmark does.
+# Values of teacher.source for runs that load no teacher; benchmarks load it.
 _NOT_LOADED = ('cached', 'none')
 _CHANGED = ('data.', 'teacher.', 'objective.')
 
@@ -37,11 +37,11 @@ class Opened:
   """A model without its parameters.
 
   Attributes:
-    place: where it is, as the user wrote it.
+    place: location of the model, as given by the user.
     kind: 'workdir', 'hf' or 'gguf'.
-    where: its folder or file.
+    where: path of its folder or file.
     run: the resolved config.
-    model: the module, as it generates.
+    model: the model, set up for generation.
   """
 
   place: str
@@ -59,14 +59,14 @@ class Opened:
       return generation.params(self.run, self.model, no_run)
 
   def weights(self, params: types.PyTree) -> str | None:
-    """Returns the digest of the student's parameters, as exports claim it.
+    """Returns the digest of the student's original parameters.
 
     Args:
-      params: from `params`.
+      params: result of `params`.
 
     Returns:
-      The digest; of an export the one that it claims, which may have rounded
-      them. None where it is not known.
+      The digest. For an export, which may have rounded the parameters, the
+      digest in its provenance. None if unknown.
     """
     if self.kind == 'workdir':
       is_whole = self.model is self.run.student
@@ -80,26 +80,26 @@ class Opened:
 
   @property
   def baseline_folder(self) -> str | None:
-    """Returns the folder of the baseline that its run has trained, if any."""
+    """Returns the folder of the run's baseline; None if there is none."""
     folder = os.path.join(self.where, outputs.BASELINE)
     is_there = self.kind == 'workdir' and outputs.has_checkpoint(folder)
     return folder if is_there else None
 
   def baseline_params(self) -> types.PyTree:
-    """Loads the parameters of the run's own baseline."""
+    """Loads the parameters of the run's baseline."""
     folder = str(self.baseline_folder)
     return generation.params(self.run, self.model, folder)
 
 
 def open_model(config: ml_collections.ConfigDict, place: str) -> Opened:
-  """Resolves a model, and the config's teachers, without loading any.
+  """Resolves a model and the config's teachers without loading them.
 
   Args:
-    config: what is measured, and how.
-    place: see any_model.locate.
+    config: the config of the benchmark.
+    place: location of the model; see any_model.locate.
 
   Raises:
-    ConfigError: there is no model, or it does not go with the config.
+    ConfigError: there is no model, or it is not compatible with the config.
   """
   kind, where = any_model.locate(place)
   value = _config_of(config, kind, where)
@@ -114,7 +114,7 @@ def open_model(config: ml_collections.ConfigDict, place: str) -> Opened:
 
 
 def _config_of(config, kind, where):
-  """Returns the config with a model's own student, tokenizer and template."""
+  """Returns the config with the model's student, tokenizer and template."""
   if kind == 'workdir':
     value = workdirs.recorded_config(where)
     if value is None:
@@ -125,7 +125,7 @@ def _config_of(config, kind, where):
   else:
     value = base.get_config()
     with value.unlocked():
-      # What else the config says of a student was done when it was made.
+      # The other student fields were applied when the model was trained.
       value.student.init = f'{kind}:{where}'
       value.student.dtype = config.student.dtype
       value.student.attention = config.student.attention

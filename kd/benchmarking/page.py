@@ -16,7 +16,7 @@ _MIB = 2**20
 
 
 def lines(benchmark: record.Benchmark) -> list[str]:
-  """Returns the overall verdict, and a line for each set."""
+  """Returns a line with the overall verdict and one for each set."""
   if benchmark.reference is None:
     return ['verdict: none, since there is nothing to compare with']
   head = f'verdict: {benchmark.verdict}, compared with {benchmark.reference}'
@@ -46,9 +46,9 @@ def write(
   """Writes the page.
 
   Args:
-    path: the folder.
-    benchmark: what it shows.
-    pictures: names of files in the folder.
+    path: folder of the benchmark.
+    benchmark: the benchmark.
+    pictures: file names of the pictures in the folder.
   """
   head, *by_set = lines(benchmark)
   blocks = [
@@ -87,7 +87,7 @@ def _set_blocks(part: record.Part) -> list[str]:
 
 
 def _seeds(part: record.Part) -> str:
-  """Returns the values of each seed of the columns that have several."""
+  """Returns the values of each seed, for columns with several seeds."""
   by_seed = []
   for entry in part.entries:
     if len(entry.runs) < 2:

@@ -1,8 +1,8 @@
 """Estimates pass@k: the probability that one of k answers is right.
 
-Of n sampled answers to a prompt c are right. Among all choices of k of them,
-1 - C(n - c, k) / C(n, k) have a right one: that is an estimate without bias,
-which 1 - (1 - c / n)^k is not (arXiv 2107.03374).
+Of n sampled answers to a prompt, c are right. The fraction of all choices of k
+answers with at least one right answer is 1 - C(n - c, k) / C(n, k). This
+estimate is unbiased, unlike 1 - (1 - c / n)^k (arXiv 2107.03374).
 """
 
 from collections.abc import Callable, Sequence
@@ -26,9 +26,9 @@ def estimate(n: int, c: int, k: int) -> float:
   """Returns the unbiased estimate of pass@k.
 
   Args:
-    n: answers to one prompt.
-    c: right ones of them.
-    k: at most n.
+    n: number of answers to a prompt.
+    c: number of right answers.
+    k: number of answers to choose, at most n.
   """
   return 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
@@ -48,11 +48,11 @@ def measure(
     say: prints a line of progress.
 
   Returns:
-    By set the metrics, such as 'pass@4', with a value for each answered
+    By set, the metrics, such as 'pass@4', with a value for each answered
     example.
 
   Raises:
-    ConfigError: a task has no exact match.
+    ConfigError: a task lacks the exact match metric.
   """
   fields = opened.run.config.benchmark
   answered = [x for x in held_out if x.answers]
@@ -114,7 +114,7 @@ def _of_set(
 
 
 def _exact_matches(opened, held_out, chosen, samples, number) -> list[Any]:
-  """Returns whether answer `number` to each example is right."""
+  """Returns the exact match of answer `number` to each example."""
   config = opened.run.config
   position, parts = 0, []
   for task, examples in chosen:

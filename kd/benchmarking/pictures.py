@@ -20,17 +20,17 @@ _COLOURS = {
   record.BASELINE: 'tab:orange',
 }
 _EARLIER = ('tab:green', 'tab:purple', 'tab:brown', 'tab:pink')
-# Measures that say the same as another one.
+# Measures that are a function of another one.
 _HIDDEN = (measures.PERPLEXITY,)
 _PANELS = 5  # in a row
 
 
 def draw(path: str, benchmark: record.Benchmark) -> list[str]:
-  """Draws the pictures of a benchmark; returns their names.
+  """Draws the pictures of a benchmark and returns their file names.
 
   Args:
-    path: the folder.
-    benchmark: what is drawn.
+    path: folder of the benchmark.
+    benchmark: the benchmark.
   """
   import matplotlib  # Slow to import.
 
@@ -79,7 +79,7 @@ def _legend(figure, colours, titles) -> None:
 
 
 def _comparison(benchmark, colours):
-  """Draws each measure of each set: a point and its interval by model."""
+  """Draws each measure of each set: a point with its interval per model."""
   panels = [
     (part, measure)
     for part in benchmark.parts
@@ -105,7 +105,7 @@ def _points(axis, part, measure, colours):
       continue
     if not isinstance(value, intervals.Interval):
       value = intervals.Interval(value, value, value)
-    # A percentile interval may leave out the value itself.
+    # A percentile interval may exclude the value itself.
     bounds = [
       [max(value.value - value.low, 0)],
       [max(value.high - value.value, 0)],
@@ -127,7 +127,7 @@ def _points(axis, part, measure, colours):
   axis.ticklabel_format(axis='y', useOffset=False)
   axis.margins(y=0.15)
   low, high = axis.get_ylim()
-  if high - low < 1e-4:  # All are equal: rounding is not to be enlarged.
+  if high - low < 1e-4:  # Equal values: rounding errors must not fill the axis.
     axis.set_ylim(low - 0.05, high + 0.05)
   axis.grid(axis='y', alpha=0.3)
 
@@ -137,7 +137,7 @@ def _wrapped(title: str) -> str:
 
 
 def _reliability(benchmark, colours):
-  """Draws, for each set, the share of right tokens by confidence."""
+  """Draws the share of right tokens by confidence for each set."""
   figure, axes = _grid(2, len(benchmark.parts), 3.8, 2.4)
   for (curve, counts), part in zip(axes.T, benchmark.parts, strict=True):
     curve.plot([0, 1], [0, 1], color='lightgrey', linewidth=1)
@@ -175,7 +175,7 @@ def _reliability(benchmark, colours):
 
 
 def _cost(benchmark, colours):
-  """Draws latencies and throughput by the size of batches and prompts."""
+  """Draws latency and throughput by batch size and prompt length."""
   costs = {x.title: x.cost for x in benchmark.entries if x.cost}
   sizes = cost_lib.by_size(costs)
   timed = [t for t in costs if any(t in timings for timings in sizes.values())]

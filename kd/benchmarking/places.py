@@ -1,4 +1,4 @@
-"""Finds the example that each scored row and each answer belongs to."""
+"""Maps scored rows and answers to their examples."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -13,14 +13,14 @@ from kd.train import evaluate
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-  """Which example each row and each answer of a set belongs to.
+  """The examples of the rows and answers of a set.
 
   Attributes:
-    examples: of all tasks of the set.
-    rows: the number of the example, by scored row. A long document has several
-      rows, one for each window.
-    answers: the number of the example, by answer.
-    tasks: the name of the task, by example.
+    examples: the examples of all tasks of the set.
+    rows: index of the example, by scored row. A long document has several rows,
+      one for each window.
+    answers: index of the example, by answer.
+    tasks: name of the task, by example.
   """
 
   examples: Sequence[Mapping[str, Any]]
@@ -36,8 +36,8 @@ def of(
 
   Args:
     run: the run that prepared the set.
-    held_out: the set.
-    result: of any model on it, with the scores of a benchmark.
+    held_out: the held-out set.
+    result: any model's result on it, with the scores of a benchmark.
   """
   encoder = encoding.Encoder(
     run.tokenizer,

@@ -1,4 +1,4 @@
-"""What a benchmark holds, and its files."""
+"""The results of a benchmark and their files."""
 
 from collections.abc import Mapping, Sequence
 import contextlib
@@ -21,7 +21,7 @@ from kd.evaluation import measures
 from kd.evaluation import results
 
 FOLDER, FILE, PAGE = 'benchmarks', 'benchmark.json', 'benchmark.md'
-SCHEMA = 1  # Raise it when a field of the JSON file changes its meaning.
+SCHEMA = 1  # Increment when a field of the JSON file changes its meaning.
 _MODELS = 'models'
 
 MODEL, TEACHER, BASELINE = 'model', 'teacher', 'baseline'
@@ -32,13 +32,13 @@ class Entry:
   """One column of a benchmark.
 
   Attributes:
-    title: of the column.
-    places: where the models are, one for each seed.
-    runs: the results, likewise.
-    mean: of the runs, example by example.
-    cost: of the first of them; None if it was not measured.
-    weights: the digests of their weights, None where one is not known; () if
-      no promotion depends on them.
+    title: title of the column.
+    places: locations of the models, one for each seed.
+    runs: results, one for each seed.
+    mean: mean of the results, example by example.
+    cost: cost of the first model; None if not measured.
+    weights: digests of the models' weights, None for unknown ones; () if they
+      are not needed for promotion.
   """
 
   title: str
@@ -54,11 +54,11 @@ class Part:
   """One set of a benchmark.
 
   Attributes:
-    name: in evaluation.sets.
-    identity: what its examples and their answers depend on.
+    name: name in evaluation.sets.
+    identity: inputs that determine its examples and answers; see comparable.
     entries: the columns that were measured on the same examples.
-    retention: the share of the teacher's quality, by slice and metric.
-    verdict: None without a reference.
+    retention: share of the teacher's quality, by slice and metric.
+    verdict: the verdict on the set; None without a reference.
   """
 
   name: str
@@ -73,12 +73,12 @@ class Benchmark:
   """A benchmark of one model.
 
   Attributes:
-    name: of its folder.
-    entries: the model, then the columns it is compared with.
-    parts: by set.
-    reference: the title of the column that the verdict compares with, or None.
-    verdict: the overall one; None without a reference.
-    settings: what some metrics depend on, see comparable.settings.
+    name: name of the benchmark's folder.
+    entries: the column of the model, then those to compare it with.
+    parts: one part for each set.
+    reference: title of the verdict's reference column, or None.
+    verdict: the overall verdict; None without a reference.
+    settings: settings that affect some metrics; see comparable.settings.
   """
 
   name: str
@@ -95,7 +95,7 @@ def folder(workdir: str, name: str) -> str:
 
 
 def remove(path: str) -> None:
-  """Removes benchmark.json, before the files that it refers to change."""
+  """Removes benchmark.json; call before changing the files it refers to."""
   with contextlib.suppress(FileNotFoundError):
     os.unlink(os.path.join(path, FILE))
 
@@ -104,12 +104,12 @@ def write(path: str, benchmark: Benchmark, fail_on: str) -> dict[str, Any]:
   """Writes benchmark.json and the results of all models.
 
   Args:
-    path: the folder.
-    benchmark: what is written; earlier benchmarks keep their own results.
-    fail_on: the field benchmark.fail_on.
+    path: folder of the benchmark.
+    benchmark: the benchmark; results of earlier benchmarks are not written.
+    fail_on: value of benchmark.fail_on.
 
   Returns:
-    What benchmark.json holds.
+    The contents of benchmark.json.
   """
   files: dict[str, list[str]] = {}
   for entry in benchmark.entries:
@@ -136,7 +136,7 @@ def write(path: str, benchmark: Benchmark, fail_on: str) -> dict[str, Any]:
       x.title: cost_lib.as_json(x.cost) for x in benchmark.entries if x.cost
     },
   }
-  # Last: its presence means that the benchmark is whole.
+  # Written last, as it marks the benchmark as complete.
   atomic_files.write_json(os.path.join(path, FILE), fields)
   return fields
 
@@ -179,7 +179,7 @@ def _part_json(part) -> dict[str, Any]:
 
 
 def _values(entry, set_name) -> dict[str, Any]:
-  """Returns value, interval and seeds of each metric of a column."""
+  """Returns the value, interval and seeds of each metric of a column."""
   values = {}
   for measure in measures.of(entry.mean, set_name):
     value = measures.value(entry.mean, set_name, measure, entry.runs)
@@ -190,7 +190,7 @@ def _values(entry, set_name) -> dict[str, Any]:
 
 
 def _triple(value) -> list[Any] | None:
-  """Returns [value, low, high]; the bounds are None where there are none."""
+  """Returns [value, low, high]; bounds are None without an interval."""
   if value is None:
     return None
   if not isinstance(value, intervals.Interval):
@@ -203,9 +203,9 @@ class Earlier:
   """An earlier benchmark.
 
   Attributes:
-    entry: its model.
-    identities: of its sets.
-    settings: what some of its metrics depend on.
+    entry: the column of its model.
+    identities: identities of its sets, by name.
+    settings: settings that affect some of its metrics.
   """
 
   entry: Entry
@@ -217,15 +217,15 @@ def read(folders: Sequence[str], field: str) -> list[Earlier]:
   """Reads the models of earlier benchmarks.
 
   Args:
-    folders: their folders.
-    field: the config field that names them.
+    folders: folders of the benchmarks.
+    field: config field that contains the folders.
 
   Raises:
-    ConfigError: it holds no benchmark, or one of another version.
+    ConfigError: a folder has no benchmark, or one of another version.
   """
   earlier = [_read(path, field) for path in folders]
   names = [x.entry.title for x in earlier]
-  # Of one name, they are told apart by their number.
+  # Benchmarks with the same name are numbered.
   return [
     one
     if names.count(name) == 1

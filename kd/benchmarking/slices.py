@@ -1,9 +1,9 @@
-"""Divides the examples of a set, and computes what a student retains of each.
+"""Divides the examples of a set into slices and computes retention.
 
-Retention is the share of the teacher's quality that a student has: the ratio of
-their scores where more is better, such as exact match, and of their
-perplexities, the teacher's over the student's, for the NLL. It is 1 for a
-student as good as its teacher, and may be above.
+Retention is the share of the teacher's quality that a student has. For scores
+where higher is better, such as exact match, it is the ratio of student and
+teacher. For the NLL it is the ratio of the perplexities, teacher over student.
+It is 1 for a student as good as its teacher, and may be larger.
 """
 
 from collections.abc import Sequence
@@ -22,18 +22,18 @@ from kd.run import resolved
 from kd.train import evaluate
 
 LENGTH = 'length'
-_MOST = 20  # values of a field that are shown, the most frequent
+_MOST = 20  # number of most frequent values of a field that are shown
 
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-  """Some examples of a set.
+  """A subset of the examples of a set.
 
   Attributes:
-    field: by which the set is divided; '' for the whole set.
-    value: of these examples.
-    rows: numbers of their scored rows, among all of the set.
-    answers: numbers of their answers likewise.
+    field: field by which the set is divided; '' for the whole set.
+    value: value of the field.
+    rows: indices of the scored rows, among those of the set.
+    answers: indices of the answers, among those of the set.
   """
 
   field: str
@@ -43,19 +43,19 @@ class Slice:
 
   @property
   def title(self) -> str:
-    """Returns what a table calls it."""
+    """Returns the title for tables."""
     return f'{self.field} {self.value}' if self.field else 'all'
 
 
 def of(
   run: resolved.Run, held_out: evaluate.HeldOut, result: results.Result
 ) -> list[Slice]:
-  """Returns the slices of a set that the config names, the whole set first.
+  """Returns the slices for benchmark.slices, after one with the whole set.
 
   Args:
-    run: with benchmark.slices.
-    held_out: the set.
-    result: of any model on it, with the scores of a benchmark.
+    run: the run.
+    held_out: the held-out set.
+    result: any model's result on it, with the scores of a benchmark.
   """
   places = places_lib.of(run, held_out, result)
   slices = [Slice('', '', range(len(places.rows)), range(len(places.answers)))]
@@ -69,7 +69,7 @@ def of(
 
 
 def _lengths(places, weights) -> list[str | None]:
-  """Returns the range of target tokens of each example, a power of 2 wide."""
+  """Returns each example's range of target tokens, between powers of 2."""
   tokens = np.bincount(
     places.rows, weights=weights, minlength=len(places.examples)
   )
@@ -78,13 +78,13 @@ def _lengths(places, weights) -> list[str | None]:
 
 def _range(tokens):
   if tokens < 1:
-    return None  # The example stands in no row.
+    return None  # The example has no row.
   low = 1 << (tokens.bit_length() - 1)
   return f'{low}' if low == 1 else f'{low} to {2 * low - 1}'
 
 
 def check_fields(run: resolved.Run, held_out: evaluate.HeldOut) -> None:
-  """Raises ConfigError unless examples of a set have the fields of slices."""
+  """Raises ConfigError if no example of a set has a field of the slices."""
   for field in run.config.benchmark.slices:
     if field != LENGTH and not any(_values(run, held_out, field).values()):
       raise errors.ConfigError(
@@ -95,7 +95,7 @@ def check_fields(run: resolved.Run, held_out: evaluate.HeldOut) -> None:
 
 
 def _values(run, held_out, field) -> dict[str, dict[str, str]]:
-  """Returns a field's values as text, by task and by id of the example."""
+  """Returns a field's values as text, by task and example id."""
   split = run.config.evaluation.sets[held_out.name].split
   return {
     task.name: examples_lib.column(task, split, field)
@@ -104,7 +104,7 @@ def _values(run, held_out, field) -> dict[str, dict[str, str]]:
 
 
 def _field(run, held_out, places, field) -> list[str | None]:
-  """Returns a field's value of each example."""
+  """Returns the value of a field for each example."""
   by_task = _values(run, held_out, field)
   return [
     by_task[task].get(example['id'])
@@ -113,7 +113,7 @@ def _field(run, held_out, places, field) -> list[str | None]:
 
 
 def _divided(field, values, places) -> list[Slice]:
-  """Returns a slice for each value, ordered by number where it begins so."""
+  """Returns a slice for each value, ordered by its leading number if any."""
   counts: dict[str, int] = {}
   for value in values:
     if value is not None:
@@ -145,14 +145,14 @@ def retained(
   """Returns the share of the teacher's quality that a student has.
 
   Args:
-    student: its result.
-    teacher: its result, on the same examples.
-    set_name: the set.
+    student: the student's result.
+    teacher: the teacher's result, on the same examples.
+    set_name: name of the held-out set.
     measure: one of `compared`.
-    chosen: the examples.
+    chosen: the slice.
 
   Returns:
-    The share; None where the slice has no such score, or the teacher's is 0.
+    The share; None if the slice has no such score, or the teacher's is 0.
   """
   numbers = chosen.rows if measure.by_token else chosen.answers
   columns = [x.scores[set_name] for x in (student, teacher)]
@@ -181,7 +181,7 @@ def retained(
 
 
 def compared(result: results.Result, set_name: str) -> list[measures.Measure]:
-  """Returns the measures that retention is computed of."""
+  """Returns the measures for which retention is computed."""
   return [
     m
     for m in measures.of(result, set_name)

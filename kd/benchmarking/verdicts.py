@@ -1,8 +1,8 @@
 """Decides whether a model is better or worse than a reference.
 
 The noise floor of a difference is its interval: a paired bootstrap over the
-examples, widened by the spread over seeds where there are several. A verdict
-says what the interval allows, never that two models are equal.
+examples, widened by the spread over seeds if there are several. A verdict is
+derived from the interval and never states that two models are equal.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from kd.evaluation import results
 
 SHIP, UNCLEAR, WORSE = verdict_names.VERDICTS
 
-# The verdicts that end the command with an error, by benchmark.fail_on.
+# Verdicts for which the command fails, by benchmark.fail_on.
 FAILURES = {
   'worse': (WORSE,),
   'not_distinguishable': (UNCLEAR, WORSE),
@@ -38,10 +38,10 @@ class Verdict:
 
   Attributes:
     verdict: SHIP, UNCLEAR or WORSE.
-    measure: what was compared.
-    difference: the model's value minus the reference's.
-    margin: a difference that does not count as worse.
-    seeds: numbers of runs of the model and the reference.
+    measure: the measure that was compared.
+    difference: value of the model minus that of the reference.
+    margin: largest difference that does not count as worse.
+    seeds: numbers of runs of the model and of the reference.
   """
 
   verdict: str
@@ -57,17 +57,17 @@ def measure_of(
   set_name: str,
   name: str,
 ) -> measures.Measure:
-  """Returns the measure by which a set is judged.
+  """Returns the measure for the verdict on a set.
 
   Args:
-    runs: of the model.
-    reference: of what it is compared with; () if it is not measured yet.
-    set_name: the set.
+    runs: results of the model.
+    reference: results of the reference; () if not measured yet.
+    set_name: name of the held-out set.
     name: benchmark.metric.
 
   Raises:
-    ConfigError: the set has no such metric, it is no mean over examples, or the
-      reference lacks it.
+    ConfigError: the set does not have the metric, it is not a mean over
+      examples, or the reference lacks it.
   """
   usable = _means(runs, set_name)
   there = _means(reference, set_name) if reference else usable
@@ -89,10 +89,10 @@ def measure_of(
 
 
 def check_metric(reference: Sequence[results.Result], name: str) -> None:
-  """Raises ConfigError for a metric that a reference has on no set.
+  """Raises ConfigError if a reference lacks a metric on all sets.
 
   Args:
-    reference: the runs of an earlier benchmark.
+    reference: results of an earlier benchmark.
     name: benchmark.metric.
   """
   usable = {key for x in reference[0].scores for key in _means(reference, x)}
@@ -122,14 +122,14 @@ def decide(
   """Compares the runs of a model with those of a reference on one set.
 
   Args:
-    measure: from `measure_of`.
-    set_name: the set, of the same examples for all.
-    runs: of the model, with different seeds.
-    reference: likewise.
-    paired: whether run i of both shares its seed and data.
-    margin: a difference that does not count as worse.
+    measure: result of `measure_of`.
+    set_name: name of the held-out set, with the same examples for all.
+    runs: results of the model with different seeds.
+    reference: results of the reference with different seeds.
+    paired: whether run i of both has the same seed and data.
+    margin: largest difference that does not count as worse.
   """
-  # The reference may be a file that does not say which rows are of a document.
+  # The reference's file may lack the document numbers of rows.
   documents = runs[0].scores[set_name].get(results.DOCUMENT)
   own, weights = _values(runs, set_name, measure, documents)
   others, _ = _values(reference, set_name, measure, documents)
@@ -148,7 +148,7 @@ def decide(
 
 
 def _values(runs, set_name, measure, documents):
-  """Returns each run's value of each example [runs, n], and the weights."""
+  """Returns values [runs, n] by example, and the examples' weights."""
   columns = [
     measures.per_example(run, set_name, measure, documents) for run in runs
   ]
@@ -156,10 +156,9 @@ def _values(runs, set_name, measure, documents):
 
 
 def overall(verdicts: Sequence[Verdict]) -> str | None:
-  """Returns the verdict on all sets; None without any.
+  """Returns the overall verdict; None without any.
 
-  A model that is worse on one set is worse. It ships if it is better on one at
-  least.
+  WORSE on one set is WORSE overall. Otherwise, SHIP on one set is SHIP overall.
   """
   said = {verdict.verdict for verdict in verdicts}
   for verdict in (WORSE, SHIP, UNCLEAR):
@@ -169,13 +168,13 @@ def overall(verdicts: Sequence[Verdict]) -> str | None:
 
 
 def check(verdict: str | None, fail_on: str, title: str, path: str) -> None:
-  """Raises VerdictError for a verdict that benchmark.fail_on names.
+  """Raises VerdictError if benchmark.fail_on includes the verdict.
 
   Args:
-    verdict: the overall one.
-    fail_on: the field.
-    title: what the model was compared with.
-    path: of the benchmark, for the message.
+    verdict: the overall verdict.
+    fail_on: value of benchmark.fail_on.
+    title: title of the reference, for the message.
+    path: path of the benchmark, for the message.
   """
   if verdict in FAILURES[fail_on]:
     raise VerdictError(

@@ -1,4 +1,4 @@
-"""Writes workdirs as runs do, for the tests."""
+"""Writes workdirs like those of runs, for tests."""
 
 import copy
 import json
@@ -11,10 +11,10 @@ from kd.metrics import metric
 
 
 def config(**changes):
-  """Returns the fields of a config as config.json has them.
+  """Returns the fields of a config as in config.json.
 
   Args:
-    **changes: by dotted path, with __ for a dot.
+    **changes: new values by dotted path, with __ for each dot.
   """
   fields = json.loads(config_lib.to_json(base.get_config()))
   for path, value in changes.items():
@@ -31,14 +31,14 @@ _DEFAULT = config(steps=100, evaluation__baseline=True)
 
 
 def write(folder, fields=None, steps=100, scale=1.0, ended=True, every=5):
-  """Writes a run; returns its folder.
+  """Writes a run and returns its folder.
 
   Args:
-    folder: its workdir.
-    fields: of its config.
-    steps: its last step.
-    scale: a factor on its losses.
-    ended: whether it has finished.
+    folder: the workdir.
+    fields: fields of the config.
+    steps: the last step.
+    scale: factor of the losses.
+    ended: whether the run has finished.
     every: steps between two lines of metrics.
   """
   folder = pathlib.Path(folder)
@@ -62,7 +62,7 @@ def write(folder, fields=None, steps=100, scale=1.0, ended=True, every=5):
 
 
 def at(step, scale=1.0):
-  """Returns the lines of metrics of a step."""
+  """Returns the lines of metrics for a step."""
   loss = scale * (0.5 + 4 / (1 + step / 10))
   train = {
     'train/loss': loss,
@@ -84,15 +84,15 @@ def at(step, scale=1.0):
 
 
 def evaluate(folder, name, nll, right, number=24, too_long=()):
-  """Writes an evaluation; returns its file.
+  """Writes an evaluation and returns the path of its file.
 
   Args:
-    folder: of `evaluations`.
-    name: of the record.
-    nll: mean of the examples, in nats per token.
-    right: the number of answers that are right.
-    number: of examples, all of which are answered.
-    too_long: the numbers of those that are not scored.
+    folder: parent of the folder `evaluations`.
+    name: name of the record.
+    nll: mean over the examples, in nats per token.
+    right: number of right answers.
+    number: number of examples, all of which are answered.
+    too_long: indices of the examples that are not scored.
   """
   weights = [20.0 + i % 5 for i in range(number)]
   spread = [(i * 7 % number) / number - 0.5 for i in range(number)]

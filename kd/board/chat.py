@@ -1,4 +1,4 @@
-"""Passes a chat on to an OpenAI-compatible server, as it streams."""
+"""Forwards chats to OpenAI-compatible servers, streaming the answers."""
 
 from collections.abc import Iterator, Sequence
 import http.client
@@ -15,15 +15,15 @@ _FIELDS = ('model', 'messages', 'max_tokens', 'temperature', 'seed')
 
 
 def stream(servers: Sequence[str], request: Any) -> Iterator[bytes]:
-  """Returns the server's events, as they come.
+  """Returns a stream of the server's events.
 
   Args:
-    servers: URLs.
-    request: `server`, the number of one, `model`, a name of `names`, and fields
-      of a chat completion.
+    servers: URLs of the servers.
+    request: `server`, an index into `servers`; `model`, one of `names`; and
+      fields of a chat completion.
 
   Raises:
-    ConfigError: there is no such server, or no messages.
+    ConfigError: the server does not exist, or there are no messages.
   """
   if not isinstance(request, dict) or 'messages' not in request:
     raise errors.ConfigError('chat', 'found no messages')
@@ -36,7 +36,7 @@ def stream(servers: Sequence[str], request: Any) -> Iterator[bytes]:
 
 
 def _events(url, request):
-  """Yields events; a failure is one with `error`."""
+  """Yields events; a failure is an event with the field `error`."""
   try:
     fields = {k: request[k] for k in _FIELDS if k in request}
     fields |= {'stream': True}
@@ -52,7 +52,7 @@ def _events(url, request):
 
 
 def names(url: str) -> dict[str, Any]:
-  """Returns the names of a server's models, or what is wrong as `problem`."""
+  """Returns the names of a server's models, or an error as `problem`."""
   try:
     with _open(f'{url}/models', timeout_s=_LIST_TIMEOUT_S) as response:
       listed = json.load(response)

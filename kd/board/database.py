@@ -1,7 +1,7 @@
-"""A database of runs: DuckDB over the files of workdirs, in memory alone.
+"""An in-memory database of runs: DuckDB over the files of workdirs.
 
-The files are the only record: nothing is stored here that outlives the
-process, and a file that has changed is read again.
+Nothing is stored: the database is filled from the files, and changed files are
+read again.
 """
 
 from collections import Counter
@@ -24,7 +24,7 @@ from kd.core import errors
 
 Row = dict[str, Any]
 
-# Columns that every run has, with their types.
+# Types of the columns that every run has.
 COLUMNS = {
   'run': 'VARCHAR',
   'folder': 'VARCHAR',
@@ -39,20 +39,20 @@ COLUMNS = {
   'metric': 'VARCHAR',
   'problems': 'BIGINT',
 }
-CONFIG = 'config.'  # In front of the fields of a config.
+CONFIG = 'config.'  # Prefix of the fields of a config.
 _NLL = re.compile(r'eval/[^/]+/nll')
 
 
 @dataclasses.dataclass(frozen=True)
 class Query:
-  """Which runs, and in which order; as the fields of `board`.
+  """A selection and order of runs; as the fields of `board`.
 
   Attributes:
-    where: a condition on columns; '': all runs.
-    metric: whose best value is in the columns `best` and `best_step`.
+    where: condition on columns; '': all runs.
+    metric: metric for the columns `best` and `best_step`.
     direction: 'min', 'max' or 'auto'.
-    sort: a column, or -COLUMN for falling values.
-    path: in front of the fields' names in messages.
+    sort: a column, or -COLUMN for descending order.
+    path: prefix of the field names in messages.
   """
 
   where: str = ''
@@ -64,13 +64,13 @@ class Query:
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-  """The runs that a query selects.
+  """The result of a query.
 
   Attributes:
-    rows: a value for each column that the run has, by run.
-    metric: the metric of `best`; '' if no run has any.
-    highest: whether high values of it are good.
-    total: the number of all runs.
+    rows: one dict per run, with the columns that the run has.
+    metric: metric of the column `best`; '' if no run has any.
+    highest: whether high values of the metric are good.
+    total: number of all runs.
   """
 
   rows: list[Row]
@@ -80,7 +80,7 @@ class Selection:
 
 
 class Database:
-  """The runs below some folders."""
+  """The runs in some folders and their subfolders."""
 
   def __init__(
     self, roots: Sequence[str], clock: Callable[[], float] = time.time
@@ -88,18 +88,18 @@ class Database:
     """Initializes an empty database; `refresh` reads the files.
 
     Args:
-      roots: folders.
-      clock: returns the seconds since 1970.
+      roots: folders to search for runs.
+      clock: returns the time in seconds since 1970.
     """
     self._roots, self._clock = roots, clock
     self.folders = discovery.Discovered({}, {}, {}, {})
     self.runs: dict[str, run_files.RunFiles] = {}
     self.statuses: dict[str, status_lib.Status] = {}
     self.problems: dict[str, list[str]] = {}
-    self.version = 0  # Rises when a run has changed.
+    self.version = 0  # Incremented when a run has changed.
 
   def refresh(self) -> None:
-    """Reads what has changed since the last call.
+    """Reads the files that have changed since the last call.
 
     Raises:
       ConfigError: a folder cannot be read.
@@ -122,17 +122,17 @@ class Database:
     self.version += changed
 
   def metrics(self) -> list[str]:
-    """Returns the names of all metrics of all runs, sorted."""
+    """Returns the sorted names of the metrics of all runs."""
     return sorted(
       {name for files in self.runs.values() for name, _ in files.series()}
     )
 
   def select(self, query: Query) -> Selection:
-    """Returns the rows of a query.
+    """Runs a query.
 
     Raises:
-      ConfigError: the query names no column or metric that there is, or its
-        condition is wrong; names the field.
+      ConfigError: a column or metric does not exist, or the condition is
+        invalid; names the field.
     """
     metric = self._metric(query)
     highest = directions.is_highest(metric, query.direction, self.runs)
@@ -199,7 +199,7 @@ def _scalar(value):
 
 
 def _ordered(rows: list[Row], query: Query, highest: bool) -> list[Row]:
-  """Returns the rows that the condition holds for, sorted."""
+  """Returns the rows that satisfy the condition, sorted."""
   types = {**sql.types(rows), **COLUMNS}
   columns = sql.columns(types)
   condition, by = 'true', 'age_s'
@@ -234,11 +234,11 @@ def _ordered(rows: list[Row], query: Query, highest: bool) -> list[Row]:
 
 
 def default_roots(arguments: Sequence[str], workdir: str | None) -> list[str]:
-  """Returns the folders that a command looks into.
+  """Returns the folders to search, by default the current one.
 
   Args:
-    arguments: its words.
-    workdir: the flag, which names one more; without any it is this folder.
+    arguments: positional arguments of the command.
+    workdir: the flag --workdir, one more folder.
   """
   named = [*arguments, *([workdir] if workdir else [])]
   return [os.path.expanduser(x) for x in named] or ['.']

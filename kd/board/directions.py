@@ -1,4 +1,4 @@
-"""Tells whether high or low values of a metric are good."""
+"""Determines whether high or low values of a metric are good."""
 
 from collections.abc import Mapping
 import functools
@@ -21,10 +21,10 @@ def is_highest(
   """Returns whether high values of a metric are good.
 
   Args:
-    metric: its name, such as eval/held_out/nll.
-    direction: 'min', 'max', or 'auto': as the evaluations describe a task's
-      metric, and low for losses and times.
-    runs: that may have evaluations.
+    metric: name of the metric, such as eval/held_out/nll.
+    direction: 'min', 'max', or 'auto': from the descriptions of tasks' metrics
+      in evaluations; low for losses and times.
+    runs: runs that may have evaluations.
   """
   if direction != 'auto':
     return direction == 'max'
@@ -45,7 +45,7 @@ def is_highest(
 
 @functools.lru_cache(maxsize=256)
 def _described(folder, set_name, metric):
-  """Returns what an evaluation of a run says of a task's metric."""
+  """Returns `higher_is_better` of a task's metric; None if not described."""
   where = os.path.join(folder, outputs.EVALUATIONS)
   try:
     names = sorted(os.listdir(where))

@@ -1,4 +1,4 @@
-"""Finds what runs have written below folders."""
+"""Finds the runs, plans, caches and searches below folders."""
 
 from collections.abc import Iterator, Sequence
 import dataclasses
@@ -11,26 +11,26 @@ from kd.reasoning.trees import tree_run
 from kd.run import outputs
 from kd.teachers.cache import report
 
-# Folders of a workdir that hold no other workdir, and are large.
+# Large subfolders of a workdir that never contain other workdirs.
 _OWN = frozenset(
   {'checkpoints', 'profile', 'damaged-checkpoints', 'traces', tree_run.TREES}
   | {outputs.BASELINE, outputs.EVALUATIONS}
 )
 _DEEPEST = 8
-_MOST = 100_000  # Folders that are looked at below one.
+_MOST = 100_000  # Folders that are searched below a root.
 
 
 @dataclasses.dataclass(frozen=True)
 class Discovered:
-  """Folders by name: the path from the folder that was given.
+  """Paths of folders by name: the relative path from the root.
 
-  Of several folders that were given, their own names come first.
+  With several roots, the name begins with that of the root.
 
   Attributes:
     runs: workdirs of runs.
     plans: folders with plans.
-    caches: workdirs with figures of a cache.
-    searches: folders of searches for trees of thought.
+    caches: workdirs with cache reports.
+    searches: folders of tree-of-thought searches.
   """
 
   runs: dict[str, str]
@@ -40,13 +40,13 @@ class Discovered:
 
 
 def find(roots: Sequence[str]) -> Discovered:
-  """Returns what is at and below folders.
+  """Searches folders and their subfolders.
 
   Args:
-    roots: folders.
+    roots: the folders.
 
   Raises:
-    ConfigError: one is no folder, or cannot be read.
+    ConfigError: a root is not a folder or cannot be read.
   """
   discovered = Discovered({}, {}, {}, {})
   marked = (
@@ -57,7 +57,7 @@ def find(roots: Sequence[str]) -> Discovered:
   )
   for root in roots:
     _check(root)
-    # normpath: '.' and 'runs/' have no name.
+    # normpath, as '.' and 'runs/' have no base name.
     base = os.path.normpath(os.path.abspath(root))
     for folder, names in _below(base):
       for folders, marks in marked:
@@ -89,7 +89,7 @@ def _check(root):
 
 
 def _below(base: str) -> Iterator[tuple[str, set[str]]]:
-  """Yields folders, and the names in each; links are not followed."""
+  """Yields folders with the names they contain; does not follow links."""
   looked_at, waiting = 0, [(base, 0)]
   while waiting and looked_at < _MOST:
     folder, depth = waiting.pop()

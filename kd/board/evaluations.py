@@ -1,4 +1,4 @@
-"""Reads the evaluations of a run for its page: tables, intervals, answers."""
+"""Reads a run's evaluations for its page: tables, intervals, answers."""
 
 from collections.abc import Mapping
 import functools
@@ -16,7 +16,7 @@ from kd.train import curves
 from kd.train import early_stop
 from kd.train import report
 
-# A damaged file has numbers, or parts, that the report's code does not expect.
+# Errors that values in a damaged file may cause in the report's code.
 _DAMAGED = (
   *(ValueError, KeyError, TypeError, IndexError, AttributeError),
   *(ZeroDivisionError, OverflowError),
@@ -24,13 +24,13 @@ _DAMAGED = (
 
 
 def tables(files: run_files.RunFiles) -> list[dict[str, Any]]:
-  """Returns the table of each held-out set, as the report has it.
+  """Returns the table of each held-out set, as in the report.
 
-  Of a run that has not finished, the student after its last evaluation.
+  For an unfinished run, it shows the student's last evaluation.
 
   Returns:
     By set: name, title, columns, rows of cells (value, low, high), notes. A set
-    that cannot be read has `problem` instead.
+    that cannot be read has its name and `problem`.
   """
   return _tables(files.folder, _state(files.folder))
 
@@ -38,7 +38,7 @@ def tables(files: run_files.RunFiles) -> list[dict[str, Any]]:
 @functools.lru_cache(maxsize=64)
 def _tables(folder, state):
   columns = _columns(folder)
-  del state  # Of the files: when it changes they are read again.
+  del state  # Part of the cache key: changed files are read again.
   shown = []
   for name in _sets(columns):
     try:
@@ -77,7 +77,7 @@ def _cell(cell: table.Cell):
 
 
 def count(files: run_files.RunFiles) -> int:
-  """Returns the number of files of evaluations, readable or not."""
+  """Returns the number of evaluation files, readable or not."""
   return sum(path.endswith('.json') for path, _, _ in _state(files.folder))
 
 
@@ -85,10 +85,10 @@ def answers(files: run_files.RunFiles, set_name: str) -> list[dict[str, Any]]:
   """Returns the answers of all models to the examples of a set.
 
   Returns:
-    For each example task, id, prompt, images (thumbnails as data URIs),
-    reference and `models`: by title answer,
-    verdict, finish and, where it was scored, kl: nats per token between the
-    teacher and the model on the reference.
+    For each example: task, id, prompt, images (thumbnails as data URIs),
+    reference, and `models`. That has, by title: answer, verdict, finish, and
+    kl, the divergence from the teacher on the reference in nats per token; None
+    if the example was not scored.
   """
   return _answers(files.folder, set_name, _state(files.folder))
 
@@ -126,16 +126,15 @@ def _images(record) -> list[str]:
   images = record.get('images')
   if not isinstance(images, list):
     return []
-  # Pages load nothing else.
+  # The page may load only data URIs.
   return [x for x in images if str(x).startswith(thumbnails.PREFIX)]
 
 
 def _distances(result, set_name, records) -> list[float | None]:
-  """Returns the distance from the teacher on each answered example.
+  """Returns the KL to the teacher on each answered example.
 
-  Examples of one task are scored in the order in which they are answered,
-  without those that are too long. Of several tasks the files don't say which
-  scores are whose.
+  Examples of one task are scored in the order of the answers, except for those
+  that are too long. For several tasks, the files do not map scores to examples.
   """
   columns = result.scores.get(set_name, {})
   kls, weights = columns.get(measures.KL, []), columns.get('weight', [])
@@ -153,14 +152,14 @@ def _distances(result, set_name, records) -> list[float | None]:
 
 
 def _columns(folder: str) -> Mapping[str, results.Result]:
-  """Returns the last evaluations by title, as the report does."""
+  """Returns the last evaluation of each model by title, as in the report."""
   ends = {'student': _last(folder)}
   baseline = os.path.join(folder, outputs.BASELINE)
   if os.path.isdir(os.path.join(baseline, outputs.EVALUATIONS)):
     ends[outputs.BASELINE] = _last(baseline)
   columns = report.columns(folder, ends)
   if ends['student'].step == 0:
-    columns.pop(report.AFTER, None)  # It is the student before training.
+    columns.pop(report.AFTER, None)  # This is the student before training.
   return columns
 
 
@@ -178,7 +177,7 @@ def _last(folder):
 
 
 def _state(folder):
-  """Returns sizes and dates of the files of evaluations."""
+  """Returns paths, sizes and modification times of the evaluation files."""
   state = []
   for parent in (folder, os.path.join(folder, outputs.BASELINE)):
     where = os.path.join(parent, outputs.EVALUATIONS)

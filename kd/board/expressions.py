@@ -1,10 +1,10 @@
-"""Reads conditions on columns whose names have dots and slashes.
+"""Parses conditions on columns with dots and slashes in their names.
 
   config.optimizer.lr.peak > 1e-4 and eval/held_out/nll < 2
 
-is SQL but for the names, which are replaced by those of a table's columns; what
-is neither a column nor a word of a condition is an error that names the nearest
-column.
+is SQL except for the names, which are replaced by the names of SQL columns. A
+name that is neither a column nor an SQL keyword is an error, which suggests the
+nearest column.
 """
 
 from collections.abc import Iterator, Mapping
@@ -35,15 +35,15 @@ _LEGAL = 'a condition on columns, such as config.steps > 100 and step < 50'
 
 
 def to_sql(text: str, columns: Mapping[str, str], field: str) -> str:
-  """Returns a condition in SQL.
+  """Translates a condition to SQL.
 
   Args:
     text: the condition.
-    columns: the names that it may have, and those that SQL has for them.
-    field: that holds the text, for messages.
+    columns: SQL names of the columns by name in the condition.
+    field: config field of the condition, for messages.
 
   Raises:
-    ConfigError: a name is no column, or there is more than one statement.
+    ConfigError: a name is not a column, or there is more than one statement.
   """
   return ''.join(_parts(text, columns, field))
 
@@ -70,11 +70,11 @@ def _parts(text, columns, field) -> Iterator[str]:
 
 
 def _name(token, columns, is_call, field):
-  """Yields the SQL of a name, or of names with a slash or minus between."""
+  """Yields the SQL of a name, or of names joined by slashes or minuses."""
   if token in columns:
     yield columns[token]
     return
-  # a/b where only a is a column is a division, as a-b is a difference.
+  # a/b is a division and a-b a difference if only a is a column.
   for match in reversed(list(re.finditer('[/-]', token))):
     start, rest = token[: match.start()], token[match.end() :]
     if start in columns:
@@ -91,7 +91,7 @@ def _name(token, columns, is_call, field):
 
 
 def _shown(name, columns):
-  """Returns the columns that a message lists: hundreds help nobody."""
+  """Returns the columns to list in a message: the main and the nearest ones."""
   near = errors.nearest(name, columns)
   main = [c for c in columns if '.' not in c and '/' not in c]
   return [*dict.fromkeys([*main, *filter(None, [near])])]

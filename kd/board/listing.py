@@ -1,4 +1,4 @@
-"""Writes runs as a table for a terminal, as differences, and as JSON."""
+"""Formats runs as a table for a terminal, as differences and as JSON."""
 
 from collections.abc import Iterator, Sequence
 import json
@@ -9,7 +9,7 @@ from kd.core import config as config_lib
 from kd.core import run_info
 from kd.run import workdirs
 
-_DIFFERENCES = 3  # Fields of a row.
+_DIFFERENCES = 3  # Changed fields shown per row.
 _WIDEST = 60
 
 
@@ -22,8 +22,8 @@ def table(
 
   Args:
     selection: the runs.
-    db: it is from.
-    columns: more columns that are shown.
+    db: the database of the runs.
+    columns: additional columns.
   """
   if not selection.rows:
     return [_count(selection)]
@@ -102,7 +102,7 @@ def _line(text):
 def differences(
   db: database.Database, first: str, run: str
 ) -> list[tuple[str, Any, Any]]:
-  """Returns (field, value of `first`, value of `run`) where configs differ."""
+  """Returns (field, value in `first`, value in `run`) where configs differ."""
   pair = [
     {k: v for k, v in db.runs[name].config.items() if k != 'board'}
     for name in (first, run)
@@ -111,9 +111,10 @@ def differences(
 
 
 def _telling(db, first, run):
-  """Returns the differences that can change what is learned.
+  """Returns the differences that can affect the training result.
 
-  Left out are fields that only one of the two has, as of another version of kd.
+  Leaves out fields that only one of the configs has, which is due to another
+  version of kd.
   """
   return [
     (field, old, new)
@@ -125,7 +126,7 @@ def _telling(db, first, run):
 
 def _change(difference):
   field, _, value = difference
-  # The last two parts say which field it is, mostly.
+  # The last two parts usually identify the field.
   return f'{".".join(field.split(".")[-2:])}={_value(value)}'
 
 
@@ -153,7 +154,7 @@ def difference_lines(
 
 
 def as_json(selection: database.Selection, db: database.Database) -> str:
-  """Returns the runs as JSON, with all columns, differences and problems."""
+  """Returns the runs with all columns, differences and problems as JSON."""
   first = selection.rows[0]['run'] if selection.rows else ''
   runs = [
     {
@@ -176,7 +177,7 @@ def as_json(selection: database.Selection, db: database.Database) -> str:
 
 
 def _number(value: Any) -> str:
-  """Returns a value of a table."""
+  """Formats a table cell."""
   if value is None:
     return '-'
   if isinstance(value, float):
@@ -193,7 +194,7 @@ def _step(row):
 
 
 def _age(seconds: float) -> str:
-  """Returns a time in its largest unit: 40s, 3m, 7h, 12d."""
+  """Formats a duration in its largest unit: 40s, 3m, 7h, 12d."""
   for unit, size in (('d', 86400), ('h', 3600), ('m', 60)):
     if seconds >= size:
       return f'{seconds / size:.0f}{unit}'

@@ -1,4 +1,4 @@
-"""What the pages of the board show, as JSON values."""
+"""Computes the contents of the board's pages as JSON values."""
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
@@ -25,19 +25,19 @@ from kd.teachers.cache import report as cache_report
 
 Parameters = Mapping[str, Sequence[str]]
 
-_REFRESH_S = 1.0  # Between two looks at the files.
-_POINTS = 600  # Of a curve.
-# These compute intervals or ask servers: other requests don't wait for them.
+_REFRESH_S = 1.0  # Minimum time between two refreshes.
+_POINTS = 600  # Maximum number of points of a curve.
+# Computes intervals or queries servers, so it does not block other requests.
 _SLOW = ('/api/tables', '/api/answers', '/api/models')
-_MOST_RUNS = 200  # Of one request for curves.
+_MOST_RUNS = 200  # Maximum number of runs in a request for curves.
 
 
 class NotFoundError(errors.KdError):
-  """A run, a file or a page that is not there."""
+  """A run, a file or a page does not exist."""
 
 
 class Pages:
-  """Answers the requests of the pages from a database."""
+  """Answers the pages' requests from a database."""
 
   def __init__(
     self, db: database.Database, query: database.Query, models: Sequence[str]
@@ -45,9 +45,9 @@ class Pages:
     """Initializes the pages.
 
     Args:
-      db: of the runs.
-      query: the one that the first page begins with.
-      models: URLs of the servers that the chat talks to.
+      db: the database of runs.
+      query: the initial query of the first page.
+      models: URLs of the servers for the chat.
     """
     self._db, self._query, self._models = db, query, models
     self._lock, self._read_at = threading.Lock(), -math.inf
@@ -65,11 +65,11 @@ class Pages:
     }
 
   def answer(self, path: str, parameters: Parameters) -> bytes:
-    """Returns the JSON of a page's request.
+    """Returns the JSON response to a page's request.
 
     Raises:
-      NotFoundError: there is no such page, run or file.
-      ConfigError: a query is wrong.
+      NotFoundError: the page, run or file does not exist.
+      ConfigError: the query is invalid.
     """
     if path not in self.routes:
       raise NotFoundError('no such page')
@@ -107,7 +107,7 @@ class Pages:
     }
 
   def _curves(self, parameters):
-    """Returns the curves of metrics; of the baseline under `baseline`."""
+    """Returns the curves of metrics, also those of baselines."""
     runs = [self._files(n) for n in parameters.get('run', ())[:_MOST_RUNS]]
     metrics = parameters.get('metric', ())
     prefixes = ('', run_files.BASELINE)
@@ -148,7 +148,7 @@ class Pages:
     }
 
   def _differences(self, parameters):
-    """Returns the fields in which some runs differ, and their values."""
+    """Returns the config fields in which runs differ, with their values."""
     names = [self._files(n)[0] for n in parameters.get('run', ())[:_MOST_RUNS]]
     fields = {
       field
@@ -228,7 +228,7 @@ def _one(parameters, name, default=''):
 
 
 def _thinned(series: run_files.Series):
-  """Returns at most _POINTS points; of each stretch its extremes remain."""
+  """Reduces a curve to at most _POINTS points, keeping local extremes."""
   steps, values = series.steps, series.values
   count = len(steps)
   if count <= _POINTS:
@@ -247,7 +247,7 @@ def _thinned(series: run_files.Series):
 
 
 def _read(path: str) -> dict[str, Any]:
-  """Returns the object of a JSON file, or what is wrong as `problem`."""
+  """Returns the object of a JSON file, or an error as `problem`."""
   name = os.path.basename(path)
   try:
     with open(path, 'rb') as f:
@@ -267,7 +267,7 @@ def _plans(name, folder):
 
 
 def _tree_files(folder: str) -> dict[str, str]:
-  """Returns the files of finished trees, by the names of instances."""
+  """Returns the file names of finished trees, by instance name."""
   try:
     names = os.listdir(os.path.join(folder, tree_run.TREES))
   except OSError:
@@ -287,7 +287,7 @@ def _summary(name, path):
 
 @functools.lru_cache(maxsize=4096)
 def _summary_of(name, path, modified, size):
-  del modified, size  # When they change the file is read again.
+  del modified, size  # Part of the cache key: a changed file is read again.
   value = _read(path)
   nodes = value.get('nodes')
   nodes = nodes if isinstance(nodes, list) else []

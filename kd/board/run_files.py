@@ -1,7 +1,7 @@
-"""Reads what a run writes, whatever state its files are in.
+"""Reads the files of a run in whatever state they are.
 
-A run may be writing them, may have been killed, or may be of another version:
-what can be read is, and the rest is a line in `problems`.
+The run may be writing them, may have been killed, or may be of another version.
+Everything readable is read; `problems` lists the rest.
 """
 
 import array
@@ -16,15 +16,15 @@ from kd.run import exits
 from kd.run import outputs
 
 CONFIG, RUN, METRICS = 'config.json', 'run.json', 'metrics.jsonl'
-# A folder that has one of these is a workdir of a run.
+# A folder with one of these files is the workdir of a run.
 MARKS = (RUN, METRICS)
-BASELINE = f'{outputs.BASELINE}.'  # In front of its metrics' names.
-_MOST_PROBLEMS = 5  # Lines about one file.
+BASELINE = f'{outputs.BASELINE}.'  # Prefix of the baseline's metrics.
+_MOST_PROBLEMS = 5  # Problems reported per file.
 
 
 @dataclasses.dataclass
 class Series:
-  """The values of a metric, in the order in which they were written."""
+  """The steps and values of a metric, in the order of the file."""
 
   steps: array.array = dataclasses.field(
     default_factory=lambda: array.array('q')
@@ -34,7 +34,7 @@ class Series:
   )
 
   def best(self, highest: bool) -> tuple[int, float] | None:
-    """Returns step and value of the best one; None if none is finite."""
+    """Returns step and value of the best point; None if none is finite."""
     pairs = [
       (value, -step)
       for step, value in zip(self.steps, self.values, strict=True)
@@ -52,17 +52,17 @@ def _lowest(pair):
 
 
 class _MetricFile:
-  """The series of a metrics.jsonl, which may grow or be replaced."""
+  """The metrics of a metrics.jsonl file, which may grow or be replaced."""
 
   def __init__(self, path: str):
     self._path, self._file_id, self._offset = path, None, 0
     self._lines = 0
     self.series: dict[str, Series] = {}
     self.problems: list[str] = []
-    self.rest = 0  # Bytes of a last line that has no end yet.
+    self.rest = 0  # Bytes of an incomplete last line.
 
   def read(self) -> None:
-    """Reads the lines that were added since the last call."""
+    """Reads the lines added since the last call."""
     try:
       with open(self._path, 'rb') as f:
         stat = os.fstat(f.fileno())
@@ -117,11 +117,12 @@ class RunFiles:
 
   Attributes:
     folder: the workdir.
-    config: of config.json, nested; {} if there is none.
-    run: of run.json; {} if there is none.
-    end: of exit.json, why the last process ended early; {} if it did not.
-    problems: a line for each thing that could not be read.
-    modified: when the run last wrote, in seconds since 1970.
+    config: contents of config.json; {} if it cannot be read.
+    run: contents of run.json; {} if it cannot be read.
+    end: contents of exit.json, the reason why the last process ended early; {}
+      if it did not.
+    problems: one line for each problem with a file.
+    modified: time of the run's last write, in seconds since 1970.
   """
 
   def __init__(self, folder: str):
@@ -138,7 +139,7 @@ class RunFiles:
 
   @property
   def problems(self) -> list[str]:
-    """Returns a line for each thing that could not be read."""
+    """Returns one line for each problem with a file."""
     baseline = [f'{outputs.BASELINE}/{p}' for p in self._baseline.problems]
     return [
       *self._json_problems.values(),
@@ -148,11 +149,11 @@ class RunFiles:
 
   @property
   def torn(self) -> int:
-    """Returns the bytes of an incomplete last line of metrics.jsonl."""
+    """Returns the size in bytes of an incomplete last line of metrics."""
     return self._student.rest
 
   def refresh(self) -> bool:
-    """Reads what has changed; returns whether anything has."""
+    """Reads changed files and returns whether there were any."""
     before = dict(self._states)
     for name in (CONFIG, RUN, exits.FILE, METRICS, self._of_baseline()):
       self._states[name] = self._state(name)
@@ -184,7 +185,7 @@ class RunFiles:
     return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
   def _json(self, name):
-    """Returns the object of a JSON file; {} and a problem if it has none."""
+    """Reads a JSON object; otherwise records a problem and returns {}."""
     self._json_problems.pop(name, None)
     if self._states[name] is None:
       if name in (CONFIG, RUN):
@@ -204,13 +205,13 @@ class RunFiles:
     return {}
 
   def series(self) -> Iterator[tuple[str, Series]]:
-    """Yields the metrics by name, those of the baseline as baseline.NAME."""
+    """Yields names and metrics; the baseline's are named baseline.NAME."""
     yield from self._student.series.items()
     for name, series in self._baseline.series.items():
       yield BASELINE + name, series
 
   def get(self, name: str) -> Series | None:
-    """Returns the values of a metric, by its name in `series`."""
+    """Returns a metric by its name in `series`; None if it does not exist."""
     if name.startswith(BASELINE):
       return self._baseline.series.get(name.removeprefix(BASELINE))
     return self._student.series.get(name)
@@ -224,6 +225,6 @@ class RunFiles:
     )
 
   def ends(self) -> Mapping[str, Any]:
-    """Returns how the student's and the baseline's training ended."""
+    """Returns the ends of the student's and the baseline's training."""
     ends = self.run.get('ends')
     return ends if isinstance(ends, dict) else {}

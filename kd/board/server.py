@@ -1,9 +1,9 @@
-"""Serves the board to the browsers of this machine.
+"""Serves the board to browsers on this machine.
 
-Only loopback addresses are listened on, and only requests that name one as
-their host are answered, so that no page of another site can read runs through
-the browser. A path is one of the board's own files or pages; nothing of a
-request becomes a path of the file system.
+The server listens only on the loopback address and answers only requests with
+that host, so that pages of other sites cannot read runs through the browser. A
+request's path selects one of the board's files or pages. It is never used as a
+path of the file system.
 """
 
 from collections.abc import Sequence
@@ -33,11 +33,11 @@ _HEADERS = {
   'Referrer-Policy': 'no-referrer',
   'Cache-Control': 'no-store',
 }
-_MOST_BYTES = 1 << 20  # Of a message to the chat.
+_MOST_BYTES = 1 << 20  # Maximum size of a chat request.
 
 
 def files() -> dict[str, bytes]:
-  """Returns the files of the page by their paths in a URL."""
+  """Returns the contents of the page's files by URL path."""
   contents = {}
   for name in sorted(os.listdir(_FOLDER)):
     if os.path.splitext(name)[1] in _KINDS:
@@ -50,15 +50,15 @@ def files() -> dict[str, bytes]:
 def bind(
   pages: pages_lib.Pages, models: Sequence[str], port: int
 ) -> server.ThreadingHTTPServer:
-  """Returns a server that listens; `serve_forever` serves.
+  """Returns a listening server; call `serve_forever` to serve.
 
   Args:
-    pages: what it serves.
-    models: URLs of the servers that the chat talks to.
-    port: of 127.0.0.1; 0: any free one.
+    pages: the pages to serve.
+    models: URLs of the servers for the chat.
+    port: port on 127.0.0.1; 0: any free one.
 
   Raises:
-    ConfigError: the port is taken.
+    ConfigError: the server cannot listen on the port.
   """
   handler = type('Handler', (_Handler,), {})
   handler.pages, handler.models, handler.files = pages, models, files()
@@ -73,7 +73,7 @@ def bind(
 
 
 class _Server(server.ThreadingHTTPServer):
-  """A server that says nothing about browsers that have left."""
+  """A server that does not report closed connections."""
 
   def handle_error(self, request, client_address):
     if not isinstance(sys.exception(), OSError):
@@ -99,7 +99,7 @@ class _Handler(server.BaseHTTPRequestHandler):
       self._send(http.HTTPStatus.OK, self.files[path], kind)
       return
     try:
-      # An empty condition is one, too: it replaces that of the command line.
+      # Blank values are kept: an empty condition replaces the command line's.
       parameters = urllib.parse.parse_qs(
         query, keep_blank_values=True, max_num_fields=1000
       )
@@ -112,7 +112,7 @@ class _Handler(server.BaseHTTPRequestHandler):
   def do_POST(self):  # noqa: N802
     if not self._is_of_this_machine():
       return
-    # A page of another site can send no JSON without asking first.
+    # Pages of other sites cannot send JSON without a preflight request.
     is_json = self.headers.get_content_type() == 'application/json'
     length = self.headers.get('Content-Length', '')
     if self.path != '/api/chat' or not is_json:
@@ -138,8 +138,8 @@ class _Handler(server.BaseHTTPRequestHandler):
 
   def _is_of_this_machine(self):
     name = self.headers.get('Host', '').rpartition(':')[0]
-    # Browsers say whether another site asks; it cannot read the answer, but
-    # the board would compute it.
+    # Browsers mark requests from other sites. Those could not read the answer,
+    # but the board would compute it.
     site = self.headers.get('Sec-Fetch-Site', 'none')
     is_own = site in ('none', 'same-origin') or not self.path.startswith('/api')
     if name in (HOST, 'localhost') and is_own:
@@ -167,4 +167,4 @@ class _Handler(server.BaseHTTPRequestHandler):
     self.end_headers()
 
   def log_message(self, *args):
-    """Prints nothing: the terminal shows the URL."""
+    """Logs nothing, to keep the URL visible in the terminal."""

@@ -1,4 +1,4 @@
-"""Selects rows by a condition in SQL, in DuckDB."""
+"""Selects rows by an SQL condition, with DuckDB."""
 
 from collections.abc import Iterable, Mapping, Sequence
 import json
@@ -11,11 +11,11 @@ from kd.core import errors
 Row = Mapping[str, Any]
 
 TABLE, NUMBER = 'runs', 'row_number'
-_MOST_S = 5  # For a condition: a subquery could take forever.
+_MOST_S = 5  # Time limit of a query: a subquery could run forever.
 
 
 def types(rows: Iterable[Row]) -> dict[str, str]:
-  """Returns the type of each column, by name."""
+  """Returns the SQL type of each column, by name."""
   kinds: dict[str, set[type]] = {}
   for row in rows:
     for name, value in row.items():
@@ -32,13 +32,13 @@ def _type(kinds):
 
 
 def columns(types: Iterable[str]) -> dict[str, str]:
-  """Returns the columns' names in SQL, which ignores the case of names."""
+  """Returns the SQL names of columns: SQL ignores the case of names."""
   return {name: f'column_{i}' for i, name in enumerate(types)}
 
 
 def table(rows: Sequence[Row], types: Mapping[str, str]) -> Any:
-  """Returns an Arrow table of the rows and, as NUMBER, their numbers."""
-  import pyarrow as pa  # Modes that list no runs don't wait for it.
+  """Returns an Arrow table of the rows, with their index as NUMBER."""
+  import pyarrow as pa  # Slow to import, and only needed here.
 
   arrow = {
     'VARCHAR': pa.string(),
@@ -60,18 +60,18 @@ def table(rows: Sequence[Row], types: Mapping[str, str]) -> Any:
 def numbers(
   statement: str, rows: Any, names: Mapping[str, str], field: str
 ) -> list[int]:
-  """Returns the numbers of rows that a statement selects.
+  """Returns the indices of the rows that a statement selects.
 
   Args:
-    statement: selects NUMBER from TABLE.
-    rows: a `table`.
-    names: of its columns in SQL, from `columns`.
-    field: that holds the condition, for messages.
+    statement: SQL that selects NUMBER from TABLE.
+    rows: a result of `table`.
+    names: SQL names of its columns, from `columns`.
+    field: config field of the condition, for messages.
 
   Raises:
-    ConfigError: the condition is wrong, or takes too long.
+    ConfigError: the condition is invalid or takes too long.
   """
-  import duckdb  # Modes that list no runs don't wait for it.
+  import duckdb  # Slow to import, and only needed here.
 
   with duckdb.connect(':memory:') as connection:
     connection.execute("SET memory_limit = '512MB'")
@@ -99,7 +99,7 @@ def numbers(
 
 
 def _text(value):
-  # json.dumps writes true and 1.0 as the config's file does.
+  # json.dumps formats true and 1.0 as in config.json.
   text = value if isinstance(value, str) else json.dumps(value)
   return text.encode('utf-8', 'replace').decode()
 

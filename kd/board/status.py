@@ -1,4 +1,4 @@
-"""Tells from a workdir's files whether its run is running, and how it ended."""
+"""Determines the status of a run from the files of its workdir."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ RUNNING, FINISHED = 'running', 'finished'
 FAILED, PREEMPTED, STOPPED = 'failed', 'preempted', 'stopped'
 ALL = (RUNNING, FINISHED, FAILED, PREEMPTED, STOPPED)
 
-# A run of another host that has written within these seconds is running.
+# A run on another host counts as running if it wrote within this time.
 _RECENT_S = 900
 
 
@@ -24,9 +24,9 @@ class Status:
   """The state of a run.
 
   Attributes:
-    name: one of ALL. `stopped`: it has not finished, and nothing says why: it
-      was killed, or a version of kd that recorded no reason ran it.
-    why: what says so.
+    name: one of ALL. STOPPED is a run that ended early without a recorded
+      reason: it was killed, or its version of kd did not record reasons.
+    why: the evidence for the status.
   """
 
   name: str
@@ -37,8 +37,8 @@ def of(files: run_files.RunFiles, now: float) -> Status:
   """Returns the status of a run.
 
   Args:
-    files: of the run.
-    now: seconds since 1970.
+    files: files of the run.
+    now: current time in seconds since 1970.
   """
   holder = _holder(files.folder)
   silent = now - files.modified
@@ -59,7 +59,7 @@ def of(files: run_files.RunFiles, now: float) -> Status:
 
 
 def _holder(folder):
-  """Returns process and host that the lock file names; None without one."""
+  """Returns process id and host from the lock file; None without one."""
   try:
     with open(os.path.join(folder, lock.FILE), encoding='utf-8') as f:
       holder = json.load(f)
@@ -77,14 +77,14 @@ def _is_running(folder, holder, silent_s):
   except ProcessLookupError:
     return False
   except (PermissionError, OverflowError):
-    return True  # Another user's.
+    return True  # Another user's process.
   return _has_open(pid, os.path.join(folder, lock.FILE))
 
 
 def _has_open(pid, path):
-  """Returns whether a process has a file open: its number may be reused.
+  """Returns whether a process has a file open, as process ids are reused.
 
-  It is taken to have it where the system does not say.
+  True if the system does not provide this information.
   """
   where = f'/proc/{pid}/fd'
   try:
@@ -101,10 +101,10 @@ def _has_open(pid, path):
 
 
 def _end(files):
-  """Returns how a run has finished; '' if it has not."""
+  """Returns the reason why a run has finished; '' if it has not."""
   ends, steps = files.ends(), files.config.get('steps')
   if 'ends' not in files.run:
-    # Versions of kd that did not record it wrote the report last.
+    # Versions of kd without this record wrote the report last.
     has_report = os.path.exists(os.path.join(files.folder, report.FILE))
     is_whole = isinstance(steps, int) and files.step >= steps
     return report.FILE if has_report and is_whole else ''
@@ -116,6 +116,6 @@ def _end(files):
   ):
     return ''
   reason, step = student.get('reason') or '', student.get('step')
-  # A run whose `steps` were raised has ended once, and not yet again.
+  # If `steps` was raised, the recorded end is that of the shorter run.
   is_short = isinstance(steps, int) and isinstance(step, int) and step < steps
   return '' if is_short and not reason else str(reason) or f'after step {step}'

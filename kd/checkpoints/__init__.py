@@ -1,1 +1,1 @@
-"""Training state in Orbax; weights from and to other projects' files."""
+"""Orbax checkpoints, and import and export of weights in other formats."""

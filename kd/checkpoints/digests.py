@@ -1,4 +1,4 @@
-"""Whether a checkpoint's files are what was written."""
+"""Writes and verifies the digests of a checkpoint's files."""
 
 from collections.abc import Sequence
 from concurrent import futures
@@ -12,10 +12,10 @@ from kd.core import layout
 from kd.core import objects
 
 FILE = 'digests.json'
-# Of Orbax: the quality figure, which may become known after the save; the times
-# of beginning and end, and that there was one, written after the digests.
+# Files of Orbax without a digest: the quality metric, which may be measured
+# after the save, and the times and commit marker, written after the digests.
 FIGURE = os.path.join('metrics', 'metrics')
-METRIC = 'quality'  # The figure's name in that file.
+METRIC = 'quality'  # Name of the metric in that file.
 TIMES = '_CHECKPOINT_METADATA'
 _UNCOUNTED = ('metrics', TIMES, layout.COMMIT, FILE)
 _CHUNK = 1 << 22  # bytes
@@ -25,11 +25,11 @@ _THREADS = 4
 def write(folder: str, step: int) -> None:
   """Writes a checkpoint's step, and the size and CRC-32 of each file.
 
-  All files of the checkpoint are on the disk when this returns.
+  All files of the checkpoint are synced to disk when this returns.
 
   Args:
-    folder: a checkpoint that is whole and does not have its final name yet.
-    step: of the checkpoint.
+    folder: a complete checkpoint that does not have its final name yet.
+    step: step of the checkpoint.
   """
   files = dict(_each(folder, _files(folder), keep=True))
   path = os.path.join(folder, FILE)
@@ -44,13 +44,13 @@ def write(folder: str, step: int) -> None:
 
 
 def figure(folder: str) -> float | None:
-  """Returns a checkpoint's quality figure, None without one.
+  """Returns a checkpoint's quality metric; None without one.
 
   Args:
     folder: the checkpoint.
 
   Raises:
-    ValueError: the file that holds it is damaged.
+    ValueError: the file is damaged.
   """
   try:
     text = epath.Path(folder, FIGURE).read_text()
@@ -62,14 +62,14 @@ def figure(folder: str) -> float | None:
 
 
 def problem(folder: str, items: Sequence[str] = ()) -> str:
-  """Returns what is wrong with a checkpoint, naming the file, or ''.
+  """Returns a description of the first damage to a checkpoint, or ''.
 
   Args:
     folder: the checkpoint, named by its step.
-    items: looks at these of its folders alone; (): at everything.
+    items: subfolders to check; (): all.
 
   Raises:
-    OSError: the store of its bucket refuses or does not answer.
+    OSError: the bucket cannot be read.
   """
   try:
     written = json.loads(epath.Path(folder, FILE).read_text())
@@ -83,7 +83,7 @@ def problem(folder: str, items: Sequence[str] = ()) -> str:
         return f'{name} is missing'
       if name not in counted:
         return f'{name} was added'
-      if not objects.is_url(folder):  # Costs nothing, unlike the bytes.
+      if not objects.is_url(folder):  # Cheaper than reading the file.
         size = os.path.getsize(os.path.join(folder, name))
         if size != counted[name][0]:
           return f'{name} has {size} bytes, {counted[name][0]} were written'
@@ -93,12 +93,12 @@ def problem(folder: str, items: Sequence[str] = ()) -> str:
   except FileNotFoundError:
     return f'{FILE} is missing'
   except (
-    *(ValueError, RecursionError),  # It is no JSON.
+    *(ValueError, RecursionError),  # Not JSON.
     *(AttributeError, TypeError, KeyError, IndexError),
   ):
     return f'{FILE} cannot be read'
   except OSError as e:
-    if objects.is_url(folder):  # The store has a fault, not the checkpoint.
+    if objects.is_url(folder):  # A fault of the store, not the checkpoint.
       raise
     return f'{e.filename or FILE} cannot be read: {e.strerror}'
   return ''
@@ -109,7 +109,7 @@ def _counts(name, items):
 
 
 def _files(folder):
-  """Relative names of the files that count."""
+  """Returns the relative names of the files with digests."""
   if objects.is_url(folder):
     names = [n for n in objects.names(folder) if not n.endswith('/')]
     return [n for n in names if n and n.partition('/')[0] not in _UNCOUNTED]
@@ -123,7 +123,7 @@ def _files(folder):
 
 
 def _each(folder, names, keep):
-  """(name, (size, CRC-32)) of each file; several are read at a time."""
+  """Yields (name, (size, CRC-32)) of each file, reading several at a time."""
   with futures.ThreadPoolExecutor(_THREADS, 'digests') as pool:
     paths = [os.path.join(folder, name) for name in names]
     found = pool.map(lambda path: _digest(path, keep), paths)

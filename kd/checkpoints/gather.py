@@ -1,4 +1,4 @@
-"""Brings parameters to the host, one tensor of a file at a time."""
+"""Gathers parameters on the host, one tensor of a file at a time."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,21 +14,22 @@ from kd.partitioning import processes
 def each(
   params: types.PyTree, tensors: Sequence[tensors_lib.Tensor]
 ) -> Iterator[tuple[tensors_lib.Tensor, np.ndarray]]:
-  """Yields tensors with their values, on the host.
+  """Yields tensors with their values on the host.
 
-  All processes must call this and exhaust it: each holds a part of the
-  parameters. They wait for process 0 after each tensor, which may write it.
+  All processes must call this and exhaust it, since each has a part of the
+  parameters. They wait for process 0, which may write the file, after each
+  tensor.
 
   Args:
     params: the parameter tree, on host or devices.
     tensors: entries of family.Family.tensors.
 
   Yields:
-    Each tensor, and its array of tensor.shape.
+    Each tensor and its array, with shape tensor.shape.
   """
   for tensor in tensors:
     yield tensor, _on_host(params, tensor)
-    # Not in the next gathering, whose wait has an end.
+    # Waits here, as waiting in the next gather would time out.
     processes.from_first(lambda: None)
 
 

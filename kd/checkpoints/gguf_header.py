@@ -1,10 +1,10 @@
 """Reads the header of a GGUF file: its metadata and its tensors' offsets.
 
-`gguf.GGUFReader` makes an array object of each string of the vocabulary, 9 s
-for Gemma's 262,144. This reader skips the lists that the caller does not ask
-for and takes a fraction of a second. No length in the file is trusted before it
-is compared with the bytes that are left, so that a damaged file can neither
-fill the memory nor make the reader loop.
+`gguf.GGUFReader` creates an array for each string of the vocabulary, which
+takes 9 s for Gemma's 262,144. This reader skips lists that are not requested
+and takes a fraction of a second. Each length is first compared with the number
+of remaining bytes, so that a damaged file can neither fill the memory nor make
+the reader loop.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ _FORMATS = {
 }
 
 
-_MOST_DIMENSIONS = 4  # As ggml's own arrays.
+_MOST_DIMENSIONS = 4  # As in ggml.
 _INTEGERS = (
   'general.alignment',
   'split.count',
@@ -48,10 +48,10 @@ class Entry:
   """A tensor's file, offset, shape and type.
 
   Attributes:
-    file: the path of the file that holds it.
-    shape: outermost dimension first, as in numpy.
-    kind: how it is quantised.
-    offset: of its first byte in the file.
+    file: path of the file that contains the tensor.
+    shape: shape, outermost dimension first, as in numpy.
+    kind: quantization type.
+    offset: offset of the tensor in the file, in bytes.
   """
 
   file: str
@@ -61,36 +61,36 @@ class Entry:
 
   @property
   def byte_shape(self) -> tuple[int, int]:
-    """Rows, and bytes in one."""
+    """Returns the number of rows, and of bytes per row."""
     block, size = gguf.GGML_QUANT_SIZES[self.kind]
     return math.prod(self.shape[:-1]), self.shape[-1] // block * size
 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-  """A file's metadata, most lists left out, and its tensors by name."""
+  """A file's metadata without skipped lists, and its tensors by name."""
 
   metadata: dict[str, Any]
   tensors: dict[str, Entry]
 
 
 class _Damaged(Exception):
-  """The bytes cannot be a GGUF header; `read` adds the file's name."""
+  """The file has no valid GGUF header; `read` adds the file's name."""
 
 
 class _Stream:
-  """Reads values from a file whose lengths are not to be trusted."""
+  """Reads values from a file with possibly invalid lengths."""
 
   def __init__(self, file: BinaryIO, size: int):
-    # Asking the file where it is, twice for each of 262,144 tokens, takes
-    # longer than reading them.
+    # Calling file.tell() twice for each of 262,144 tokens would take longer
+    # than reading them.
     self._file, self._size, self._position = file, size, file.tell()
 
   def tell(self) -> int:
     return self._position
 
   def require(self, count: int) -> None:
-    """Raises _Damaged unless `count` bytes are left."""
+    """Raises _Damaged unless at least `count` bytes are left."""
     left = self._size - self._position
     if count > left:
       raise _Damaged(f'{count} bytes wanted, {left} left')
@@ -116,7 +116,7 @@ def read(path: str, lists: Sequence[str] = ()) -> Header:
   """Reads a file's header.
 
   Args:
-    path: the file.
+    path: path of the file.
     lists: keys of the metadata lists to read; the others are skipped.
 
   Returns:
@@ -124,7 +124,7 @@ def read(path: str, lists: Sequence[str] = ()) -> Header:
 
   Raises:
     ConfigError: the file is missing, is not a little-endian GGUF of version 2
-      or 3, or is damaged or cut short.
+      or 3, or is damaged or truncated.
   """
   if not os.path.isfile(path):
     raise errors.ConfigError(path, 'no such file', legal='a GGUF file')
@@ -198,7 +198,7 @@ def _fields(stream: _Stream, path: str, lists: Sequence[str]) -> Header:
 
 
 def _entry(stream: _Stream, path: str) -> tuple[str, Entry]:
-  """Reads a tensor's name and entry, whose offset is from the first tensor."""
+  """Reads a tensor's name and entry, with the offset from the first tensor."""
   name, rank = stream.string(), stream.scalar('I')
   if not 1 <= rank <= _MOST_DIMENSIONS:
     raise _Damaged(f'tensor {name[:80]!r} has {rank} dimensions')

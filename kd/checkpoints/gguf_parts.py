@@ -1,9 +1,10 @@
-"""Finds and reads the parts of a GGUF model that was split into several files.
+"""Finds and reads the parts of a GGUF model split into several files.
 
 `llama-gguf-split` and `gguf.GGUFWriter` name part 2 of 3 of a model
-`NAME-00002-of-00003.gguf`. Each part is a GGUF file with its own tensors, its
-number (`split.no`, from 0), the number of parts (`split.count`), and that of
-the model's tensors (`split.tensors.count`); the first has all other metadata.
+`NAME-00002-of-00003.gguf`. Each part is a GGUF file with some of the tensors,
+its index (`split.no`, from 0), the number of parts (`split.count`) and the
+number of the model's tensors (`split.tensors.count`). The first part has all
+other metadata.
 """
 
 from collections.abc import Sequence
@@ -25,19 +26,19 @@ def read(path: str, lists: Sequence[str] = ()) -> gguf_header.Header:
   """Reads the header of a model from its only file or from all of its parts.
 
   Args:
-    path: the file, or any of the parts; the others are in its folder.
+    path: path of the file or of any part; all parts are in one folder.
     lists: keys of the metadata lists to read; the others are skipped.
 
   Returns:
     The first part's metadata and the tensors of all parts.
 
   Raises:
-    ConfigError: as gguf_header.read, or a part is missing or another
-      model's.
+    ConfigError: as for gguf_header.read, or a part is missing or belongs to
+      another model.
   """
   header = gguf_header.read(path, lists)
   count = _number(header, 'split.count')
-  if count is None or count in (0, 1):  # llama.cpp merges to a count of 0.
+  if count is None or count in (0, 1):  # llama.cpp writes 0 after merging.
     return header
   files = _files(path, header, count)
   parts = [
@@ -71,7 +72,7 @@ def _number(header: gguf_header.Header, key: str) -> int | None:
 
 
 def _files(path: str, header: gguf_header.Header, count: int) -> list[str]:
-  """Returns the paths of all parts, of which `path` is one."""
+  """Returns the paths of all parts, including `path`."""
   folder, base = os.path.split(path)
   number = _number(header, 'split.no')
   part = '?' if number is None else number + 1
@@ -105,7 +106,7 @@ def _check_part(
   expected: Sequence[int | None],
   path: str,
 ) -> None:
-  """Raises ConfigError unless a part belongs to the model that `path` names."""
+  """Raises ConfigError unless a part belongs to the model in `path`."""
   for key, value in zip(_KEYS, expected, strict=True):
     actual = _number(part, key)
     if actual != value or value is None:

@@ -1,4 +1,4 @@
-"""Reads a model from a GGUF file: sizes from metadata, tensors dequantized."""
+"""Reads a model's config and dequantized tensors from a GGUF file."""
 
 import gguf
 import numpy as np
@@ -12,7 +12,7 @@ from kd.models import tensors
 
 _EMBEDDING = 'token_embd.weight'
 
-# Bytes of one piece that is dequantized at a time.
+# Bytes to dequantize at a time.
 _PIECE_BYTES = 16 * 2**20
 
 
@@ -20,23 +20,23 @@ class Tensors:
   """The tensors of a GGUF file, read and dequantized one at a time.
 
   Attributes:
-    file: its path, or that of one of its parts.
+    file: path of the file, or of one of its parts.
     layout: tensors.GGUF.
-    metadata: its fields.
-    shapes: each tensor's shape by name, outermost dimension first.
+    metadata: metadata fields by key.
+    shapes: shape of each tensor by name, outermost dimension first.
   """
 
   layout = tensors.GGUF
 
   def __init__(self, file: str):
-    """Reads the header, of all parts if the file is split.
+    """Reads the header, or those of all parts if the file is split.
 
     Args:
-      file: a GGUF file, or any part of a split one.
+      file: path of a GGUF file, or of any part of a split one.
 
     Raises:
-      ConfigError: it is no GGUF file, or holds a tensor of a type that the
-        `gguf` package doesn't dequantize.
+      ConfigError: it is not a GGUF file, or has a tensor of a type that the
+        `gguf` package cannot dequantize.
     """
     self.file = file
     header = gguf_parts.read(file, families.gguf_lists())
@@ -46,7 +46,7 @@ class Tensors:
       _check_kind(f'{entry.file}: {name}', entry.kind)
 
   def read(self, name: str) -> np.ndarray:
-    """Reads a tensor, as float32, in the file's layout."""
+    """Reads a tensor as float32, in the file's layout."""
     entry = self._tensors[name]
     rows, row_bytes = entry.byte_shape
     raw = np.memmap(entry.file, np.uint8, 'r', entry.offset, (rows, row_bytes))
@@ -58,11 +58,11 @@ class Tensors:
 
 
 class Source(Tensors):
-  """The tensors of a GGUF file of a text model.
+  """The tensors of a text model's GGUF file.
 
   Attributes:
-    config: the model in it.
-    skipped: names of tensors that are no part of a text model; always empty.
+    config: config of the model.
+    skipped: names of tensors that are not part of a text model; always empty.
   """
 
   skipped = ()
@@ -71,25 +71,25 @@ class Source(Tensors):
     """Reads the header; see Tensors.
 
     Raises:
-      ConfigError: also if it is no model of a known family.
+      ConfigError: also if the model is not of a known family.
     """
     super().__init__(file)
     self.config = _config(self.metadata, self.shapes, file)
 
   def check_head(self) -> None:
-    """Does nothing: a file without a head of its own has a tied one."""
+    """Does nothing: a file without an output head has a tied one."""
 
 
 def read_config(header: gguf_header.Header, file: str) -> family.Config:
-  """Converts a header to the model's sizes and constants.
+  """Converts a header to the model's config.
 
   Args:
-    header: of the whole model.
-    file: its path, for messages.
+    header: header with all tensors of the model.
+    file: path of the file, for messages.
 
   Raises:
-    ConfigError: another architecture, a missing field, or one that asks for
-      what the family lacks.
+    ConfigError: the architecture is unknown, a field is missing, or the family
+      does not support a field's value.
   """
   shapes = {name: entry.shape for name, entry in header.tensors.items()}
   return _config(header.metadata, shapes, file)
@@ -106,7 +106,7 @@ def _config(metadata, shapes, file):
 def _check_kind(path: str, kind: gguf.GGMLQuantizationType) -> None:
   _, size = gguf.GGML_QUANT_SIZES[kind]
   try:
-    # Asks the package itself, with one block of zeros.
+    # Tries the package with one block of zeros.
     gguf.dequantize(np.zeros((1, size), np.uint8), kind)
   except NotImplementedError as e:
     raise errors.ConfigError(

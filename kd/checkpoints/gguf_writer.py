@@ -1,4 +1,4 @@
-"""Writes a model as a GGUF file, which llama.cpp loads."""
+"""Writes models as GGUF files for llama.cpp."""
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
@@ -18,10 +18,10 @@ from kd.models import family
 from kd.models import tensors as tensors_lib
 
 _Kind = gguf.GGMLQuantizationType
-# By name of a type: the value of general.file_type.
+# Value of general.file_type by type.
 FILE_TYPES = {'F32': 0, 'F16': 1, 'BF16': 32, 'Q8_0': 7, 'Q4_0': 2}
 TOKENS = 'tokenizer.ggml.tokens'
-_MOST_LAYERS = 512  # llama.cpp reads no more.
+_MOST_LAYERS = 512  # Limit of llama.cpp.
 
 
 def embedding_type(chosen: str, weight_type: str) -> str:
@@ -33,20 +33,20 @@ def embedding_type(chosen: str, weight_type: str) -> str:
   """
   if chosen != 'auto':
     return chosen
-  # It is the output head too, whose errors reach the logits directly.
+  # It is also the output head: its rounding errors directly affect the logits.
   return 'Q8_0' if weight_type == 'Q4_0' else weight_type
 
 
 def check(
   config: family.Config, weight_type: str, table_type: str, path: str
 ) -> None:
-  """Raises ConfigError for a model that a GGUF of these types cannot hold.
+  """Raises ConfigError if a GGUF file of these types cannot hold a model.
 
   Args:
     config: the model.
-    weight_type: the type of matrices, of FILE_TYPES.
-    table_type: the type of the embedding and of an output head of its own.
-    path: the config path of the types, for messages.
+    weight_type: type of the matrices, from FILE_TYPES.
+    table_type: type of the embedding and of an untied output head.
+    path: config path of the types, for messages.
   """
   if config.num_layers > _MOST_LAYERS:
     raise errors.ConfigError(
@@ -72,7 +72,7 @@ def check(
 def _kind(
   tensor: tensors_lib.Tensor, weight_type: str, table_type: str
 ) -> gguf.GGMLQuantizationType:
-  """Returns the type of a tensor; norms, which are vectors, stay float32."""
+  """Returns the type of a tensor; vectors, such as norms, stay float32."""
   if len(tensor.file_shape) == 1:
     return _Kind.F32
   return _Kind[table_type if tensor.is_table else weight_type]
@@ -86,19 +86,19 @@ def write(
   table_type: str,
   metadata: Mapping[str, Any],
 ) -> None:
-  """Writes a file that llama.cpp loads; mmproj writes a vision tower's.
+  """Writes the text model's file; see mmproj for vision towers.
 
-  It is written aside, tensor by tensor, and renamed. All processes call this;
-  the first one writes.
+  Writes a temporary file tensor by tensor, and renames it. All processes must
+  call this; process 0 writes.
 
   Args:
-    path: the file; replaced if it exists.
+    path: path of the file; replaced if it exists.
     params: the parameter tree, on host or devices.
-    config: the model; see check.
-    weight_type: the type of matrices, of FILE_TYPES.
-    table_type: the type of the embedding and of an output head of its own,
-      which are cut, if need be, to a row for each token.
-    metadata: of the tokenizer, and general.name.
+    config: the model, which has passed `check`.
+    weight_type: type of the matrices, from FILE_TYPES.
+    table_type: type of the embedding and of an untied output head. Their rows
+      beyond the tokenizer's tokens are dropped.
+    metadata: fields of the tokenizer, and general.name.
 
   Raises:
     ConfigError: a value is not finite in the tensor's type.
@@ -134,17 +134,17 @@ def write_file(
   tensors: Sequence[tensors_lib.Tensor],
   convert: Callable[[tensors_lib.Tensor, np.ndarray], np.ndarray],
 ) -> None:
-  """Writes a file aside, tensor by tensor, and renames it; see write.
+  """Writes a temporary file tensor by tensor, and renames it; see `write`.
 
   Args:
-    path: the file; replaced if it exists.
+    path: path of the file; replaced if it exists.
     architecture: general.architecture.
     metadata: all other fields by key.
-    kinds: the type of each tensor by its name in the file.
-    cut: the shapes of tensors that are not Tensor.file_shape.
+    kinds: type of each tensor by its name in the file.
+    cut: shapes that differ from Tensor.file_shape, by name in the file.
     params: the parameter tree, on host or devices.
-    tensors: what to write, in order.
-    convert: maps a parameter, float32, to the array of the file.
+    tensors: the tensors to write, in order.
+    convert: converts a float32 parameter to the array for the file.
 
   Raises:
     ConfigError: a value is not finite in the tensor's type.
@@ -177,7 +177,7 @@ def _add_tensor(
   shape: tuple[int, ...],
   kind: gguf.GGMLQuantizationType,
 ) -> None:
-  """Adds a tensor to the header; its values are written later."""
+  """Adds a tensor to the header, without its values."""
   block, size = gguf.GGML_QUANT_SIZES[kind]
   count = math.prod(shape) // block * size
   writer.add_tensor_info(name, shape, np.float32, count, kind)
@@ -188,7 +188,7 @@ def _quantize(
 ) -> np.ndarray:
   with np.errstate(over='ignore', invalid='ignore'):
     result = gguf.quantize(array, kind)
-  # A float16, also that of a block's scale, ends at 65504.
+  # The largest float16 is 65504, also for the scales of blocks.
   limits = {_Kind.F16: 1.0, _Kind.Q8_0: 127.0, _Kind.Q4_0: 8.0}
   if kind in limits:
     most = float(np.finfo(np.float16).max) * limits[kind]
@@ -204,12 +204,12 @@ def _quantize(
 def fields(
   config: family.Config, weight_type: str, metadata: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """Returns all metadata of a file by key, but general.architecture.
+  """Returns a file's metadata by key, except for general.architecture.
 
   Args:
     config: the model.
-    weight_type: the type of matrices, of FILE_TYPES.
-    metadata: of the tokenizer, and general.name.
+    weight_type: type of the matrices, from FILE_TYPES.
+    metadata: fields of the tokenizer, and general.name.
   """
   chosen = families.of(config)
   return {
@@ -240,7 +240,7 @@ def _add_field(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
 
 
 def size_label(count: int) -> str:
-  """Returns a number of parameters as published files write it: 270M, 4.3B."""
+  """Formats a number of parameters as in published files: 270M, 4.3B."""
   for limit, letter in ((1e9, 'B'), (1e6, 'M'), (1e3, 'K')):
     if count >= limit:
       number = count / limit

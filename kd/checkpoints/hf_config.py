@@ -21,12 +21,12 @@ def read(directory: str, with_vision: bool = False) -> family.Config:
     with_vision: whether the model has its vision tower, if there is one.
 
   Returns:
-    The model's sizes and constants; `model_type` decides its family.
+    The model's config; `model_type` determines its family.
 
   Raises:
-    ConfigError: the file is missing, is no JSON object, describes a model of
-      another family, or has a key missing, wrong or asking for what the family
-      lacks.
+    ConfigError: the file is missing, is not a JSON object or describes a model
+      of an unknown family, or a key is missing, invalid or not supported by the
+      family.
   """
   file = os.path.join(directory, FILE)
   if not os.path.isfile(file):
@@ -38,7 +38,7 @@ def read(directory: str, with_vision: bool = False) -> family.Config:
 
 
 def from_dict(raw: Mapping[str, Any], file: str) -> family.Config:
-  """Converts the contents of `config.json`; see read."""
+  """Converts the contents of `config.json`; see `read`."""
   path = f'{file}: model_type'
   if 'model_type' not in raw:
     raise errors.ConfigError(
@@ -61,11 +61,11 @@ def to_dict(
   Args:
     config: the model.
     dtype: data type of the model's tensors, 'bfloat16' or 'float32'.
-    bos_id: begins every text; None if the tokenizer has none.
+    bos_id: id of BOS; None if the tokenizer has none.
     eos_ids: ids that end generation: EOS, then end of turn.
     pad_id: id of padding.
-    image_ids: what begins an image, stands for each of its soft tokens, and
-      ends it; None if the model reads none.
+    image_ids: ids of the start of an image, of its soft tokens and of its end;
+      None if the model takes no images.
 
   Returns:
     JSON values.
@@ -88,5 +88,5 @@ def to_dict(
 
 
 def to_json(values: Mapping[str, Any]) -> str:
-  """Returns the text of a JSON file, the same for equal values."""
+  """Formats JSON deterministically, with sorted keys."""
   return json.dumps(values, indent=2, sort_keys=True) + '\n'

@@ -1,7 +1,7 @@
 """Reads a model from a Hugging Face folder of safetensors files.
 
-Opening a folder reads its config, its index and the headers of its files;
-tensors are read one at a time afterwards.
+Opening a folder reads its config, its index and the headers of its files.
+Tensors are read later, one at a time.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,15 +29,15 @@ _READABLE = ('BF16', 'F16', 'F32', 'F64')
 def common_prefix(
   keys: list[str], canonical: Callable[[str], str | None]
 ) -> str:
-  """Returns what a wrapper put before every key, '' if nothing.
+  """Returns the prefix that a wrapper added to every key, or ''.
 
   torch.compile saves `_orig_mod.model.embed_tokens.weight`, data parallelism
-  `module.`, PEFT `base_model.model.`; several may be nested. It counts as a
-  prefix if all keys begin with it and the rest has the embedding where a model
-  has it.
+  adds `module.`, PEFT adds `base_model.model.`, and prefixes may be nested. All
+  keys must begin with the prefix, and without it, one of them must be the key
+  of the embedding.
 
   Args:
-    keys: all keys of all files.
+    keys: the keys of all files.
     canonical: see family.Family.hf_key.
   """
   if not keys:
@@ -58,25 +58,25 @@ class Source:
   """A folder's tensors, read one at a time.
 
   Attributes:
-    file: the folder.
+    file: path of the folder.
     layout: tensors_lib.HF.
-    config: the model in it.
-    shapes: the text tensors' shapes by canonical name.
-    skipped: names of the vision tensors, if they are left out.
+    config: config of the model.
+    shapes: shapes of the tensors by canonical name.
+    skipped: keys of the vision tensors if they are left out.
   """
 
   layout = tensors_lib.HF
 
   def __init__(self, directory: str, with_vision: bool = False):
-    """Reads the config and the headers of the files, but no tensor.
+    """Reads the config and the headers of the files, but no tensors.
 
     Args:
       directory: a Hugging Face model directory.
-      with_vision: whether the vision tower, if there is one, is read.
+      with_vision: whether to include the vision tower, if there is one.
 
     Raises:
-      ConfigError: a file is missing or damaged, two keys name the same tensor,
-        or a tied output head has another shape than the embedding.
+      ConfigError: a file is missing or damaged, two keys map to the same
+        tensor, or a tied output head has another shape than the embedding.
     """
     self.file = directory
     self.config = hf_config.read(directory, with_vision)
@@ -135,7 +135,7 @@ class Source:
     )
 
   def check_head(self) -> None:
-    """Compares a tied output head, if a file has one, with the embedding.
+    """Checks that a tied output head, if stored, equals the embedding.
 
     Raises:
       ConfigError: they differ.
@@ -154,7 +154,7 @@ class Source:
       )
 
   def read(self, name: str) -> np.ndarray:
-    """Reads a tensor, in the file's type and layout, by canonical name."""
+    """Reads a tensor by canonical name, in the file's type and layout."""
     file, key = self._places[name]
     with _opened(file) as tensors:
       return tensors.get_tensor(key)
@@ -182,7 +182,7 @@ def _headers(file: str) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def _files(directory: str) -> list[str]:
-  """Returns the names of the weights' files, from the index if there is one."""
+  """Returns the names of the weight files, from the index if there is one."""
   index = os.path.join(directory, INDEX)
   if not os.path.isfile(index):
     if os.path.isfile(os.path.join(directory, SINGLE)):

@@ -36,23 +36,23 @@ def write(
   file_bytes: int = 2 * 2**30,
   image_ids: tuple[int, int, int] | None = None,
 ) -> None:
-  """Writes a directory that transformers and vLLM load.
+  """Writes a model directory for transformers and vLLM.
 
-  Everything is written to another directory first, which is then renamed, so a
-  reader finds the old files or the new ones. A tied head is not written. All
-  processes call this; the first one writes.
+  Writes a temporary directory and renames it, so that a reader sees either the
+  old or the new files. A tied head is not written. All processes must call
+  this; process 0 writes.
 
   Args:
-    directory: where to; what is there is replaced.
+    directory: path of the directory; replaced if it exists.
     params: the parameter tree, on host or devices.
     config: the model.
     dtype: 'bfloat16', to which float32 is rounded once, or 'float32'.
-    bos_id: begins every text; None if the tokenizer has none.
+    bos_id: id of BOS; None if the tokenizer has none.
     eos_ids: ids that end generation: EOS, then end of turn.
     pad_id: id of padding.
-    write_more: called last with the new directory, to put the tokenizer there.
-    file_bytes: most bytes of tensors in a file, and so of host memory.
-    image_ids: the tokenizer's, for a model with a vision tower.
+    write_more: called last with the new directory, to write the tokenizer.
+    file_bytes: maximum bytes of tensors per file, and so in host memory.
+    image_ids: ids of images, for a model with a vision tower; see hf_config.
 
   Raises:
     ConfigError: dtype is not one of the two.
@@ -91,7 +91,7 @@ def _write_json(directory: str, name: str, values: Any) -> None:
 def _shards(
   tensors: Sequence[tensors_lib.Tensor], dtype: str, file_bytes: int
 ) -> list[list[tensors_lib.Tensor]]:
-  """Groups consecutive tensors that fit into a file; no group is empty."""
+  """Groups consecutive tensors by file, with at least one tensor each."""
   item_bytes = np.dtype(DTYPES[dtype]).itemsize
   shards, used = [[]], 0
   for tensor in tensors:
@@ -111,7 +111,7 @@ def _write_weights(
   dtype: str,
   key_of: Callable[[str], str],
 ) -> None:
-  """Writes the files of `shards`, whose tensors `arrays` yields in order."""
+  """Writes the files of `shards`; `arrays` yields their tensors in order."""
   places, total = {}, 0
   for i, shard in enumerate(shards, 1):
     file = hf_weights.SINGLE

@@ -1,4 +1,4 @@
-"""Training state on disk, through Orbax."""
+"""Saves and restores training state with Orbax."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -25,33 +25,33 @@ from kd.core import types
 from kd.partitioning import processes
 
 FOLDER = layout.CHECKPOINTS
-# Apart, so that another run can read the parameters alone. The average of
-# parameters is in checkpoints of runs that keep one.
+# Separate items, so that another run can read only the parameters. Only runs
+# with a moving average of parameters have EMA.
 EMA = 'ema'
 ITEMS = ('params', 'optimizer', EMA)
-# Orbax limits a save by the clock on the wall, which may jump. A process that
-# dies meanwhile is noticed by kd.partitioning.
+# Orbax limits the time of a save by the wall clock, which may jump.
+# kd.partitioning detects a process that dies during a save.
 _NEVER_S = 10 * 24 * 3600
 
 
 def folder_of(workdir: str) -> str:
-  """Returns the folder of a workdir's checkpoints, of a bucket its URL."""
+  """Returns the path, or URL in a bucket, of a workdir's checkpoints."""
   return buckets.remote(os.path.join(workdir, FOLDER))
 
 
 def latest_step(workdir: str) -> int | None:
-  """Returns the step of a workdir's latest checkpoint, None without one."""
+  """Returns the step of a workdir's latest checkpoint; None without one."""
   return max(steps_lib.of(folder_of(workdir)), default=None)
 
 
 def best_step(workdir: str) -> int | None:
-  """Returns the step with the lowest quality figure, None without a figure.
+  """Returns the step with the lowest quality metric; None without any.
 
-  Reads files alone, so one process of several may call it: opening a Manager is
-  for all of them.
+  It only reads files, so a single process may call it. A Manager must be opened
+  by all processes.
 
   Raises:
-    ConfigError: a file with a figure is damaged.
+    ConfigError: a file with a quality metric is damaged.
   """
   best, lowest = None, math.inf
   for step in steps_lib.of(folder_of(workdir)):
@@ -65,14 +65,14 @@ def best_step(workdir: str) -> int | None:
         legal='the file as it was written; training puts such a checkpoint '
         'aside',
       ) from e
-    # Of equal ones the latest.
+    # Ties go to the latest checkpoint.
     if figure is not None and figure <= lowest and figure < math.inf:
       best, lowest = step, figure
   return best
 
 
 async def _check(checkpoint):
-  # Orbax finalizes each item of a checkpoint, and then the checkpoint.
+  # Orbax finalizes each item of a checkpoint before the checkpoint itself.
   if checkpoint.get_final().name.isdigit():
     await asyncio.to_thread(_check_readable, checkpoint)
 
@@ -86,7 +86,7 @@ def _check_readable(checkpoint):
 
 
 class _Checked(ocp.path.atomicity.AtomicRenameTemporaryPath):
-  """A checkpoint that gets its final name once it is known to be readable."""
+  """A checkpoint that gets its final name once it has been checked."""
 
   async def finalize(self):
     await _check(self)
@@ -94,9 +94,9 @@ class _Checked(ocp.path.atomicity.AtomicRenameTemporaryPath):
 
 
 class _CheckedObjects(ocp.path.atomicity.CommitFileTemporaryPath):
-  """A checkpoint in a bucket; its commit object is written once it is checked.
+  """A checkpoint in a bucket, committed once it has been checked.
 
-  It has its final name before: a bucket cannot rename.
+  It has its final name from the start, as buckets cannot rename.
   """
 
   async def finalize(self):
@@ -105,10 +105,10 @@ class _CheckedObjects(ocp.path.atomicity.CommitFileTemporaryPath):
 
 
 def _literal(folder: str, read_only: bool) -> str:
-  """Returns a path to a folder that holds none of glob's special characters.
+  """Returns a path to a folder without special characters of glob.
 
-  Orbax looks for the parts of a checkpoint by glob patterns that begin with its
-  path, so it would not find those in a folder such as 'batch=[8]'.
+  Orbax finds the parts of a checkpoint with glob patterns that begin with its
+  path, which fails in a folder such as 'batch=[8]'.
   """
   if objects.is_url(folder) or glob.escape(folder) == folder:
     return folder
@@ -117,25 +117,25 @@ def _literal(folder: str, read_only: bool) -> str:
   os.makedirs(links, exist_ok=True)
   if not read_only:
     os.makedirs(os.path.dirname(folder), exist_ok=True)
-  # It always points to the same folder, so another process may have made it.
+  # Another process may have created the link, always with the same target.
   with contextlib.suppress(FileExistsError):
     os.symlink(os.path.dirname(folder), link)
   return os.path.join(link, os.path.basename(folder))
 
 
 class Manager:
-  """Saves in the background, keeps the latest and the best checkpoints."""
+  """Saves in the background; keeps the latest and the best checkpoints."""
 
   def __init__(self, workdir: str, keep: int, read_only: bool = False):
     """Opens the checkpoints of a workdir.
 
     Args:
       workdir: the run's folder.
-      keep: how many of the latest stay, in addition to the best one.
-      read_only: nothing is created or deleted.
+      keep: number of latest checkpoints to keep, in addition to the best one.
+      read_only: whether creating and deleting files is disabled.
 
     Raises:
-      ConfigError: the figures that rank the checkpoints cannot be read.
+      ConfigError: the quality metrics of the checkpoints cannot be read.
     """
     self.folder = folder_of(workdir)
     if objects.is_url(self.folder):
@@ -151,7 +151,7 @@ class Manager:
     policies = ocp.checkpoint_managers
     return ocp.CheckpointManager(
       self._literal_folder,
-      # Named, so that a manager that has saved nothing can read.
+      # Explicit handlers, so that a manager can read before it has saved.
       item_handlers={
         **{name: ocp.StandardCheckpointHandler() for name in ITEMS},
         'position': ocp.JsonCheckpointHandler(),
@@ -176,8 +176,8 @@ class Manager:
         ),
         async_options=ocp.AsyncOptions(
           timeout_secs=_NEVER_S,
-          # Where a folder cannot be made, threads that write into it would
-          # wait for it for minutes, and keep the process from ending.
+          # If a folder cannot be created, threads that write into it would
+          # wait for minutes and keep the process from exiting.
           create_directories_asynchronously=False,
         ),
       ),
@@ -187,11 +187,11 @@ class Manager:
     return self._manager.latest_step()
 
   def steps(self) -> list[int]:
-    """Returns the steps of the checkpoints that are kept, rising."""
+    """Returns the steps of the kept checkpoints, ascending."""
     return sorted(self._manager.all_steps())
 
   def best_step(self) -> int | None:
-    """The step with the lowest quality figure, if any was given one."""
+    """Returns the step with the lowest quality metric; None without any."""
     return best_step(self._workdir)
 
   def save(
@@ -201,18 +201,18 @@ class Manager:
     position: Mapping[str, Any],
     quality: float | None,
   ) -> None:
-    """Starts a save; returns when the arrays may change again.
+    """Starts a save; returns when the arrays may be modified again.
 
     Args:
-      step: optimizer updates applied.
-      items: trees of arrays, by names of ITEMS.
-      position: JSON: where data and metrics stand.
-      quality: a figure of which less is better, if one was measured now.
+      step: number of optimizer updates.
+      items: trees of arrays by item, one of ITEMS.
+      position: JSON state of the data and the metrics.
+      quality: quality metric, lower is better; None if not measured.
 
     Raises:
-      KdError: an earlier save failed, or this one could not begin.
+      KdError: an earlier save failed, or this one could not start.
     """
-    # What was not measured ranks last: Orbax warns at each save without one.
+    # Without a metric, Orbax would warn at each save; infinity ranks last.
     metrics = {digests.METRIC: math.inf if quality is None else quality}
     args = ocp.args.Composite(
       **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
@@ -223,8 +223,8 @@ class Manager:
     )
 
   def set_quality(self, step: int, quality: float) -> None:
-    """Gives a checkpoint the figure that its save did not have yet."""
-    # Where Orbax writes and reads it; digests leave this file out.
+    """Sets the quality metric of a checkpoint after its save."""
+    # The file in which Orbax stores the metric; it has no digest.
     path = os.path.join(self.folder, str(step), digests.FIGURE)
     figure = json.dumps({digests.METRIC: quality})
     processes.from_first(lambda: atomic_files.write_text(path, figure))
@@ -234,9 +234,9 @@ class Manager:
     """Raises ConfigError, naming the file, if items are damaged.
 
     Args:
-      step: which checkpoint.
-      items: of ITEMS.
-      path: the config path that names the checkpoint, for the message.
+      step: step of the checkpoint.
+      items: items to check, from ITEMS.
+      path: config path of the checkpoint, for the message.
     """
     folder = os.path.join(self.folder, str(step))
     wrong = digests.problem(folder, items)
@@ -249,11 +249,11 @@ class Manager:
       )
 
   def check(self, step: int) -> None:
-    """Raises KdError if a save in the background has failed."""
+    """Raises KdError if a background save has failed."""
     self._guard(step, self._manager.check_for_errors)
 
   def wait(self, step: int) -> None:
-    """Waits until every save is whole; raises KdError if one failed."""
+    """Waits until all saves are complete; raises KdError if one failed."""
     self._guard(step, self._manager.wait_until_finished)
 
   def _guard(self, step, call):
@@ -266,14 +266,14 @@ class Manager:
       ) from e
 
   def leaves(self, step: int, name: str) -> set[str]:
-    """Returns the paths of an item's arrays, as leaf_path writes them.
+    """Returns the paths of an item's arrays, in the format of leaf_path.
 
     Args:
-      step: which checkpoint.
-      name: of ITEMS.
+      step: step of the checkpoint.
+      name: name of the item, from ITEMS.
 
     Returns:
-      The paths; none if the checkpoint has no such item.
+      The paths; an empty set if the checkpoint does not have the item.
     """
     item = self._manager.directory / str(step) / name
     return set(_shapes(_metadata(item))) if item.exists() else set()
@@ -284,15 +284,15 @@ class Manager:
     """Reads items of a checkpoint into the shapes and shardings of `like`.
 
     Args:
-      step: which one.
+      step: step of the checkpoint.
       like: by item, a tree of arrays or jax.ShapeDtypeStruct with shardings.
 
     Returns:
-      The items and the position.
+      The items and the position given to `save`.
 
     Raises:
-      ConfigError: the checkpoint lacks a leaf, has one too many, or one of
-        another shape.
+      ConfigError: the checkpoint has a missing or extra leaf, or one of another
+        shape.
     """
     for name, tree in like.items():
       self._check_tree(step, name, tree)
@@ -306,8 +306,8 @@ class Manager:
     return {name: restored[name] for name in like}, restored['position']
 
   def _check_tree(self, step, name, like):
-    """Raises ConfigError, naming each leaf that differs from `like`'s."""
-    # The manager would read the metadata of all items, damaged ones too.
+    """Raises ConfigError, naming each leaf that differs from `like`."""
+    # The manager would read the metadata of all items, even damaged ones.
     item = self._manager.directory / str(step) / name
     found = _shapes(_metadata(item)) if item.exists() else {}
     expected = _shapes(like)
@@ -333,7 +333,7 @@ class Manager:
 
 
 def leaf_path(keys: tuple[Any, ...]) -> str:
-  """Returns a leaf's path; a NamedTuple's field and a dict's key are alike."""
+  """Returns a leaf's path, with NamedTuple fields written like dict keys."""
   return jax.tree_util.keystr(keys, simple=True, separator='/')
 
 
@@ -342,6 +342,6 @@ def _metadata(item):
 
 
 def _shapes(tree):
-  """Returns shapes by path."""
+  """Returns the shapes of a tree's leaves by path."""
   leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
   return {leaf_path(keys): tuple(leaf.shape) for keys, leaf in leaves}

@@ -1,4 +1,4 @@
-"""Writes a vision tower and its projector as llama.cpp's mmproj file."""
+"""Writes a vision tower and its projector as an mmproj file for llama.cpp."""
 
 import gguf
 
@@ -13,14 +13,14 @@ _ARCHITECTURE = 'clip'
 
 
 def tower_type(weight_type: str) -> str:
-  """Returns the type of the tower's matrices next to those of a text model.
+  """Returns the type of a tower's matrices, given that of the text model's.
 
   Args:
-    weight_type: the type of the text model's matrices.
+    weight_type: type of the text model's matrices.
 
   Returns:
-    F32, BF16 or F16. The published tower has rows of 4,304 values, which no
-    blocks of 32 divide: blocks are for the text model alone.
+    F32, BF16 or F16. The published tower has rows of 4,304 values, which is not
+    a multiple of 32, so block types are used only for the text model.
   """
   return weight_type if weight_type in ('F32', 'BF16') else 'F16'
 
@@ -32,10 +32,10 @@ def write(
   weight_type: str,
   name: str,
 ) -> None:
-  """Writes a file that llama.cpp reads with `--mmproj`; see gguf_writer.write.
+  """Writes a file for llama.cpp's `--mmproj`; see gguf_writer.write.
 
   Args:
-    path: the file; replaced if it exists.
+    path: path of the file; replaced if it exists.
     params: the parameter tree, on host or devices.
     config: the model, which has a vision tower.
     weight_type: 'F32', 'F16' or 'BF16', see tower_type.
@@ -71,8 +71,8 @@ def write(
 def _kind(tensor: tensors_lib.Tensor, weight_type: str) -> _Kind:
   """Returns the type of a tensor.
 
-  Vectors and what makes patches embeddings stay float32. The projector's matrix
-  is float16 where others are 16 bits, as in published files.
+  Vectors and the patch embedding stay float32. The projector's matrix is
+  float16 if the others are bfloat16, as in published files.
   """
   if len(tensor.file_shape) == 1 or tensor.dims[0] in 'XP':
     return _Kind.F32

@@ -1,4 +1,4 @@
-"""Makes Orbax write to buckets with the libraries that are installed."""
+"""Makes Orbax write to buckets with the installed libraries."""
 
 import functools
 import os
@@ -11,11 +11,12 @@ from kd.core import objects
 
 @functools.cache
 def prepare() -> None:
-  """Prepares Orbax, once a process.
+  """Patches Orbax, once per process.
 
-  Orbax knows gs:// alone: s3:// is to be handled alike. And to remove a folder
-  it asks google-cloud-storage whether the bucket keeps folders apart from
-  objects; ours are names of objects in every bucket.
+  Orbax supports only gs://; this makes it handle s3:// in the same way. To
+  remove a folder, it would use google-cloud-storage to check whether the bucket
+  has a hierarchical namespace. We always treat folders as prefixes of object
+  names.
   """
   gcs_utils._GCS_PATH_PREFIX = ('gs://', 's3://')
   gcs_utils.get_kvstore_for_gcs = lambda path: objects.spec(str(path))

@@ -1,7 +1,8 @@
-"""Writes adapters as a PEFT folder, which peft and vLLM load.
+"""Writes adapters as a folder for peft and vLLM.
 
-A name under another prefix than the base's class has is loaded with a mere
-warning and changes nothing, so the prefix follows from the base's config.json.
+peft only warns about names whose prefix does not match the class of the base
+model, and ignores them. Therefore the prefix is derived from the base's
+config.json.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,24 +33,24 @@ def write(
   base: str,
   write_more: Callable[[str], None],
 ) -> None:
-  """Writes the adapters of a model; all processes call this.
+  """Writes the adapters of a model; all processes must call this.
 
   Args:
-    folder: where to; what is there is replaced.
-    params: the model's.
+    folder: path of the folder; replaced if it exists.
+    params: parameters of the model.
     model: the model.
-    base: the Hugging Face folder of the model that was adapted.
+    base: Hugging Face folder of the base model.
     write_more: called last with the new folder.
 
   Raises:
-    ConfigError: the base's config.json is missing or no JSON object.
+    ConfigError: the base's config.json is missing or not a JSON object.
   """
   pairs = {}
   for tensor in families.of(model.config).tensors(model.config):
     if tensor.layer_matrix in model.targets:
       name = tensor.hf.removeprefix('model.').removesuffix('.weight')
       pairs[name] = _pair(params, tensor, model.rank)
-  if jax.process_index():  # It may have no base: process 0 writes that, too.
+  if jax.process_index():  # The base may exist only on process 0.
     return
   config = json_files.read(os.path.join(base, hf_config.FILE))
   module = families.of(model.config).hf_text_module(config['model_type'])
@@ -82,7 +83,7 @@ def _config(model, module, base):
   """Returns adapter_config.json."""
   targets: Sequence[str] | str = list(model.targets)
   if module != 'model':
-    # A vision tower has matrices of the same names.
+    # A vision tower has matrices with the same names.
     names = '|'.join(model.targets)
     targets = rf'{module.replace(".", "[.]")}[.]layers[.].*[.]({names})'
   return {

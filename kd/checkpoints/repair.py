@@ -1,4 +1,4 @@
-"""What to do with checkpoints that are not what was written."""
+"""Moves damaged checkpoints aside."""
 
 import json
 import os
@@ -13,19 +13,20 @@ from kd.core import objects
 
 
 def repair(folder: str) -> list[str]:
-  """Puts damaged checkpoints aside until the latest one is good.
+  """Moves damaged checkpoints aside, so that the latest one is intact.
 
-  Of those before it, only what must be readable to list them is looked at.
+  In checkpoints before the latest intact one, checks only the files that are
+  read when checkpoints are listed.
 
   Args:
-    folder: the checkpoints of a workdir; it need not exist.
+    folder: folder of a workdir's checkpoints; need not exist.
 
   Returns:
-    A line for the user for each checkpoint that was put aside.
+    A line for the user for each checkpoint that was moved.
 
   Raises:
-    ConfigError: there were checkpoints, and none of them is good.
-    OSError: the store of their bucket refuses or does not answer.
+    ConfigError: there are checkpoints, but none is intact.
+    OSError: the bucket cannot be read or written.
   """
   steps = steps_lib.of(folder)[::-1]
   wrong, good = {}, False
@@ -37,7 +38,7 @@ def repair(folder: str) -> list[str]:
       wrong[step] = found
   damaged = [f'checkpoint {k} is damaged: {v}' for k, v in wrong.items()]
   if steps and not good:
-    # Left where they are: an empty folder would mean a new beginning.
+    # They are not moved, as a run would start anew with an empty folder.
     raise errors.ConfigError(
       folder,
       'no checkpoint is good:\n  ' + '\n  '.join(damaged),
@@ -50,7 +51,7 @@ def repair(folder: str) -> list[str]:
 
 
 def _list_problem(where):
-  """What keeps a checkpoint from being listed."""
+  """Returns the problem that prevents listing a checkpoint, or ''."""
   name = digests.FIGURE
   try:
     digests.figure(where)  # Without one a checkpoint ranks last.
@@ -61,7 +62,7 @@ def _list_problem(where):
     return ''
   except (OSError, ValueError, RecursionError) as e:
     if isinstance(e, OSError) and objects.is_url(where):
-      raise  # The store has a fault, not the checkpoint.
+      raise  # A fault of the store, not the checkpoint.
     return f'{name} cannot be read: {e}'
   return ''
 
@@ -84,6 +85,7 @@ def _move_objects(old, new):
   names = objects.names(old)
   for name in names:
     objects.write(f'{new}/{name}', objects.read(f'{old}/{name}').data)
-  # First what makes it a checkpoint, in case that this is killed.
+  # The commit object first: without it, it is no longer a checkpoint even if
+  # this process is killed.
   objects.remove([f'{old}/{layout.COMMIT}'])
   objects.remove_folder(old)

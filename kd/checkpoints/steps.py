@@ -7,13 +7,13 @@ from kd.core import objects
 
 
 def of(folder: str) -> list[int]:
-  """Returns the steps of the checkpoints that are whole, rising.
+  """Returns the steps of complete checkpoints, ascending.
 
   Args:
-    folder: of the checkpoints, or its URL; it need not exist.
+    folder: path or URL of the checkpoints' folder; need not exist.
   """
   if objects.is_url(folder):
-    # In a bucket what is being written has its final name, too.
+    # In a bucket, incomplete checkpoints already have their final name.
     names = [name.split('/') for name in objects.names(folder)]
     found = [x[0] for x in names if x[1:] == [layout.COMMIT]]
   elif os.path.isdir(folder):

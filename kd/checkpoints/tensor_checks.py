@@ -1,4 +1,4 @@
-"""Checks a model's tensors: names and shapes by header, then the values."""
+"""Checks the names, shapes and values of a model's tensors."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,33 +17,33 @@ _EXPONENTS = {
   np.dtype(ml_dtypes.bfloat16): 0x7F80,
   np.dtype(np.float16): 0x7C00,
 }
-_PIECE = 2**20  # Values that are looked at together: they fit into a cache.
+_PIECE = 2**20  # Values to check at a time; they fit into the cache.
 
 
 def check_shapes(source: Any) -> None:
-  """Compares the names and shapes of a source's tensors with its model's.
+  """Checks the names and shapes of a source's tensors against its config.
 
-  Embeddings may have more rows than the config says, as padding.
+  Embeddings may have more rows than in the config, as padding.
 
   Args:
     source: a hf_weights.Source or gguf_weights.Source.
 
   Raises:
-    ConfigError: some are missing, extra or of another shape; the message names
-      the first few of each kind.
+    ConfigError: tensors are missing, extra or of another shape; the message
+      names the first few of each kind.
   """
   check(source, families.of(source.config).tensors(source.config))
 
 
 def check(source: Any, tensors: Sequence[tensors_lib.Tensor]) -> None:
-  """Compares the names and shapes of a source's tensors with those of a list.
+  """Checks the names and shapes of a source's tensors against a list.
 
   Args:
-    source: has `file`, `layout` and `shapes`, as in check_shapes.
-    tensors: those that it must contain, and no others.
+    source: object with `file`, `layout` and `shapes`, as in check_shapes.
+    tensors: all tensors that it must contain.
 
   Raises:
-    ConfigError: as check_shapes.
+    ConfigError: as for check_shapes.
   """
   wanted = {t.name(source.layout): t.file_shape for t in tensors}
   shapes = dict(source.shapes)
@@ -84,7 +84,7 @@ def _with_nearest(
   shapes: Mapping[str, tuple[int, ...]],
   missing: Sequence[str],
 ) -> list[str]:
-  """Adds the nearest missing name to the few unknown ones that are shown."""
+  """Returns lines for unknown names; adds the nearest missing name to a few."""
   lines = [f'{name} {list(shapes[name])}' for name in unknown]
   candidates = [line.partition(' ')[0] for line in missing]
   for i, name in enumerate(unknown[: errors.NAMED]):
@@ -94,14 +94,14 @@ def _with_nearest(
 
 
 def check_finite(array: np.ndarray, where: str) -> None:
-  """Refuses an array that holds NaN or infinity, or will as float32.
+  """Raises if an array has values that are not finite in float32.
 
   Args:
-    array: of any floating type; read once, in pieces, without a copy.
-    where: the file and the tensor, for the message.
+    array: array of any floating type; read once, in pieces, without a copy.
+    where: file and tensor, for the message.
 
   Raises:
-    ConfigError: counts the values that are not finite.
+    ConfigError: there are such values; the message has their number.
   """
   flat = array.reshape(-1)
   bad, first = 0, -1
@@ -110,7 +110,7 @@ def check_finite(array: np.ndarray, where: str) -> None:
     if not _is_finite(piece):
       with np.errstate(over='ignore'):
         where_bad = np.flatnonzero(~np.isfinite(piece.astype(np.float32)))
-      # Numbers just above float32's largest one are rounded to it.
+      # Numbers just above the largest float32 are rounded to it.
       if first < 0 and len(where_bad):
         first = start + int(where_bad[0])
       bad += len(where_bad)
@@ -127,21 +127,21 @@ def check_finite(array: np.ndarray, where: str) -> None:
 def _is_finite(piece: np.ndarray) -> bool:
   """Returns whether all values are finite as float32."""
   if piece.dtype in _EXPONENTS:
-    # numpy is slow with types of 16 bits; without its sign such a number is not
-    # finite from the one on whose exponent is all ones and mantissa 0.
+    # numpy is slow for 16-bit types. Without the sign bit, a value is finite if
+    # its bits are below those of infinity.
     bits = piece.view(np.uint16) & 0x7FFF
     return bool(bits.max() < _EXPONENTS[piece.dtype])
-  # NaN passes through both.
+  # max and min propagate NaN.
   most = max(abs(float(piece.max())), abs(float(piece.min())))
   return most <= float(np.finfo(np.float32).max)
 
 
 def check_finite_params(params: types.PyTree, where: str) -> None:
-  """Refuses parameters on devices that hold NaN or infinity.
+  """Raises if parameters on devices have NaN or infinite values.
 
   Args:
-    params: the tree; each device checks the part that it holds.
-    where: the file or folder they come from, for the message.
+    params: the parameter tree; each device checks its shards.
+    where: file or folder of the parameters, for the message.
 
   Raises:
     ConfigError: names the first few parameters that are not finite.
@@ -165,6 +165,6 @@ def check_finite_params(params: types.PyTree, where: str) -> None:
 
 @jax.jit
 def _count_nonfinite(params):
-  # The largest parameter of 27B, stacked for all groups, exceeds int32.
+  # The largest stacked parameter of 27B has more values than int32 can count.
   count = lambda x: jnp.sum(~jnp.isfinite(x), dtype=jnp.uint32)
   return jax.tree.map(count, params)

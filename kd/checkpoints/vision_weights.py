@@ -23,13 +23,13 @@ _PROJECTOR = 'projector'
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """A tower in a folder for transformers, or in llama.cpp's mmproj file.
+  """A tower in a Hugging Face folder or in an mmproj file of llama.cpp.
 
   Attributes:
-    config: its sizes.
-    text_dim: the width of the text model that its projector maps to.
-    family: the family of the model that it belongs to.
-    tensors: reads them: a hf_weights.Source or a gguf_weights.Tensors.
+    config: config of the tower.
+    text_dim: width of the text model, the output width of the projector.
+    family: model family.
+    tensors: reader of the tensors: a hf_weights.Source or gguf_weights.Tensors.
   """
 
   config: vision_config.VisionConfig
@@ -39,15 +39,15 @@ class Source:
 
 
 def open_(init: str, family: family_lib.Family, path: str) -> Source:
-  """Reads the headers of a tower's files, but no tensor.
+  """Reads the headers of a tower's files, but no tensors.
 
   Args:
-    init: 'hf:DIR', or 'gguf:FILE' of an mmproj file.
-    family: of the model that will read it.
-    path: the config path of `init`, for messages.
+    init: 'hf:DIR', or 'gguf:FILE' with an mmproj file.
+    family: family of the model that will use the tower.
+    path: config path of `init`, for messages.
 
   Raises:
-    ConfigError: there is no tower of the family, or a tensor is missing, extra
+    ConfigError: there is no tower of this family, or a tensor is missing, extra
       or of another shape.
   """
   prefix, place = weights.split(init, path)
@@ -64,7 +64,7 @@ def open_(init: str, family: family_lib.Family, path: str) -> Source:
 
 
 def _of_folder(place, family):
-  """Opens a folder for transformers."""
+  """Opens a Hugging Face folder."""
   tensors = hf_weights.Source(place, with_vision=True)
   config = tensors.config
   if config.vision is None or families.of(config) is not family:
@@ -89,14 +89,14 @@ def load(
   """Reads the tower, tensor by tensor, into its shards.
 
   Args:
-    source: from `open_`.
-    shardings: of each parameter, as in the result.
-    dtype: of the parameters, 'float32' or 'bfloat16'.
-    with_projector: whether the projector is read too.
-    path: the config path of the source, for messages.
+    source: result of `open_`.
+    shardings: tree of shardings like the result.
+    dtype: data type of the parameters, 'float32' or 'bfloat16'.
+    with_projector: whether to read the projector, too.
+    path: config path of the source, for messages.
 
   Returns:
-    The parameters of the tower, and of the projector if asked for, by name.
+    The parameter tree of the tower and, if requested, of the projector.
 
   Raises:
     ConfigError: a value is not finite.

@@ -1,4 +1,4 @@
-"""Loads parameters from 'hf:DIR' or 'gguf:FILE', or copies a teacher's."""
+"""Loads parameters from 'hf:DIR' or 'gguf:FILE', or copies them."""
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
@@ -26,14 +26,14 @@ _LOG = logging.getLogger(__name__)
 
 
 def split(init: str, path: str) -> tuple[str, str]:
-  """Returns the kind and the place of weights.
+  """Splits the location of weights into prefix and path.
 
   Args:
     init: 'hf:DIR' or 'gguf:FILE'.
-    path: the config path of `init`, for messages.
+    path: config path of `init`, for messages.
 
   Raises:
-    ConfigError: it is neither.
+    ConfigError: `init` is neither.
   """
   prefix, colon, place = init.partition(':')
   if prefix not in PREFIXES or not colon or not place:
@@ -48,7 +48,7 @@ def split(init: str, path: str) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def named(path: str) -> Iterator[None]:
-  """Puts the config field that names a file before errors about the file."""
+  """Prepends the config path of a file to errors about it."""
   try:
     yield
   except errors.ConfigError as e:
@@ -56,7 +56,7 @@ def named(path: str) -> Iterator[None]:
 
 
 def _open(init: str, path: str, with_vision: bool) -> Any:
-  """Opens the hf_weights.Source or gguf_weights.Source that `init` names."""
+  """Returns the hf_weights.Source or gguf_weights.Source of `init`."""
   prefix, place = split(init, path)
   with named(path):
     if prefix == 'hf':
@@ -67,18 +67,15 @@ def _open(init: str, path: str, with_vision: bool) -> Any:
 def model_config(
   init: str, path: str, with_vision: bool = False
 ) -> family.Config:
-  """Returns the model in 'hf:DIR' or 'gguf:FILE' from config.json or a header.
+  """Returns the config of a model from config.json or a GGUF header.
 
   Args:
-    init: as in the config.
-    path: the config path of `init`, for messages.
+    init: 'hf:DIR' or 'gguf:FILE'.
+    path: config path of `init`, for messages.
     with_vision: whether the model has its vision tower, if there is one.
 
-  Returns:
-    Its sizes and constants.
-
   Raises:
-    ConfigError: the file is missing, damaged, or of another model.
+    ConfigError: the file is missing or damaged, or its model is not supported.
   """
   prefix, place = split(init, path)
   with named(path):
@@ -88,12 +85,12 @@ def model_config(
 
 
 def check_headers(init: str, path: str, with_vision: bool = False) -> None:
-  """Checks names, types and shapes of all tensors; reads headers alone.
+  """Checks names, types and shapes of all tensors, reading only headers.
 
   Args:
     init: 'hf:DIR' or 'gguf:FILE'.
-    path: the config path of `init`, for messages.
-    with_vision: whether the tensors of the vision tower are read too.
+    path: config path of `init`, for messages.
+    with_vision: whether to include the tensors of the vision tower.
 
   Raises:
     ConfigError: a file is missing or damaged, or a tensor is missing, extra or
@@ -107,7 +104,7 @@ def check_headers(init: str, path: str, with_vision: bool = False) -> None:
 def check_keep_layers(
   keep_layers: Sequence[int], num_layers: int, path: str
 ) -> None:
-  """Raises ConfigError unless the indices rise within 0..num_layers - 1."""
+  """Raises ConfigError unless indices ascend within 0..num_layers - 1."""
   legal = f'indices in rising order, 0 to {num_layers - 1}'
   for i in keep_layers:
     if not 0 <= i < num_layers:
@@ -125,9 +122,9 @@ def _kept(config: family.Config, keep_layers: Sequence[int]) -> tuple[int, ...]:
 def _check_config(
   source: Any, kept: Sequence[int], model: family.Model
 ) -> None:
-  """Raises ConfigError unless the module fits the source's kept layers.
+  """Raises ConfigError unless the model matches the source's kept layers.
 
-  The module may have fewer embedding rows than the source: see load.
+  The model may have fewer embedding rows than the source; see `load`.
   """
   there = source.config.keep_layers(kept).to_dict()
   here = model.config.to_dict()
@@ -146,7 +143,7 @@ def by_leaf(
   source_config: family.Config,
   kept: Sequence[int],
 ) -> dict[tuple[str, ...], list[tuple[tensors_lib.Tensor, tensors_lib.Tensor]]]:
-  """Returns the (target, source) tensors of each kept parameter."""
+  """Returns the (target, source) tensors of each kept parameter, by path."""
   chosen = families.of(source_config)
   by_layer = {}
   for tensor in chosen.tensors(source_config):
@@ -170,27 +167,27 @@ def load(
 ) -> types.PyTree:
   """Reads parameters, tensor by tensor, into their shards.
 
-  Nothing is read before every tensor's name and shape is known to be right. On
-  the host are one tensor of the files and, of one parameter, the parts of this
-  process's devices. Rows of embeddings beyond the module's vocabulary are left
-  out.
+  Checks the names and shapes of all tensors before reading any. The host memory
+  holds one tensor of the files and this process's shards of one parameter.
+  Embedding rows beyond the model's vocabulary are dropped.
 
   Args:
     init: 'hf:DIR' or 'gguf:FILE'.
-    model: the module; its config is that of `init`, reduced to keep_layers.
-    shardings: a tree of jax.sharding.Sharding like the parameters, or None for
-      the default device.
-    keep_layers: indices of the source's layers that are kept, () for all.
-    dtype: of the parameters, 'float32' or 'bfloat16'.
-    path: the config path of `init`, for messages.
-    convert: from a parameter's keys and value to what the tree holds instead.
+    model: the model; its config is that of `init`, reduced to keep_layers.
+    shardings: a tree of jax.sharding.Sharding like the parameters; None: the
+      default device.
+    keep_layers: indices of the source's layers to keep; (): all.
+    dtype: data type of the parameters, 'float32' or 'bfloat16'.
+    path: config path of `init`, for messages.
+    convert: function of a parameter's path and value that returns the subtree
+      to store instead.
 
   Returns:
     Parameters, in the tree of Model.init_params.
 
   Raises:
-    ConfigError: a file is missing or damaged, a tensor is missing, extra,
-      misshapen or not finite, or the model is another.
+    ConfigError: a file is missing or damaged, a tensor is missing, extra, not
+      finite or of another shape, or the config differs from the model's.
   """
   source = _open(init, path, model.config.vision is not None)
   kept = _kept(source.config, keep_layers)
@@ -225,11 +222,11 @@ def place(
   """Reads one parameter into its shards, a tensor at a time.
 
   Args:
-    source: reads tensors: a hf_weights.Source or gguf_weights.Tensors.
-    pairs: the tensors of the parameter, and those that are read for them.
-    sharding: of the result; None: the default device.
-    dtype: of the result.
-    rows: how many of the tensor's first rows are taken; None: all.
+    source: a hf_weights.Source or gguf_weights.Tensors.
+    pairs: (target, source) tensors of the parameter.
+    sharding: sharding of the result; None: the default device.
+    dtype: data type of the result.
+    rows: number of rows to keep; None: all.
 
   Raises:
     ConfigError: a value is not finite.
@@ -247,7 +244,7 @@ def place(
   indices = [(slice(None),) * len(shape)]
   if sharding is not None:
     indices = sharding.addressable_devices_indices_map(shape).values()
-  # Devices with the same part share it.
+  # Devices with the same shard share one host array.
   parts = {
     where: np.empty([end - begin for begin, end in where], jnp.dtype(dtype))
     for where in map(bounds, indices)
@@ -261,12 +258,12 @@ def place(
     placed = jax.make_array_from_callback(
       shape, sharding, lambda index: parts[bounds(index)]
     )
-  # The parts can go then.
+  # The host arrays can be freed after this.
   return placed.block_until_ready()
 
 
 def _fill(parts, tensor, array):
-  """Puts the values of a tensor where parts of its parameter have them."""
+  """Copies the values of a tensor to the parts that contain them."""
   for where, part in parts.items():
     inner = where if tensor.group is None else where[1:]
     values = array[tuple(slice(*ends) for ends in inner)]
@@ -290,14 +287,14 @@ def layers_from(
   keep_layers: Sequence[int],
   shardings: types.PyTree | None = None,
 ) -> types.PyTree:
-  """Copies a loaded model's kept layers to the parameters of a smaller one.
+  """Copies the kept layers of a loaded model to a smaller one.
 
   Args:
-    params: the source's parameters.
-    config: the source's config.
-    keep_layers: indices of the layers that are kept, () for all.
-    shardings: a tree of jax.sharding.Sharding like the result, or None to leave
-      that to the compiler.
+    params: parameters of the source.
+    config: config of the source.
+    keep_layers: indices of the layers to keep; (): all.
+    shardings: a tree of jax.sharding.Sharding like the result; None: chosen by
+      the compiler.
 
   Returns:
     float32 parameters that share no buffer with `params`.

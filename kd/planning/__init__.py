@@ -1,1 +1,1 @@
-"""Plans memory and time of a run, from compiled programs or by formula."""
+"""Plans a run's memory and time, from compiled programs or by formula."""

@@ -21,7 +21,7 @@ from kd.core import paths
 from kd.planning import libtpu
 from kd.planning.cost import chips
 
-# Increase when the stored files change: older results are then compiled again.
+# Increment when the stored files change, to invalidate older results.
 FORMAT = 2
 FACTS = 'facts.json'
 PROGRAM = 'program.hlo.gz'
@@ -93,7 +93,7 @@ def run(
   programs: Sequence[str] | None,
   say: Callable[[str], None],
 ) -> Iterator[Compiled]:
-  """Compiles the programs of a run, one after the other.
+  """Compiles the programs of a run sequentially.
 
   Args:
     config: the run's config; results are stored in its plan.folder.
@@ -107,7 +107,7 @@ def run(
 
   Raises:
     ConfigError: libtpu is missing, or the config does not work on the slice.
-    KdError: the compiler itself failed.
+    KdError: the compiler failed.
   """
   folder = os.path.abspath(paths.expand(config.plan.folder))
   os.makedirs(folder, exist_ok=True)
@@ -145,7 +145,7 @@ def _start(folder, scratch, request):
       stdout=subprocess.PIPE,
       stderr=log,
     )
-  # Kept open: the worker exits when the pipe closes, however this process ends.
+  # The pipe stays open: the worker exits when it closes, however this ends.
   process.stdin.write(json.dumps(request) + '\n')
   process.stdin.flush()
   return process

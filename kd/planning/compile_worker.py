@@ -1,12 +1,12 @@
 """Compiles a run's programs for a TPU slice, without a TPU.
 
-kd.planning.compile_client starts it as a process of its own: `python -m
+kd.planning.compile_client starts it in a separate process: `python -m
 kd.planning.compile_worker FOLDER` with libtpu on its path. It reads one line of
 JSON with config, generation, topology, lengths and programs (names, or null for
 all), and prints one line of JSON for each length and program as soon as it is
-compiled. Results are stored in FOLDER under a digest of everything they depend
-on: the program, the slice, versions and flags; see compile_client.Compiled.
-When standard input closes, the parent is gone and the process exits.
+compiled. Results are stored in FOLDER under a digest of all inputs: the
+program, the slice, versions and flags; see compile_client.Compiled. The process
+exits when standard input closes, as its parent has exited.
 """
 
 from collections.abc import Mapping
@@ -87,7 +87,7 @@ def _key(lowered, topology):
     _versions(),
     _flags(),
     lowered.as_text(),
-    # The text above lacks them, and buffers are classified by operation names.
+    # Operation names, which classify buffers and are not in the text above.
     sorted(set(_SCOPE.findall(lowered.as_text(debug_info=True)))),
   ]
   return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:24]
@@ -98,7 +98,7 @@ def _versions():
 
 
 def _flags():
-  """Returns the compiler flags of the environment that are not set by us."""
+  """Returns the environment's compiler flags that kd does not set."""
   ours = ('JAX_PLATFORMS', 'JAX_ENABLE_COMPILATION_CACHE')
   return {
     name: value
@@ -161,7 +161,7 @@ def _keep_dumps(dump, temporary):
     dumps = [
       f
       for f in glob.glob(os.path.join(dump, f'module_*.after_{end}'))
-      # Lowering runs small programs on the CPU, which are dumped as well.
+      # Lowering compiles small programs for the CPU, which are dumped, too.
       if '.cpu_' not in os.path.basename(f)
     ]
     if not dumps:
@@ -177,7 +177,7 @@ def _write(path, text):
 
 
 def main(request: Mapping[str, Any], folder: str, stream) -> None:
-  """Compiles the requested programs; reports a ConfigError as a line too."""
+  """Compiles the requested programs; prints a ConfigError as a line."""
 
   def say(**values):
     print(json.dumps(values), file=stream, flush=True)
@@ -195,7 +195,7 @@ def end_with_input() -> None:
     while os.read(0, 1):
       pass
     dumps = os.environ.get(compile_client.DUMP_FOLDER, '')
-    # The folder also has the parent's log, which nobody will read.
+    # The folder also has the parent's log, which is no longer needed.
     shutil.rmtree(os.path.dirname(dumps), ignore_errors=True)
     os._exit(1)
 

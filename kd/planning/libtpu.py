@@ -1,4 +1,4 @@
-"""Locates libtpu, the TPU compiler, which has a lock file of its own."""
+"""Locates libtpu, the TPU compiler, which has its own lock file."""
 
 import importlib.util
 import os
@@ -16,10 +16,10 @@ _HOW = (
 
 
 def packages() -> str:
-  """Returns the folder that has libtpu, or '' if this environment has it.
+  """Returns the folder of libtpu, or '' if this environment has it.
 
-  Bazel builds an environment for the targets that list it in their data.
-  Without Bazel, KD_LIBTPU_PYTHON is the Python of such an environment.
+  Bazel builds an environment with libtpu for the targets that list it in their
+  data. Without Bazel, KD_LIBTPU_PYTHON is the Python of such an environment.
 
   Raises:
     ConfigError: libtpu is missing; the message has the install commands.
@@ -46,7 +46,7 @@ def packages() -> str:
 
 
 def _bazel_python():
-  """Returns the Python that Bazel's libtpu repository names, or ''."""
+  """Returns the Python of Bazel's libtpu repository, or ''."""
   # Bazel puts external repositories next to this one.
   here = os.path.dirname(os.path.abspath(__file__))
   file = os.path.join(here, '..', '..', '..', 'libtpu', 'python')
@@ -57,7 +57,7 @@ def _bazel_python():
 
 
 def environment(root: str, folder: str) -> dict[str, str]:
-  """Returns the environment variables to compile for absent TPUs.
+  """Returns the environment variables for compiling without TPUs.
 
   Args:
     root: the folder that contains this project's packages.
@@ -69,7 +69,7 @@ def environment(root: str, folder: str) -> dict[str, str]:
     'PYTHONPATH': os.pathsep.join(filter(None, path)),
     # Does not lock a TPU of this machine.
     'JAX_PLATFORMS': 'cpu',
-    # Flags for this machine's devices are not those of a TPU.
+    # Flags for this machine's devices do not apply to a TPU.
     'XLA_FLAGS': '',
     # A cache hit would skip the compilation and its dump.
     'JAX_ENABLE_COMPILATION_CACHE': 'false',

@@ -16,7 +16,7 @@ from kd.run import model_sizes
 from kd.run import resolve
 from kd.run import resolved
 
-# In slices of several; libtpu's topologies have as many.
+# On slices with several hosts, as in libtpu's topologies.
 _CHIPS_OF_A_HOST = 4
 
 
@@ -39,7 +39,7 @@ def source_config(
   path: str,
   teacher: family.Config | None,
 ) -> family.Config:
-  """Returns the config of a model; unlike in training, a variant is enough.
+  """Returns the config of a model; unlike for training, a variant is enough.
 
   Args:
     spec: the model's section of the config.
@@ -68,8 +68,8 @@ def on_devices(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
   Raises:
     ConfigError: see resolve.shapes.
   """
-  # As many devices as a run has, but together: without a run, the compiler
-  # takes no others. Programs for meshes of one shape differ in nothing else.
+  # A run may use other devices, but the compiler only accepts adjacent ones.
+  # Programs for meshes of the same shape are otherwise the same.
   count = len(devices) - config.rollout.devices
   meshes.check_teacher_devices(config, count)
   _check_divides(config, count, len(devices))
@@ -80,7 +80,7 @@ def on_devices(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
 
 
 def _check_divides(config, count, chips):
-  """Raises ConfigError for parts of a slice that abort the TPU compiler."""
+  """Raises ConfigError for parts of a slice that crash the TPU compiler."""
   for path, part in (
     ('rollout.devices', count),
     ('teacher.devices', count - config.teacher.devices),
@@ -123,7 +123,7 @@ def on_abstract_mesh(
 
 
 def _by_host(mesh, hosts):
-  """Returns the host of each device of an abstract mesh, in its shape."""
+  """Returns the host index of each device, in the mesh's shape."""
   *rest, stages = (mesh.shape[axis] for axis in mesh_lib.AXES)
   by_stage = np.arange(mesh.size) * hosts // mesh.size
   return np.moveaxis(by_stage.reshape(stages, *rest), 0, -1)

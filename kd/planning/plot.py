@@ -34,11 +34,11 @@ def draw(rows: Sequence[Mapping[str, Any]], path: str) -> None:
 
 
 def figure(rows: Sequence[Mapping[str, Any]]) -> Any:
-  """Returns a figure with a panel for each pair of models and slice.
+  """Returns a figure with a panel for each combination of models and slice.
 
-  A panel has a bar for each length, for the program that needs the most memory;
-  with a single length it has a bar for each program. A line marks the HBM of a
-  chip. Bars that are only estimated by formula are hatched.
+  A panel has a bar for each length, with the program that needs the most
+  memory. For a single length it has a bar for each program. A line marks the
+  HBM of a chip. Estimates by formula are hatched.
 
   Args:
     rows: rows of plan.json.
@@ -127,7 +127,7 @@ def _panel(axes, title, bars):
   axes.axhline(limit, color='black', linewidth=1.2, linestyle='--')
   top = max([limit, *bottoms])
   for index, total in enumerate(bottoms):
-    # Lifted to the HBM line if the number would overlap it.
+    # Moved up to the HBM line if the number would overlap it.
     above = abs(total + 0.04 * top - limit) > 0.06 * top
     height = total if above or total > limit else limit
     axes.annotate(
@@ -161,7 +161,7 @@ def _panel(axes, title, bars):
 
 
 def _tick(bar, bars):
-  """Returns the label of a bar: its length, and settings if that is shared."""
+  """Returns a bar's label: the length, and settings if others share it."""
   label = f'{bar["length"]:,}'
   same = [other for other in bars if other['length'] == bar['length']]
   if len(same) > 1:

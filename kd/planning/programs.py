@@ -2,7 +2,7 @@
 
 These are the functions that training runs: the teacher's pass of kd/teachers,
 the update of kd/train and the decoding of kd/sampling. Their arguments are
-abstract arrays, sharded as the run shards them.
+abstract arrays, sharded as in the run.
 """
 
 from collections.abc import Callable
@@ -45,7 +45,7 @@ class Program:
 
   Attributes:
     name: TEACHER (more teachers: TEACHER.1, ...), STEP or DECODE.
-    mesh: the devices that it runs on.
+    mesh: its devices.
     function: the jitted function.
     arguments: abstract arrays with shardings.
     trips: trip count to assume for loops whose count depends on data.
@@ -80,7 +80,7 @@ def local_bytes(tree: types.PyTree, in_host: bool = False) -> int:
 
 
 def _bits(dtype):
-  """Returns the bits of a value on an accelerator; numpy gives int4 a byte."""
+  """Returns the bits of a value on an accelerator; numpy's int4 has a byte."""
   return 4 if dtype == jnp.int4 else 8 * dtype.itemsize
 
 
@@ -102,7 +102,7 @@ def copies_unembedding(run: resolved.Run) -> list[bool]:
   if own_tokenizer.compares_positions(run):
     size = run.teacher.config.vocab_size
   if own_tokenizer.compares_spans(run):
-    return []  # Its targets are likelihoods alone.
+    return []  # The targets are only likelihoods.
   # Abstract meshes over different chips are equal.
   return [
     model.config.vocab_size > size
@@ -164,7 +164,7 @@ def num_chunks(run: resolved.Run) -> int:
 
 
 def step(run: resolved.Run) -> Program:
-  """Returns the update program, jitted as the training loop jits it."""
+  """Returns the update program, jitted as in the training loop."""
   config = run.config
   update_fn = update.make(
     run.student.module,
@@ -194,7 +194,7 @@ def step(run: resolved.Run) -> Program:
 
 
 def decode_size(config: ml_collections.FrozenConfigDict) -> tuple[int, int]:
-  """Returns rows and new tokens per row of the largest decoding."""
+  """Returns rows and new tokens per row of the largest decoding batch."""
   sampling = [config.evaluation]
   if not config.rollout.devices:
     sampling.append(source_lib.of(config).sampling())

@@ -1,4 +1,4 @@
-"""Keeps the plans of a workdir: plan.json, and its table and plot."""
+"""Stores the plans of a workdir: plan.json, its table and its plot."""
 
 from collections.abc import Mapping
 import os
@@ -22,9 +22,9 @@ _KEY = (
 
 
 def add(workdir: str, row: Mapping[str, Any]) -> str:
-  """Adds a row to the workdir's plans and replaces the row of the same run.
+  """Adds a row to a workdir's plans, replacing that of the same run.
 
-  An estimate by formula does not replace a compiled row of the same digest.
+  An estimate by formula does not replace a compiled row with the same digest.
 
   Args:
     workdir: the folder; created if it is missing.

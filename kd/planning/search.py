@@ -27,7 +27,7 @@ _BATCHES = (1, 2, 4)  # multiples of the config's batch size
 # Every layer waits for sums over these axes, so larger ones never pay off.
 # Stages of the pipeline wait for each other.
 _MAX_AXIS = {'tensor': 8, 'sequence': 8, 'pipeline': 8}
-# Fraction of HBM left free, because the formulas may underestimate by that.
+# Fraction of HBM left free, since the formulas may underestimate by this much.
 _MARGIN = 0.1
 
 
@@ -37,7 +37,7 @@ class Candidate:
 
   Attributes:
     changes: new values by dotted field of the config.
-    estimate: its estimate by formula.
+    estimate: the estimate by formula.
   """
 
   changes: Mapping[str, Any]
@@ -96,7 +96,7 @@ def _bases(config, count):
     for mesh in meshes(count - reserved):
       base = {f'mesh.{axis}': size for axis, size in mesh.items()}
       if given['mesh.pipeline_micro_batches']:
-        # Chosen for other rows.
+        # The config's value was chosen for another mesh.
         base['mesh.pipeline_micro_batches'] = 0
       if not live:
         yield base

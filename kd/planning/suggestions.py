@@ -110,7 +110,7 @@ def lines(
 def reductions(
   config: ml_collections.ConfigDict, planned: estimates.Estimate
 ) -> list[tuple[float, str]]:
-  """Returns the bytes per chip that changes save, with their flags.
+  """Returns the saved bytes per chip and the flags of each change.
 
   Args:
     config: the config of the run.

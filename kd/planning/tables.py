@@ -33,7 +33,7 @@ _COLUMNS = (
 
 
 def names(estimate: estimates.Estimate) -> tuple[str, str]:
-  """Returns the teachers and the student, as the config names them."""
+  """Returns the names of the teachers and of the student in the config."""
   config = estimate.run.config
   name_of = lambda spec: spec.variant or spec.init
   teachers = [name_of(config.teacher)] if estimate.run.teachers else []
@@ -96,7 +96,7 @@ def _rows(estimate, analytic):
 
 
 def _tower(run):
-  """Yields what the vision towers compute in a step, all by formula."""
+  """Yields lines on the towers' operations in a step, by formula."""
   tower = tower_flops.step(run)
   if tower is None:
     return
@@ -111,7 +111,7 @@ def _tower(run):
 
 
 def _stages(run):
-  """Yields what the student's stages cost, by formula."""
+  """Yields lines on the cost of the student's stages, by formula."""
   stages = stages_lib.of_update(run)
   if stages.count == 1:
     return
@@ -169,9 +169,9 @@ def record(
   """Returns a row of plan.json.
 
   Args:
-    estimate: from the compiler, or `analytic` if nothing was compiled.
-    analytic: the estimate by formula.
-    advice: changes with which the run would fit.
+    estimate: estimate of the compiler, or `analytic` if nothing was compiled.
+    analytic: estimate by formula.
+    advice: changes that would make the run fit.
   """
   teacher, student = names(estimate)
   config = estimate.run.config

@@ -191,7 +191,7 @@ def warnings(source: family.Config, config: family.Config) -> list[str]:
 
 
 def kinds_warning(config: family.Config) -> list[str]:
-  """Returns a warning if other programs cannot load these layer kinds."""
+  """Returns a warning if some programs cannot load these layers, else []."""
   problem = families.of(config).export_warning(config, None)
   return [problem] if problem else []
 

@@ -12,13 +12,13 @@ which the MLP processes a row (matmul.slices_on):
   one layer of a pass      T (4 D + 2 (N + G) H / t + 3 F / (t c)) b
   gradients                4 bytes per trained parameter, sharded as these are
   tables                   four float32 copies of the embedding in the update
-  lookup                   the table once more in columns, and its gradient
+  lookup                   a copy of the table in columns, and its gradient
 
-With P stages, through which M parts pass, a layer has P / M of T at a time, and
-(P + M - 1) / M of it is saved.
+With P stages and M parts of a micro-batch, a layer processes T P / M tokens at
+a time, and saves activations of T (P + M - 1) / M tokens.
 
-The factors and the overhead of gaps between buffers were fitted to what XLA
-allocates for v5e. docs/plan.md reports their error against compiled programs.
+The factors and the overhead of gaps between buffers were fitted to XLA's
+allocations for v5e. docs/plan.md reports the error against compiled programs.
 """
 
 import math
@@ -40,7 +40,7 @@ _KEPT = {
   'block': (1, 0, 0),
   'dots': (4, 2, 2),
   'none': (10, 4, 5),
-  # Offloaded to the host's memory.
+  # Offloaded to host memory.
   'block_offload': (0, 0, 0),
   'dots_offload': (1, 0, 0),
 }
@@ -52,7 +52,7 @@ _STEP_AT_WORK, _PASS_AT_WORK = (8, 4, 10), (4, 2, 3)
 _COPIED_TABLES = 4
 _LOGIT_BYTES = 30  # read and written by the objective per logit
 _GAPS = 1.15  # size of the heap relative to the buffers in it
-_BATCH_BYTES = 24  # per position: its ids and its weight
+_BATCH_BYTES = 24  # per position: ids and weight
 _LANES = 128  # columns of a tile; narrower arrays are padded
 
 
@@ -73,7 +73,7 @@ def _width(config: family.Config, factors, tensor):
 def _layer_bytes(model, factors, tokens, length):
   """Returns bytes per chip of a layer's temporaries: in total, and at a time.
 
-  The MLP processes long rows in slices; temporaries exist for one slice only.
+  The MLP processes long rows in slices; only one slice has temporaries.
 
   Args:
     model: the model.
@@ -99,7 +99,7 @@ def _table_in_columns(mesh, config, size):
 
 
 def _gathered(model, stages):
-  """Returns bytes per chip of the weights that a pass gathers, and receives."""
+  """Returns bytes per chip of weights gathered in a pass: all, and received."""
   whole = model.config.layer_matrices * model.config.num_layers
   whole *= stages.gathers * _itemsize(model) / _tensor(model.mesh)
   return whole, whole * (1 - 1 / _weight_shards(model.mesh))
@@ -130,7 +130,7 @@ def teacher(
     bytes=_by_kind(
       teacher=params,
       activations=_BATCH_BYTES * tokens + 2 * hidden,
-      # The matrices of a layer, and those of the next.
+      # The matrices of the current and of the next layer.
       temporaries=layer + 2 * fetched / model.config.num_layers,
       collectives=table,
     ),
@@ -154,7 +154,7 @@ def teacher(
 
 
 def _tower_flops(run, model):
-  """Returns the operations of a teacher's tower in a step."""
+  """Returns the operations of a teacher's vision tower per step."""
   form = run.image_form_of(model.config)
   if form is None:
     return 0
@@ -163,7 +163,7 @@ def _tower_flops(run, model):
 
 
 def step(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
-  """Returns the cost of an update."""
+  """Returns the cost of the update."""
   model, micro = run.student, run.config.optimizer.micro_batches
   tokens = _tokens(run, run.mesh) / micro
   size, tensor = _itemsize(model), _tensor(run.mesh)
@@ -240,7 +240,7 @@ def step(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
 
 
 def _outside_stages(model, resident, stages):
-  """Returns bytes per chip of gradients that stages have in common."""
+  """Returns bytes per chip of gradients that all stages share."""
   matrices = model.config.layer_matrices * model.config.num_layers
   matrices *= 4 * (1 - stages.fraction)
   matrices /= _weight_shards(model.mesh) * _tensor(model.mesh)
@@ -306,9 +306,10 @@ def decode(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
 
 
 def _decoding_copy(model, resident, stages):
-  """Returns bytes of the weights that decoding reads, and of their layers.
+  """Returns bytes of the weights that decoding reads, and of its layers.
 
-  Prefill makes another copy of the layers. There are no stages: each has all.
+  Prefill makes another copy of the layers. Decoding has no stages: each chip
+  has all layers.
   """
   if model.module.core is not model.module:
     held = programs.decoding_weights(model)
@@ -350,9 +351,9 @@ def all_costs(
 
 
 def _tower_bytes(run):
-  """Returns bytes per chip that a trained tower saves of a micro-batch.
+  """Returns bytes per chip that a trained tower saves per micro-batch.
 
-  Its layers' inputs; nothing of a frozen tower is saved.
+  It saves the inputs of its layers. A frozen tower saves nothing.
   """
   tower, form = tower_flops.step(run), run.image_form
   if tower is None or not tower.saved_if_frozen:
@@ -367,7 +368,7 @@ def _tower_bytes(run):
 
 
 def _tokens(run, mesh):
-  """Returns the tokens of a batch per chip."""
+  """Returns the number of tokens of a batch per chip."""
   data = run.config.data
   shards = rules.row_shards(mesh) * rules.length_shards(mesh)
   return data.batch_size * data.length / shards

@@ -30,12 +30,12 @@ class Chip:
     host_bandwidth: bytes per second from the host's memory, over PCIe
       (https://jax-ml.github.io/scaling-book/tpus).
     shapes: available slices, as chips along each axis.
-    device_kinds: what JAX calls the generation, in device_kind.
+    device_kinds: values of device_kind in JAX.
     accelerator: prefix of Cloud's accelerator types, as in v5litepod-16.
     cores_named: TensorCores per chip in the number of an accelerator type:
       v5p-16 has 8 chips, v5litepod-16 has 16.
     compiler_options: options that make libtpu show one device per chip.
-    source: URL where the figures are published.
+    source: URL of the published figures.
   """
 
   flops: float
@@ -148,22 +148,22 @@ def _slice(name):
 
 
 def _by_accelerator_type():
-  """Returns every slice by its name in Cloud's API, and by the short v5e-16."""
+  """Returns every slice by Cloud's accelerator type; v5e also as 'v5e-16'."""
   slices = [_slice(name) for name in names()]
   short = {f'v5e-{s.count}': s for s in slices if s.generation == 'v5e'}
   return short | {s.accelerator_type: s for s in slices}
 
 
 def of_devices(kind: str, count: int) -> Slice | None:
-  """Returns the slice that devices are.
+  """Returns the slice that consists of the given devices.
 
   Args:
-    kind: what JAX calls them, their device_kind.
-    count: number of devices, one for each chip.
+    kind: the devices' device_kind in JAX.
+    count: number of devices, one per chip.
 
   Returns:
-    The slice; its name is '' where Cloud offers none of that many chips. None
-    for devices that are no TPU of CHIPS.
+    The slice; its name is '' if Cloud offers no slice of this size. None for
+    devices that are not in CHIPS.
   """
   for generation, chip in CHIPS.items():
     if kind in chip.device_kinds:

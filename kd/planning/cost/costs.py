@@ -34,7 +34,7 @@ class Cost:
     host: bytes in host memory.
     fetched: bytes of teachers' weights that are copied from host memory.
     stated: bytes in HBM as the compiler reports them; 0 if it does not.
-    error: the compiler's message if the program does not compile, else ''.
+    error: the compiler's message if the program does not compile; else ''.
   """
 
   name: str
@@ -88,7 +88,7 @@ def fetched_bytes(run: resolved.Run, name: str) -> int:
 
   Args:
     run: the run.
-    name: of the program.
+    name: name of the program.
   """
   names = programs.teacher_names(run)
   if name not in names:
@@ -103,14 +103,14 @@ class ResidentMemory:
 
   Attributes:
     parameters: the student's parameters, and projections of loss terms.
-    gradients: gradients of those that are trained.
+    gradients: gradients of the trained parameters.
     student: parameters of the student.
     optimizer: optimizer moments, and an average of parameters, in HBM.
     optimizer_on_host: optimizer moments in host memory.
     embedding: one embedding table of the student.
-    head: its output embedding; 0 if it is tied to the input embedding.
+    head: its output embedding; 0 if tied to the input embedding.
     teachers: parameters of each teacher.
-    unembeddings: for each teacher, the unembedding that its targets refer to.
+    unembeddings: for each teacher, the unembedding used by its targets.
     copied: for each teacher, whether that unembedding is a copy: truncated to
       the student's vocabulary, or moved to the student's mesh.
   """
@@ -193,7 +193,7 @@ def model_flops(
 
   Args:
     run: the run.
-    logits_fraction: of the positions, those at which logits are computed.
+    logits_fraction: fraction of the positions with logits.
   """
   data = run.config.data
   teachers = run.teacher_models if run.objective.needs_teacher else ()
@@ -211,9 +211,9 @@ def model_flops(
   return by_part | (tower.by_part if tower else {})
 
 
-@functools.lru_cache(maxsize=64)  # A search asks for each of its candidates.
+@functools.lru_cache(maxsize=64)  # A search calls this for each candidate.
 def _frozen(module, groups):
-  """Returns what a student's optimizer does not train."""
+  """Returns the student's parameters that the optimizer does not train."""
   matrices, unembedding = 0, False
   _, frozen = groups.split((module.abstract_params(), {}))
   table = 'embedding' if module.config.tied else 'head'
@@ -229,8 +229,8 @@ def _frozen(module, groups):
 def kernel_flops(run: resolved.Run, name: str) -> float:
   """Returns operations per chip of attention kernels, by formula.
 
-  The text of a program does not show them: a kernel skips blocks according to
-  its mask. Decoding has no kernel.
+  A program's text does not contain them, as kernels skip blocks according to
+  the mask. Decoding has no kernel.
 
   Args:
     run: the run.

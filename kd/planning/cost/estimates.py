@@ -104,8 +104,8 @@ class Estimate:
   def seconds(self) -> float:
     """Returns the roofline time of a step, a lower bound.
 
-    Teachers on reserved chips score the next batch at the same time, unless the
-    student has yet to sample the rows of that batch.
+    Teachers on reserved chips score the next batch during the update, unless
+    the student must first sample that batch.
     """
     seconds = [c.seconds(self.chosen.chip) for c in self.step_costs]
     config = self.run.config
@@ -141,7 +141,7 @@ class Estimate:
 
   @property
   def bound(self) -> str:
-    """Returns what limits the step: compute, memory, network or host."""
+    """Returns the bottleneck of a step: compute, memory, network or host."""
     parts = dict.fromkeys(('compute', 'memory', 'network', 'host'), 0.0)
     for cost in self.step_costs:
       by_part = cost.seconds_by_part(self.chosen.chip)

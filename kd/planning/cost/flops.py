@@ -1,6 +1,6 @@
 """Computes the floating point operations of a training step by formula.
 
-A product of [m, k] and [k, n] takes 2 m k n operations; everything else (norms,
+A product of [m, k] and [k, n] takes 2 m k n operations. Everything else (norms,
 softmax, the optimizer) is ignored. For a model of S layers, with T = B L tokens
 and P computed query-key pairs per row (P depends on the attention window):
 
@@ -21,7 +21,7 @@ from kd.models.attention import splash
 
 Config = family.Config
 
-# Two for each product of the forward pass.
+# Two for each forward product.
 _NEEDED_BACKWARD_PRODUCTS = 4
 
 
@@ -44,7 +44,7 @@ class Attention:
 
 
 def as_computed(config: Config, length: int, kernel: str) -> Attention:
-  """Returns how kd.models computes attention in rows of `length` tokens.
+  """Returns the attention products that kd.models computes per row.
 
   Args:
     config: the model.
@@ -70,12 +70,12 @@ def as_computed(config: Config, length: int, kernel: str) -> Attention:
 class Frozen:
   """The student's parameters without a gradient.
 
-  Gradients of activations are counted in all layers, even below the last
-  parameter that is trained.
+  Gradients of activations are counted in all layers, even below the lowest
+  trained parameter.
 
   Attributes:
-    matrices: weights of the matrices of all layers.
-    unembedding: whether the output embedding is one of them.
+    matrices: number of frozen weights in the matrices of all layers.
+    unembedding: whether the output embedding is frozen.
   """
 
   matrices: int
@@ -123,7 +123,7 @@ def backward(config: Config, rows: int, length: int, work: Attention) -> int:
 
 
 def repeated_scores(config: Config, rows: int, length: int, kernel: str) -> int:
-  """Returns the operations of `backward` that compute scores anew."""
+  """Returns the operations of `backward` that recompute scores."""
   work = as_computed(config, length, kernel)
   again = work.backward_products - _NEEDED_BACKWARD_PRODUCTS
   return again * _attention_product(config, rows, work)
@@ -134,8 +134,8 @@ def recomputed(
 ) -> int:
   """Returns operations that the backward pass recomputes under a remat policy.
 
-  See transformer.REMAT_POLICIES. 'dots' saves the products with weights, which
-  have no batch axis.
+  See transformer.REMAT_POLICIES. 'dots' saves the products with weights, as
+  those have no batch axis.
   """
   if remat == 'none':
     return 0
@@ -169,14 +169,14 @@ def step(
     rows: B, over all devices and micro-batches.
     length: L.
     remat: the student's remat policy.
-    logits_tokens: T', the positions at which the objective is computed: B L
-      minus positions without weight or not selected.
+    logits_tokens: T', number of positions with logits: B L minus positions
+      without weight or not selected.
     kernel: the attention kernel of all models; see as_computed.
-    frozen: the parameters that have no gradient.
+    frozen: the parameters without a gradient.
 
   Returns:
-    Operations by part: 'teacher', 'student_forward',
-    'student_backward', 'recomputed' and 'objective'.
+    Operations by part: 'teacher', 'student_forward', 'student_backward',
+    'recomputed' and 'objective'.
   """
   work = as_computed(student, length, kernel)
   shape = rows, length

@@ -1,4 +1,4 @@
-"""Computes what the stages of a pipeline cost, by formula."""
+"""Computes the cost of pipeline stages by formula."""
 
 import dataclasses
 
@@ -11,13 +11,14 @@ from kd.run import resolved
 
 @dataclasses.dataclass(frozen=True)
 class Stages:
-  """The stages in which a model's layers run; one without a pipeline.
+  """The pipeline stages of a model's layers; one without a pipeline.
 
   Attributes:
-    count: P, their number.
-    micro_batches: M, which pass through them; 1 without a pipeline.
-    fraction: of the layers, those that run in stages: the layers behind the
-      last whole period do not.
+    count: P, number of stages.
+    micro_batches: M, number of parts that pass through them; 1 without a
+      pipeline.
+    fraction: fraction of the layers that run in stages; layers after the last
+      full period do not.
   """
 
   count: int
@@ -26,60 +27,61 @@ class Stages:
 
   @property
   def ticks(self) -> int:
-    """The number of times that a stage runs its layers in a pass."""
+    """Returns the number of times that a stage runs its layers in a pass."""
     return self.micro_batches + self.count - 1
 
   @property
   def bubble(self) -> float:
-    """The fraction of a pass in which a stage has nothing to do."""
+    """Returns the fraction of a pass in which a stage is idle."""
     return 1 - self.micro_batches / self.ticks
 
   @property
   def repeated(self) -> float:
-    """What a device computes of the layers, relative to its share of them.
+    """Returns a device's layer computation relative to its share.
 
-    In bubbles it computes as at other times, with zeros.
+    In bubbles a device also computes, with zeros.
     """
     in_stages = self.fraction * self.ticks / self.micro_batches
     return in_stages + 1 - self.fraction
 
   @property
   def gathers(self) -> float:
-    """How often a device gathers the weights of all layers in a pass."""
+    """Returns how often a pass gathers the weights of all layers."""
     in_stages = self.fraction * self.ticks / self.count
     return in_stages + 1 - self.fraction
 
   def at_a_time(self, tokens: float) -> float:
-    """Returns the tokens that a layer of a stage computes at a time.
+    """Returns the number of tokens that a stage's layer processes at a time.
 
     Args:
-      tokens: of a pass on a device, with rows split over the stages too.
+      tokens: tokens of a pass per device, with rows also split over the stages.
     """
     return tokens * self.count / self.micro_batches
 
   def sent(self, tokens: float, width: int, itemsize: int) -> float:
-    """Returns bytes that a device receives from other stages in a pass.
+    """Returns the bytes that a device receives from other stages in a pass.
 
     Args:
-      tokens: of the pass on a device, with rows split over the stages too.
+      tokens: tokens of a pass per device, with rows also split over the stages.
       width: D.
-      itemsize: bytes of an activation.
+      itemsize: bytes per activation.
     """
     if self.count == 1:
       return 0.0
     each = self.at_a_time(tokens) * width * itemsize
-    # A stage between others receives activations and rows to start with; the
-    # first and the last one of the two.
+    # An inner stage receives activations and input rows. The first and the last
+    # stage receive one of the two.
     ways = 2 if self.count > 2 else 1
     return ways * self.ticks * each
 
 
 def of(model: resolved.Model, rows: int) -> Stages:
-  """Returns the stages of a model in a pass over that many rows.
+  """Returns the stages of a model in a pass over `rows` rows.
 
   Args:
     model: the model.
-    rows: of a pass, over all devices; of an update, those of a micro-batch.
+    rows: number of rows of the pass, over all devices; in an update, that of a
+      micro-batch.
   """
   config, count = model.config, model.mesh.shape[rules.PIPELINE]
   if count == 1:
@@ -101,9 +103,9 @@ def of_update(run: resolved.Run) -> Stages:
 
 
 def sent_in_update(run: resolved.Run) -> float:
-  """Returns bytes that a device receives from other stages in an update.
+  """Returns the bytes that a device receives from other stages in an update.
 
-  Activations, and their gradients the other way.
+  These are activations, and their gradients in the backward pass.
   """
   data, micro = run.config.data, run.config.optimizer.micro_batches
   shards = rules.row_shards(run.mesh) * rules.length_shards(run.mesh)

@@ -1,4 +1,4 @@
-"""Computes what a training step does, for the speed that a run achieves."""
+"""Computes the work of a training step, from which runs report their MFU."""
 
 import dataclasses
 
@@ -17,13 +17,13 @@ def of(
   target_fraction: float,
   has_images: bool,
 ) -> train_metrics.StepWork:
-  """Returns the work of a step by formula, and the peak of its devices.
+  """Returns the work of a step by formula, and its devices' peak FLOP/s.
 
   Args:
     run: the resolved run.
-    objective: the student's, or the baseline's, which has no teacher.
-    target_fraction: of the positions of a batch, those that are targets.
-    has_images: whether rows have images; no tower runs without them.
+    objective: objective of the student or of the baseline, without a teacher.
+    target_fraction: fraction of a batch's positions that are targets.
+    has_images: whether rows have images; otherwise no tower runs.
   """
   run = dataclasses.replace(run, objective=objective)
   data, steps = run.config.data, run.config.steps
@@ -44,7 +44,7 @@ def of(
 
 
 def _peak(run):
-  """Returns operations a second of the run's chips; None if one is unknown."""
+  """Returns the chips' peak operations per second; None if one is unknown."""
   models = (
     run.student,
     *(run.teacher_models if run.objective.needs_teacher else ()),

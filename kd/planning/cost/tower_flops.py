@@ -9,7 +9,7 @@ and a projector to width D at T soft tokens:
   projector   2 T E D
 
 The backward pass takes twice as many, for the gradients of weights and of
-inputs; nothing where the tower is frozen.
+inputs. A frozen tower has no backward pass.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from kd.models import model_config
 from kd.models.vision import config as vision_config
 from kd.run import resolved
 
-# Of a step's operations.
+# Parts of a step's operations.
 PARTS = ('teacher_tower', 'tower_forward', 'tower_backward')
 
 
@@ -30,12 +30,12 @@ class Tower:
   """The towers' operations in a step, on all chips.
 
   Attributes:
-    teachers: of the teachers' forward passes.
-    forward: of the student's forward pass.
-    backward: of its backward pass.
-    saved_if_frozen: how many of the backward pass a frozen tower saves.
-    saved_if_kept: how many of the rest `data.images.features` saves where the
-      models share a frozen tower.
+    teachers: operations of the teachers' forward passes.
+    forward: operations of the student's forward pass.
+    backward: operations of its backward pass.
+    saved_if_frozen: operations of the backward pass saved by a frozen tower.
+    saved_if_kept: operations of the forward passes saved by
+      `data.images.features` if the models share a frozen tower.
   """
 
   teachers: int
@@ -46,13 +46,13 @@ class Tower:
 
   @property
   def by_part(self) -> dict[str, int]:
-    """Returns the operations by part, as flops.step does."""
+    """Returns the operations by part, like flops.step."""
     numbers = (self.teachers, self.forward, self.backward)
     return dict(zip(PARTS, numbers, strict=True))
 
 
 def tower(config: vision_config.VisionConfig) -> int:
-  """Returns the operations of an image in the tower, without the projector."""
+  """Returns the tower's operations per image, without the projector."""
   weights = config.num_layers * config.layer_matrices
   embedding = config.patch_values * config.embed_dim
   attention = config.num_layers * config.patches * config.embed_dim
@@ -60,24 +60,24 @@ def tower(config: vision_config.VisionConfig) -> int:
 
 
 def projector(config: vision_config.VisionConfig, text_dim: int) -> int:
-  """Returns the operations of an image in a projector to width `text_dim`."""
+  """Returns the operations per image of a projector to width `text_dim`."""
   return 2 * config.soft_tokens * config.embed_dim * text_dim
 
 
 def keeps_features(run: resolved.Run) -> bool:
-  """Returns whether no tower runs in a step: its output has been kept."""
+  """Returns whether stored tower outputs are used, so that no tower runs."""
   return run.config.data.images.features != features.NONE
 
 
 def forward(run: resolved.Run, config: model_config.Config) -> int:
-  """Returns the operations of an image in a model of the run."""
+  """Returns the operations per image of a model's tower and projector."""
   vision = config.vision
   of_tower = 0 if keeps_features(run) else tower(vision)
   return of_tower + projector(vision, config.embed_dim)
 
 
 def step(run: resolved.Run) -> Tower | None:
-  """Returns the operations of a training step; None if it has no images."""
+  """Returns the towers' operations per training step; None without images."""
   form = run.image_form
   if form is None:
     return None
@@ -90,7 +90,7 @@ def step(run: resolved.Run) -> Tower | None:
   student = run.student.config
   if not student.vision:
     return Tower(of_teachers, 0, 0, 0, 0)
-  # A shared tower runs in the teacher's pass alone.
+  # A shared tower runs only in the teacher's pass.
   shares = run.objective.shares_tower and run.objective.needs_teacher
   runs = not kept and not shares
   of_tower = tower(student.vision) if runs else 0

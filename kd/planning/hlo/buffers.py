@@ -1,7 +1,7 @@
 """Classifies the memory of a chip at a program's peak by kind.
 
-The input is XLA's dump of buffer assignment and live ranges. It has the offset
-of each value, its bytes including tile padding, its lifetime, and the name of
+The input is XLA's dump of buffer assignment and live ranges. It contains the
+offset, size including tile padding, and lifetime of each value, and the name of
 the operation that computes it.
 """
 
@@ -154,7 +154,7 @@ def by_kind(
 
 
 class _Origins:
-  """Maps each value of a program to the source operation that makes it."""
+  """Maps each value of a program to the source operation that computes it."""
 
   def __init__(self, text, arguments):
     program = hlo_text.parse(text)

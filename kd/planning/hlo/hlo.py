@@ -24,9 +24,9 @@ def flops(text: str, unknown_trips: int | None) -> int:
   """Counts the floating point operations of all products, 2 per multiply-add.
 
   Counts dots and convolutions (the TPU compiler turns dots into convolutions),
-  also inside fusions; the body of a loop times its trip count; the most
-  expensive branch of a conditional. Custom calls count as 0, since the text
-  does not have a kernel's operations.
+  also inside fusions. Counts the body of a loop times its trip count, and the
+  most expensive branch of a conditional. Custom calls count as 0, since the
+  text does not contain the operations of kernels.
 
   Args:
     text: the program, from `compiled.as_text()`.
@@ -111,8 +111,8 @@ def _convolution(computation, instruction):
   """Returns 2 x outputs x inputs of each, without padding and dilation holes.
 
   XLA writes a batched dot as a convolution with a dilated input, so that each
-  batch meets its own kernel only. Counting the holes of the dilation would
-  count every pair of batches.
+  batch is multiplied only with its own kernel. Counting the holes of the
+  dilation would count every pair of batches.
   """
   lhs, rhs = (
     computation.by_name[name].arrays[0].shape
@@ -147,7 +147,7 @@ def _window(instruction):
 
 
 def _overlaps(inputs, outputs, size, stride, low, dilation, kernel_dilation):
-  """Counts pairs of an input and a kernel element that meet on one axis."""
+  """Counts multiplied pairs of input and kernel elements on one axis."""
   starts = np.arange(outputs)[:, None] * stride - low
   positions = starts + np.arange(size) * kernel_dilation
   inside = (positions >= 0) & (positions <= (inputs - 1) * dilation)
@@ -197,10 +197,10 @@ def _inside(program, computation, instruction):
 
 
 def _step(program, body, index):
-  """Returns what a loop adds to element `index` of its state, or None.
+  """Returns the increment of a loop's counter `index`, or None.
 
-  This is not always 1: for a product whose operand is passed around the
-  devices, the compiler unrolls two iterations into one.
+  It is not always 1: if an operand of a product is passed around the devices,
+  the compiler unrolls two iterations into one.
   """
   value = _element(body, body.root, index)
   if value is None:

@@ -20,9 +20,9 @@ class Array:
   """The type of an array.
 
   Attributes:
-    dtype: as HLO writes it, 'f32'.
-    shape: on one device.
-    space: the memory space: 0 is HBM, others are on the chip.
+    dtype: data type in HLO's notation, such as 'f32'.
+    shape: shape on one device.
+    space: memory space: 0 is HBM, others are on the chip.
   """
 
   dtype: str
@@ -71,15 +71,15 @@ class Instruction:
     return tuple(int(n) for n in re.findall(r'\d+', self.attribute(name)))
 
   def called(self, name: str) -> list[str]:
-    """Returns the computations that an attribute names."""
+    """Returns the names of the computations in an attribute."""
     return re.findall(r'%([\w.\-]+)', self.attribute(name))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Computation:
-  """The instructions of a computation in order, with the root at the end.
+  """The instructions of a computation in order.
 
-  HLO marks the root, which may be anywhere; here it is always the last one.
+  In HLO the marked root may be anywhere; here it is always the last one.
   """
 
   name: str
@@ -104,7 +104,7 @@ class Program:
 
 @functools.cache
 def _bits(dtype):
-  """Returns the bits of a value: of 's4', 'bf16' or 'f8e4m3fn', 4, 16 and 8."""
+  """Returns the bits of a value: 4 for 's4', 16 for 'bf16'; 0 if unknown."""
   if dtype == 'pred':
     return 8
   kind = _DTYPE.fullmatch(dtype)

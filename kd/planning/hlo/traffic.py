@@ -1,6 +1,7 @@
 """Counts the bytes that a compiled program moves, from its text.
 
-XLA's own count of bytes, like that of operations, counts a loop's body once.
+XLA's own count of bytes, like that of operations, counts a loop's body only
+once.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ _COLLECTIVES = (
   *('all-gather', 'all-reduce', 'all-to-all', 'reduce-scatter'),
   'collective-permute',
 )
-# Of what is sent between slices, each of which has a program of its own.
+# Attributes of transfers between slices.
 _DCN = '_xla_host_transfer_handler_name="xla_megascale_runtime"'
 _NOT_RECEIVING = re.compile(r'"non_target_slice_ids":\[([\d,]*)\]')
 _CHANNEL = re.compile(r'channel_id=(\d+)')
@@ -181,7 +182,7 @@ def _ici(program, seen, computation, instruction):
 
 
 def _dcn(number, computation, instruction):
-  """Returns bytes that a slice receives; it has the program of all slices."""
+  """Returns the bytes that one slice receives; all have the same text."""
   del computation
   if instruction.op != 'recv' or _DCN not in instruction.attributes:
     return 0.0
