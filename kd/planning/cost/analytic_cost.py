@@ -308,8 +308,7 @@ def decode(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
 def _decoding_copy(model, resident, stages):
   """Returns bytes of the weights that decoding reads, and of its layers.
 
-  Prefill makes another copy of the layers. Decoding has no stages: each chip
-  has all layers.
+  Prefill copies the layers again. There are no stages: each chip has all.
   """
   if model.module.core is not model.module:
     held = programs.decoding_weights(model)
