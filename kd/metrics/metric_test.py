@@ -1,4 +1,4 @@
-"""Metrics of examples are numbers that know their values."""
+"""Metrics are numbers with a value for each example."""
 
 import math
 

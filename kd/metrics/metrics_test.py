@@ -1,4 +1,4 @@
-"""Means, writers and timers."""
+"""Tests for means, writers and timers."""
 
 import io
 import json
@@ -19,7 +19,7 @@ def test_means_equal_numpy_and_survive_json():
   values, weights = rng.normal(size=50), rng.uniform(0, 3, 50)
   running = means.Means()
   for v, w in zip(values, weights):
-    # As a checkpoint does between any two steps.
+    # As with a checkpoint between any two steps.
     running = means.Means(json.loads(json.dumps(running.state())))
     running.add('x', v * w, w)
   running.add('nothing', 0.0, 0.0)
@@ -135,7 +135,7 @@ def test_timer_leaves_the_compilation_out():
   now[0] += 60.0  # Compiles.
   timer.step()
   timer.compiled()
-  # Where it is the only step of the interval there is no other number.
+  # It counts if it is the only step of the interval.
   assert timer.compute(120)['perf/tokens_per_s'] == 2.0
   for _ in range(4):
     now[0] += 2.0

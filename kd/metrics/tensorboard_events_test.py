@@ -1,4 +1,4 @@
-"""Event files of runs that resume, read as TensorBoard reads them."""
+"""Event files of resumed runs, read by TensorBoard."""
 
 import os
 
@@ -11,7 +11,7 @@ from kd.metrics import writers
 
 
 def _shown(folder):
-  """(step, value) of each scalar, as TensorBoard's pages get them."""
+  """Returns (step, value) pairs by tag, as TensorBoard shows them."""
   multiplexer = plugin_event_multiplexer.EventMultiplexer()
   multiplexer.AddRunsFromDirectory(str(folder))
   multiplexer.Reload()
@@ -39,7 +39,7 @@ def _run(folder, steps, restart_after=0, evaluated=False, base=0.0):
 
 @pytest.mark.parametrize('evaluated', [False, True])
 def test_no_step_is_shown_twice_after_a_restart(evaluated, tmp_path):
-  # The first process is killed: its writer is not closed, and its file torn.
+  # The first process is killed: its writer is not closed, its file truncated.
   first = _run(tmp_path, range(1, 8))
   (path,) = tmp_path.glob('events.*')
   with open(path, 'ab') as f:
@@ -55,7 +55,7 @@ def test_no_step_is_shown_twice_after_a_restart(evaluated, tmp_path):
     'eval/a/nll': evaluations,
   }
   assert _shown(tmp_path) == wanted
-  # And once more, with a restart in what an earlier restart has kept.
+  # Another restart, from a step that the earlier restart kept.
   third = _run(tmp_path, [4, 5], 3, True, base=200.0)
   assert _shown(tmp_path)['train/loss'] == [
     (1, 1.0),

@@ -1,4 +1,4 @@
-"""Trackers' own readers find the metrics of a run and of its resumption."""
+"""The trackers' own readers find the metrics of a run and its resumption."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import pytest
 from kd.core import errors
 from kd.metrics import trackers
 
-# Runs where the trackers are installed; prints what their readers find.
+# Runs in the trackers' environment; prints the metrics that their readers find.
 _SCRIPT = '''
 import glob, json, sys
 import mlflow

@@ -1,4 +1,4 @@
-"""Adafactor and AdamW against float64 numpy written from the papers."""
+"""Compares Adafactor and AdamW with float64 numpy written from the papers."""
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +10,15 @@ from kd.optimizers import optimizers
 
 UPDATES = 100
 RATE, DECAY = 0.02, 0.1
-# Of each layer: a matrix whose moments are factored, with the larger axis first
-# or last, one that is too small for that, and a norm, which does not decay.
+# Matrices of each layer: two with factored moments, whose larger axis is last
+# or first, and one too small for that. Each layer also has a norm, which does
+# not decay.
 SHAPES = {'wide': (128, 140), 'tall': (150, 128), 'small': (6, 200)}
 LAYERS = 3
 
 
 def _layers(rng):
-  """Returns the parameters of some layers, of different sizes."""
+  """Returns the parameters of several layers, of different magnitudes."""
   found = []
   for layer in range(LAYERS):
     size = 10.0 ** (layer - 1)
@@ -27,7 +28,7 @@ def _layers(rng):
 
 
 def _stack(layers):
-  """Returns them as parameters are: scanned layers, and one more."""
+  """Returns parameters with these layers scanned, and one more layer."""
   to = lambda *x: jnp.asarray(np.stack(x), jnp.float32)
   return {
     'pattern': jax.tree.map(to, *layers),
@@ -40,7 +41,7 @@ def _rms(x):
 
 
 def _adafactor(x, gradients, decays):
-  """Algorithms 4 and 5 of arXiv 1804.04235 on a matrix or vector."""
+  """Runs algorithms 4 and 5 of arXiv 1804.04235 on a matrix or vector."""
   rows, columns, full = 0.0, 0.0, 0.0
   factored = min(x.shape) >= 128
   for t, g in enumerate(gradients, 1):
@@ -57,7 +58,7 @@ def _adafactor(x, gradients, decays):
 
 
 def _adamw(x, gradients, decays):
-  """Algorithm 2 of arXiv 1711.05101."""
+  """Runs algorithm 2 of arXiv 1711.05101."""
   m = v = 0.0
   for t, g in enumerate(gradients, 1):
     m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g * g
@@ -82,7 +83,7 @@ def test_a_hundred_updates_are_the_papers_layer_by_layer(name, scale):
   )
   rng = np.random.default_rng(0)
   start = _layers(rng)
-  # Float32 values, so that both sides start from the same.
+  # Float32 values, so that both sides start from the same values.
   start = jax.tree.map(lambda x: np.float32(x).astype(np.float64), start)
   params = _stack(start)
   state = optimizer.init(params)
@@ -115,6 +116,6 @@ def test_a_hundred_updates_are_the_papers_layer_by_layer(name, scale):
         expected,
       )
   if not scale:
-    # With no gradient, decay alone: (1 - rate x decay) ** updates.
+    # Without gradients there is only decay: (1 - rate x decay) ** updates.
     shrunk = params['remainder']['wide'] / start[0]['wide']
     np.testing.assert_allclose(shrunk, (1 - RATE * DECAY) ** UPDATES, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""The average against its definition in float64."""
+"""Compares the average with its definition in float64."""
 
 import numpy as np
 

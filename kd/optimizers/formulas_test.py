@@ -1,4 +1,4 @@
-"""Lion, Muon and SGD against the formulas of their papers in float64."""
+"""Compares Lion, Muon and SGD with the formulas of their papers in float64."""
 
 import jax
 import numpy as np
@@ -37,7 +37,7 @@ def _adam(gradients, b1, b2, epsilon):
 
 
 def _newton_schulz(x):
-  """The loop of Muon's first publication (Jordan et al., 2024)."""
+  """Returns the result of Muon's original loop (Jordan et al., 2024)."""
   x = x / np.linalg.norm(x)
   for _ in range(5):
     a = x @ x.T
@@ -46,7 +46,10 @@ def _newton_schulz(x):
 
 
 def _muon(gradients, b, nesterov):
-  """arXiv 2502.16982, section 2.2; Nesterov's as in NAdam (Dozat, 2016)."""
+  """Yields Muon's updates by arXiv 2502.16982, section 2.2.
+
+  Nesterov momentum is as in NAdam (Dozat, 2016).
+  """
   mean = np.zeros_like(gradients[0])
   for t, g in enumerate(gradients, 1):
     mean = b * mean + (1 - b) * g

@@ -1,4 +1,4 @@
-"""Optimizers and schedules against formulas in float64."""
+"""Compares optimizers and schedules with formulas in float64."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Which group a parameter belongs to, and wrong groups."""
+"""Assignment of parameters to groups, and errors on wrong groups."""
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ build = optimizer_cases.groups
 
 
 def _by_path(tree):
-  """Returns one number of each layer's parameter, by its path."""
+  """Returns the first number of each layer's parameter, by its path."""
   parts = optimizer_cases.by_path(tree)
   return {path: float(np.ravel(x)[0]) for path, x in parts.items()}
 
@@ -53,7 +53,7 @@ def test_the_first_group_that_matches_decides():
 
 
 def test_a_stack_is_frozen_if_all_its_layers_are():
-  # Layers 0 and 3 are one array, 2 and 5 another one, 6 is alone.
+  # Layers 0 and 3 are stacked in one array, 2 and 5 in another; 6 is separate.
   groups = build(
     is_frozen=lambda path: path == 'layers.6.mlp.up',
     low=base.parameter_group(r'layers\.[0235]\.mlp\.gate', frozen=True),

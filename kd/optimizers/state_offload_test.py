@@ -1,4 +1,4 @@
-"""State in the host's memory: the same updates, and it stays there."""
+"""State in the host's memory stays there, and updates are the same."""
 
 import jax
 import jax.numpy as jnp

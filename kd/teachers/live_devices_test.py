@@ -1,4 +1,4 @@
-"""Teachers on devices of their own say what they say on shared ones."""
+"""Teachers on separate devices compute the same targets as on shared ones."""
 
 import dataclasses
 
@@ -33,7 +33,7 @@ def _batch(rows, length):
 
 
 def _targets(student_mesh, teacher_mesh, batch, on_host=False):
-  """The teacher's parameters and what it says of the student's batch."""
+  """Returns the teacher's parameters and its targets of the batch."""
   sizes = families.variant('nano', '')
   kinds = sizes.layer_kinds[:2]
   sizes = dataclasses.replace(sizes, layer_kinds=kinds, vocab_size=264)
@@ -71,7 +71,7 @@ def test_devices_of_its_own_change_no_target():
     jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
   ):
     np.testing.assert_allclose(got, like, 2e-5, 2e-5)
-    # Where the update wants them: nothing is left to move.
+    # They are on the update's devices already.
     if got.ndim:
       assert got.sharding.device_set == set(devices[:4])
 
@@ -92,7 +92,7 @@ def test_weights_in_the_host_s_memory_change_no_bit():
 
 
 def test_teachers_divide_a_batch():
-  """Each position has its own mixture; a teacher without one is not asked."""
+  """Positions have their own mixtures; an unused teacher is skipped."""
   devices, batch = jax.devices(), _batch(8, 12)
   mesh = mesh_lib.make({'data': 2, 'fsdp': 2}, devices[:4])
   params, alone = _targets(mesh, mesh, batch)
@@ -162,7 +162,7 @@ def test_rows_behind_a_prefix_are_the_same_on_other_devices():
   longer = lambda x: np.concatenate([x[:, :count] + 1, x], axis=1)
   length = np.arange(12 + count, dtype=np.int32)[None].repeat(8, 0)
   places = length[:, count:].copy()
-  places[:, 9:] = -1  # Of an example that is left out.
+  places[:, 9:] = -1  # Of an example that the teacher lacks.
   own = types.TeacherTokens(
     longer(batch.tokens),
     longer(batch.targets),

@@ -1,4 +1,4 @@
-"""The buffer of rows that the student wrote, against a list."""
+"""Compares the buffer of sampled rows with a list."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ def _row(number):
 
 
 def _number(row):
-  """Which of _row's rows it is, by everything that it holds."""
+  """Returns the number of a row of `_row`, and checks its fields."""
   number = row.row_id - 100
   assert row.made == number // 2
   for name, value in _row(number).fields.items():

@@ -1,4 +1,4 @@
-"""Rows that the student writes: what is in them, and which there are."""
+"""Rows with the student's answers: their contents, and their selection."""
 
 import collections
 
@@ -47,7 +47,7 @@ def _example(prompt, answer):
 
 
 def _batch(prompts, first_id=0, answer=(30, 31, 1)):
-  """A row for each prompt, with an answer of the data's."""
+  """Returns a row for each prompt, with an answer from the data."""
   rows = [
     packing.fill([_example(p, answer)] if p else [], _LENGTH, _PAD)
     for p in prompts
@@ -155,7 +155,7 @@ def test_metrics_are_of_what_is_trained_on():
 
 
 def test_log_probabilities_stay_with_their_tokens_in_the_buffer():
-  """Of a prompt that leaves room for two of three ids, and a shorter one."""
+  """One prompt has room for two of three answer ids, the other for all."""
   prompts = _batch([(1, *range(3, 17)), (1, 5)], answer=(30,))
   buffer = replay_buffer.Buffer(2, _LENGTH, logprobs=True)
   make = _make(_Echo(), every=2, buffer=buffer, with_logprobs=True)
@@ -172,7 +172,7 @@ def test_log_probabilities_stay_with_their_tokens_in_the_buffer():
 
 
 def test_every_answer_has_a_seed_of_its_own():
-  """Case F5: of one prompt, every row, step and run's seed has another."""
+  """Every row, step and seed of the run has its own, even for one prompt."""
   batch = _batch([(1, 5)] * 6)
   seeds = collections.Counter()
   for seed in (0, 1):
@@ -192,13 +192,13 @@ def test_the_share_is_met_on_average_and_any_row_may_be_the_students():
   for step in range(400):
     rows = make(step, None, batch, batch).rows
     taken += (rows.parts == types.SAMPLED).any(axis=1)
-  # 600 in all, each of 5 rows alike.
+  # 600 in total, spread evenly over 5 rows.
   assert abs(taken.sum() - 600) < 40
   assert (abs(taken - 120) < 40).all(), taken
 
 
 def test_rows_that_are_used_again_leave_no_prompt_out():
-  """Case D6: after 3 samplings, 6 updates, the next prompts are the 4th's."""
+  """After 3 samplings in 6 updates, the next prompts are those of batch 3."""
 
   def run(make, steps):
     seen = []
@@ -232,7 +232,7 @@ def test_rows_that_are_used_again_leave_no_prompt_out():
 
 
 def test_log_probabilities_belong_to_the_tokens_they_stand_at():
-  """Case F6: prompts of two lengths, a student that has not changed since."""
+  """The unchanged student recomputes them for prompts of several lengths."""
   model = families.build(_CONFIG, 'float32', 'none', 'student')
   rng = np.random.default_rng(1)
   params = jax.tree_util.tree_map_with_path(
@@ -274,7 +274,7 @@ def test_log_probabilities_belong_to_the_tokens_they_stand_at():
 
 
 def test_images_of_a_prompt_stay_with_the_answer():
-  """Of rows with two images, the second after the answer; none; and one."""
+  """Rows have two images (the second after the answer), none, and one."""
   tokens, count, side = 2, 2, 3
   batch = _batch([(1, 9, 9, 7), (1, 5), (1, 6, 9, 9, 7)])
   rng = np.random.default_rng(0)
@@ -300,7 +300,7 @@ def test_images_of_a_prompt_stay_with_the_answer():
   again = replay_buffer.Buffer(8, _LENGTH)
   again.load(buffer.state())
   make.buffer = again
-  # Also where the data's own rows have no image.
+  # Also if the data's own rows have no image.
   reused = make(1, None, rows.replace(images=None), None).rows
   by_row = np.argsort(reused.row_id)
   np.testing.assert_array_equal(reused.images.index[by_row], want)

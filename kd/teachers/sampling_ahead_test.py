@@ -1,4 +1,4 @@
-"""Rows that are sampled ahead: which parameters sample them, whenever."""
+"""Rows are sampled ahead with parameters that do not depend on timing."""
 
 import time
 
@@ -25,7 +25,7 @@ def _asked(step, batch):
 
 
 class _Sampler:
-  """Answers with the parameters that it was given, after a random time."""
+  """Returns the parameters as answers, after a random time."""
 
   def __init__(self, seed=0, bad=None):
     self._random, self._bad = np.random.default_rng(seed), bad
@@ -52,7 +52,7 @@ def _make(staleness, steps=11, seed=0, bad=None):
 
 
 def _train(ahead, steps, seed=0):
-  """Takes the rows of these steps, as slow as it is; the updates are params."""
+  """Takes the rows of steps with random delays; params are update counts."""
   found, random = [], np.random.default_rng(seed)
   for step in steps:
     batch, answers = ahead.take(step, params=step)

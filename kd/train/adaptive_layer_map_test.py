@@ -1,4 +1,4 @@
-"""Adaptive layer maps: a batch that is not finite changes no map."""
+"""Adaptive layer maps: a nonfinite batch changes no map."""
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ def _objective(specs, sizes):
 
 
 def test_the_layers_of_the_maps_give_the_same_loss_and_gradient():
-  """Two adaptive terms, by states and by attention, among fixed ones."""
+  """Terms have adaptive maps of states and of attention, and fixed maps."""
   sizes = families.variant('nano', 'variant')
   model = families.build(sizes, 'float32', 'none', 'student')
   adaptive = dict(map='adaptive', remap_every=2)
@@ -107,7 +107,7 @@ def test_a_student_that_is_not_finite_keeps_its_map():
     )
 
   measure = adaptive_layer_map.AdaptiveLayerMap(model, objective)
-  # Compared with itself, each layer is nearest to itself.
+  # If teacher and student are equal, each layer is nearest to itself.
   good, kept = measure(0, state(params), batch, targets)
   assert kept.mapped and kept.taps.hidden.shape[0] == 2
   np.testing.assert_array_equal(

@@ -1,4 +1,4 @@
-"""The metric that chooses the best checkpoint."""
+"""The metric that selects the best checkpoint."""
 
 import math
 

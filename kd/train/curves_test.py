@@ -18,7 +18,7 @@ def _result(nll):
 
 
 def _ticks(axis):
-  """Returns the labels that can be read on an axis, as numbers."""
+  """Returns the visible labels of an axis as numbers."""
   low, high = axis.get_view_interval()
   labels = [(x, t.get_text()) for x, t in zip(*_located(axis), strict=True)]
   return [float(text) for x, text in labels if low <= x <= high and text]

@@ -1,4 +1,4 @@
-"""Counting evaluations without improvement."""
+"""Counts of evaluations without improvement."""
 
 import json
 import math
@@ -10,7 +10,7 @@ _NLL = 'eval/held_out/nll'
 
 
 def _ends(series, highest=False, **arguments):
-  """Returns the index at which a series of a metric ends training, or None."""
+  """Returns the step at which a series of values ends training, and why."""
   state = {}
   for step, value in enumerate(series):
     # As if the run were resumed after each evaluation.

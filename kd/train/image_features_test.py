@@ -1,4 +1,4 @@
-"""A batch with kept features against the tower on its pixels."""
+"""Compares a batch with stored features with the tower on its pixels."""
 
 import jax
 import numpy as np
@@ -57,7 +57,7 @@ def test_models_read_kept_features_as_they_read_pixels(tmp_path):
     for count in (3, 5):
       repeated = [*slots[:count], *slots[:count]]
       assert len(image_features.fill(store, repeated, counted, print)) == count
-    # Two processes divide the images, and see each other's files.
+    # Two processes divide the images and read each other's files.
     shared = str(tmp_path / f'shared-{kind}')
     both = [features.Store(shared, kind, *_SIZE) for _ in range(2)]
     for number, own in enumerate(both):

@@ -1,4 +1,4 @@
-"""What a user is told to do about values that are not finite."""
+"""The advice to users about nonfinite values."""
 
 from kd.train import nonfinite_advice
 
@@ -14,7 +14,7 @@ def _advice(unchanged_since, steps, best, folder, teachers=()):
 
 
 def test_a_checkpoint_of_the_same_parameters_is_at_fault():
-  # Step 3 is not finite, as the parameters after update 2 give it.
+  # Step 3 is not finite because of the parameters after update 2.
   assert _advice(2, [0, 1, 2], 1, '/w/checkpoints') == (
     'the parameters of the last checkpoint give this result '
     f'(/w/checkpoints/2); {AGAIN}; the last good checkpoint is 1, the best so '
@@ -23,7 +23,7 @@ def test_a_checkpoint_of_the_same_parameters_is_at_fault():
 
 
 def test_all_checkpoints_since_the_last_change_are_at_fault():
-  # Steps 3 to 5 were skipped, and checkpoints saved meanwhile.
+  # Steps 3 to 5 were skipped while checkpoints were saved.
   said = _advice(2, [1, 2, 4], None, 'c')
   assert '(c/2, c/4)' in said and 'good checkpoint is 1;' in said
   said = _advice(2, [2, 4], 2, 'c')
@@ -38,7 +38,7 @@ def test_an_earlier_checkpoint_is_not_at_fault():
 
 
 def test_first_weights_and_teachers_are_no_matter_of_the_learning_rate():
-  for steps in ([], [1, 2]):  # Also where all steps so far were skipped.
+  for steps in ([], [1, 2]):  # Also if all steps so far were skipped.
     assert _advice(0, steps, None, 'c') == (
       "the student's first weights give this result (student.init hf:S); "
       f'{AGAIN}; repair student.init'

@@ -1,4 +1,4 @@
-"""The first layer with an output that is not finite is named."""
+"""The origin names the first layer with a nonfinite output."""
 
 from kd.models import families
 from kd.models import model_cases
@@ -10,7 +10,7 @@ def test_the_layer_whose_output_overflows_is_named():
   params = model_cases.random_params(model.abstract_params())
   batch = model_cases.batch()
   assert nonfinite_origin.bad_layers(model, params, batch) == ()
-  # Layers 1 and 3 are stacked: the second's products are above any float32.
+  # Layers 1 and 3 are stacked; the products of layer 3 overflow float32.
   norm = params['pattern']['layer_1']['post_mlp_norm']
   norm['scale'][1] = 3e38
   for parts in (1, len(batch.tokens)):

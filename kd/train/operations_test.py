@@ -1,4 +1,4 @@
-"""Operations of traces: own times, devices, a trace that is really made."""
+"""Operations of traces: own times, devices, and a real trace."""
 
 import json
 
@@ -8,8 +8,8 @@ import numpy as np
 from kd.train import operations
 from kd.train import profiling
 
-# 2 devices. On the first a loop of 10 us holds a product of 4 us and one of
-# 3 us; then the product again, alone, after 5 us of nothing.
+# 2 devices. On the first, a loop of 10 us contains products of 4 us and 3 us.
+# After 5 us without operations, the product runs outside of the loop.
 _XSPACE = """
 planes {
   name: "/device:TPU:0"
@@ -71,7 +71,7 @@ def test_the_chosen_steps_are_traced_once(tmp_path):
     profiler.close()
 
   run(0)
-  run(2)  # The first step of a process compiles, and is not traced.
+  run(2)  # The first step of a process compiles and is not traced.
   folder = tmp_path / 'profile'
   assert said == [f'traced 3 steps: {folder}/operations.md']
   with open(folder / 'operations.json', encoding='utf-8') as f:

@@ -1,4 +1,4 @@
-"""Ctrl-C once saves; twice ends at once. In a real process, by real signals."""
+"""Ctrl-C once saves, twice ends at once: a real process with real signals."""
 
 import os
 import signal

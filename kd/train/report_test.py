@@ -1,4 +1,4 @@
-"""The report of evaluations on disk."""
+"""Reports of recorded evaluations."""
 
 import json
 import os
@@ -30,7 +30,7 @@ _DESCRIPTIONS = {
 
 
 def _result(seed, right, tasks=('one', 'two')):
-  """Ten examples of two tasks; the first of each are right."""
+  """Returns results of ten examples; `right` answers per task are right."""
   rng = np.random.default_rng(seed)
   weight = rng.integers(5, 20, 10).astype(float)
   nll = weight * rng.uniform(0.5, 1.5, 10)
@@ -113,7 +113,7 @@ def test_one_number_in_table_and_metrics_and_values_by_task(workdir):
   assert rows['exact match: two'] == ['1.0000', '0.0000', '0.8000', '0.2000']
   assert rows['answers without a number, count'] == ['3.0000'] * 4
   assert 'prompts without room, fraction' not in rows
-  # Answers to the same prompt, of all four.
+  # The answers of all four models to the same prompt.
   assert 'cross-entropy alone: wrong' in markdown and 'prompt' in markdown
   assert 'Best checkpoint (lowest eval/' in text
   picture = (workdir / 'curves.png').read_bytes()

@@ -1,4 +1,4 @@
-"""Prompts that training and evaluation share are counted once."""
+"""Prompts shared by training and evaluation are counted once."""
 
 import dataclasses
 from typing import Any
@@ -33,7 +33,7 @@ def test_shared_prompts_are_counted_when_rows_are_new():
   apart = _set('apart', [_pair('e')])
   line = 'warning: shares: 2 of 3 prompts are also trained on'
   assert shared_prompts.warnings(train, [shares, apart]) == [line]
-  # Texts without a prompt share only what they say.
+  # Texts without a prompt are compared as a whole.
   text = lambda targets: {'inputs': ' ', 'targets': targets, 'rationale': ''}
   prose = _set('prose', [text('a'), text('b')])
   assert not shared_prompts.warnings([_Rows([text('c')])], [prose])

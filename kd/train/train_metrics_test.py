@@ -1,4 +1,4 @@
-"""Steps that are not finite: stop, or skip and count, within a limit."""
+"""Nonfinite steps end the run, or are skipped and counted up to a limit."""
 
 import json
 import math
@@ -58,7 +58,7 @@ def test_skipped_ones_are_counted_and_stay_out_of_the_means():
   said = []
   w = _window({}, 2, said.append)
   for step, loss in enumerate([1.0, math.nan, math.inf, 3.0, math.nan], 1):
-    # As a checkpoint does between any two steps.
+    # As with a checkpoint between any two steps.
     w = _window(json.loads(json.dumps(w.state())), 2, said.append)
     w.add(step, _out(loss))
   metrics = w.take()

@@ -1,4 +1,4 @@
-"""One update on one device and on eight, whole and in parts: the same."""
+"""Updates are the same on one and eight devices, and with micro-batches."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ from kd.run import model_sizes
 from kd.teachers import live
 from kd.train import update
 
-# One term of each kind, so that a mesh is wrong for none of them.
+# One term of each kind, so that meshes are tested for all of them.
 LOSSES = {
   'ce': base.term('cross_entropy', weight=0.4, part='answer').to_dict(),
   'hidden': base.term('hidden_states', weight=0.1, pairs=2).to_dict(),
@@ -37,7 +37,7 @@ LOSSES = {
 }
 
 
-# Small, so that compilation for eight devices is quick; two kinds of layers.
+# Small, for quick compilation for eight devices, with two kinds of layers.
 SIZES = gemma3_config.Gemma3Config(
   embed_dim=32,
   mlp_dim=64,
@@ -54,7 +54,7 @@ SIZES = gemma3_config.Gemma3Config(
   global_rope_factor=1.0,
   norm_epsilon=1e-6,
 )
-# Its head is a parameter of its own.
+# Its unembedding is a separate parameter.
 QWEN3 = qwen3_config.Qwen3Config(
   embed_dim=32,
   mlp_dim=64,
@@ -71,7 +71,7 @@ QWEN3 = qwen3_config.Qwen3Config(
 
 
 def _batch(batch=8, length=24, vocab=260):
-  """Ragged packed rows: two segments, then padding."""
+  """Returns packed rows: two segments of random lengths, then padding."""
   rng = np.random.default_rng(0)
   segments = np.zeros((batch, length), np.int32)
   positions = np.zeros((batch, length), np.int32)
@@ -103,14 +103,14 @@ def _init(model, seed):
 def _objective(model_config):
   sizes = model_sizes.term_sizes(model_config)
   context = terms_lib.Context(steps=10, student=sizes, teacher=sizes)
-  # Half the positions, by entropy: their choice must not depend on the mesh.
+  # Half of the positions, by entropy; the choice must not depend on the mesh.
   kept = selection.build({'rule': 'student_entropy', 'fraction': 0.5}, '', 10)
   return objective_lib.Objective(term_builder.build(LOSSES, context), kept, 32)
 
 
 @functools.cache
 def _programs(shape, count, micro_batches, sizes, muon, ranges):
-  """The first state, where its parts lie, the update, and the teacher."""
+  """Returns the first state, shardings, mesh, update, and teacher targets."""
   devices = jax.devices()[:count]
   model = families.build(sizes, 'float32', 'none', 'student')
   if ranges:
@@ -132,8 +132,8 @@ def _programs(shape, count, micro_batches, sizes, muon, ranges):
     mesh,
   )
   lr = base.schedule('constant', peak=1e-3, warmup_steps=0)
-  # A larger epsilon: at first updates are sign(gradient) else, and rounding
-  # decides the sign of what is almost zero.
+  # With a small epsilon, the first updates are sign(gradient), and rounding
+  # decides the sign of gradients close to zero.
   spec, groups, more = base.adamw(lr, epsilon=1e-3), {}, (0.0, 0.0)
   if muon:
     spec = base.muon(lr, epsilon=1e-3)
@@ -163,7 +163,7 @@ def _programs(shape, count, micro_batches, sizes, muon, ranges):
   )
   abstract = update.abstract_state(abstract, objective, optimizer, mesh)
   state = update.init_state(params, objective, optimizer, 0)
-  # Where an update leaves it: one program does for all three.
+  # The update's output shardings, so that one program runs all three updates.
   places = jax.tree.map(lambda x: x.sharding, abstract)
   return jax.device_get(state), places, mesh, step, targets
 
@@ -177,7 +177,7 @@ def _three_updates(
   muon=False,
   ranges=False,
 ):
-  """Losses, gradient norms and parameters after three updates."""
+  """Returns losses, gradient norms, and parameters after three updates."""
   first, places, mesh, step, targets = _programs(
     shape, count, micro_batches, sizes, muon, ranges
   )
@@ -241,7 +241,7 @@ def test_meshes_and_micro_batches_change_no_running_range():
     return jax.tree.leaves(running_ranges.split(params)[0])
 
   one = ranges_on((1, 1, 1), 1)
-  # A sum of another order may round a value to the next code.
+  # Another order of summation may round a value to the next code.
   np.testing.assert_allclose(ranges_on((1, 2, 2, 2), 8, 2), one, rtol=2e-3)
 
 

@@ -1,4 +1,4 @@
-"""Updates with parameter groups against updates of all parameters."""
+"""Compares updates with parameter groups with updates of all parameters."""
 
 import dataclasses
 import functools
@@ -23,8 +23,8 @@ from kd.train import checkpointing
 from kd.train import update
 from kd.train import update_cases
 
-# Layers 0 and 2 are one array, 1 and 3 another one. No other array has as many
-# rows as the embedding.
+# Layers 0 and 2 are stacked in one array, 1 and 3 in another. Only the
+# embedding has 300 rows.
 _VOCAB = 300
 _SIZES = dataclasses.replace(
   optimizer_cases.SIZES, vocab_size=_VOCAB, layer_kinds=('local', 'global') * 2
@@ -42,7 +42,7 @@ def _params():
     lambda x: (rng.normal(size=x.shape) / 4).astype(np.float32),
     _MODEL.abstract_params(),
   )
-  # Numbers of which a sum with 0 makes another one.
+  # Numbers whose bits an addition of 0 changes.
   odd = np.float32([-0.0, 1e-40, -1e-40])
   params['pattern']['layer_0']['mlp']['gate'][0, 0, :3] = odd
   return params
@@ -65,7 +65,7 @@ def _build(groups, clip_norm=0.0, build_spec=base.adamw):
 
 
 def _run(groups, steps=1, micro_batches=1, clip_norm=0.0):
-  """Returns the first state, the last one, gradients' norms, the program."""
+  """Returns the first and last state, gradient norms, and the program."""
   objective, optimizer, rate = _build(groups, clip_norm)
   first = update.init_state(_params(), objective, optimizer, 0)
   step = jax.jit(update.make(_MODEL, objective, optimizer, rate, micro_batches))
@@ -93,14 +93,14 @@ def _by_path(pair):
 
 
 def _changes(run):
-  """Returns what was added to each layer's parameters, by path."""
+  """Returns the change of each layer's parameters, by path."""
   first, last, *_ = run
   old, new = _by_path(first.all_params), _by_path(last.all_params)
   return {path: new[path] - old[path] for path in old}
 
 
 def _tables(program):
-  """Returns the operations that make an array as large as the embedding."""
+  """Returns the operations with outputs of the embedding's shape."""
   return re.findall(rf':f32\[{_VOCAB},16\] = (\w+)', program)
 
 
@@ -167,7 +167,7 @@ def test_a_state_without_moments_of_frozen_parameters_is_restored(
   saver.close()
   expected = state.replace(step=jax.numpy.int32(3))
   jax.tree.map(np.testing.assert_array_equal, restored, expected)
-  # The final norm; matrices and norms of the layers that are left.
+  # The final norm; matrices and norms of the trained layers.
   moments = {base.adamw: 2 * (1 + 4 + 6), base.muon: 2 * (1 + 6) + 4}
   leaves = [x for x in jax.tree.leaves(restored.opt_state) if x.size > 3]
   assert len(leaves) == moments[build_spec]

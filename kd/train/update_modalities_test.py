@@ -1,4 +1,4 @@
-"""Weights of modalities against a backward pass for each modality."""
+"""Compares weights of modalities with one backward pass per modality."""
 
 import dataclasses
 import functools
@@ -41,7 +41,7 @@ _DECAY = 0.75
 
 
 def _batch(rows=4, length=9, seed=0):
-  """Returns rows of two examples, of which some have an image, of one token."""
+  """Returns rows of two examples, some of them with a one-token image."""
   rng = np.random.default_rng(seed)
   shape = rows, length
   tokens = rng.integers(4, _SIZES.vocab_size, (2, *shape)).astype(np.int32)
@@ -64,7 +64,7 @@ def _batch(rows=4, length=9, seed=0):
 
 
 def _has_image(batch):
-  """Returns where an example has an image, by loops."""
+  """Returns a mask of the positions of examples with images, by loops."""
   where = np.zeros(batch.tokens.shape, bool)
   for row, index in enumerate(batch.images.index):
     for place in np.flatnonzero(index >= 0):
@@ -97,7 +97,7 @@ def _built():
 
 
 def _parts(objective, params, batch):
-  """Returns the gradient of each modality's part, by a pass for each."""
+  """Returns the gradient of each modality's part, with one pass each."""
   settings = objective.settings(batch, 0)
   where = _has_image(batch)
 
@@ -117,7 +117,7 @@ def _parts(objective, params, batch):
 def test_norms_and_gradients_equal_those_of_a_pass_for_each_modality():
   batch, where = _batch(), _has_image(_batch())
   weights = np.where(where, _DECLARED['image'], _DECLARED['text'])
-  # The total of the weights, in which the objective is a mean.
+  # The total weight, by which the objective is normalized.
   total = np.sum(weights * batch.weights)
   objective, state, step = _built()
   parts = dict(
@@ -156,7 +156,7 @@ def test_norms_and_gradients_equal_those_of_a_pass_for_each_modality():
 
 def test_weights_follow_an_average_of_norms_that_a_checkpoint_keeps(tmp_path):
   _, state, step = _built()
-  # The third has no example with an image: there is nothing to compare.
+  # The third batch has no image, so its norms cannot be compared.
   batches = [_batch(seed=i) for i in range(4)]
   batches[2].images.index[:] = -1
   declared, average = np.array([*_DECLARED.values()]), None
@@ -193,14 +193,14 @@ def test_weights_follow_an_average_of_norms_that_a_checkpoint_keeps(tmp_path):
 
 
 def _count_products(update_, *arguments):
-  """Returns how many products of an update have 52 channels."""
+  """Returns the number of products of an update that have 52 channels."""
   lines = str(jax.make_jaxpr(update_)(*arguments)).splitlines()
   shown = re.compile(r'f32\[[^]]*\b52\b[^]]*\] = dot_general')
   return sum(bool(shown.search(line)) for line in lines)
 
 
 def _products(groups):
-  """Returns how many products of an update have 52 channels, and its state."""
+  """Returns the number of such products of an update, and its state."""
   objective, state, _ = _built()
   entries = {name: entry.to_dict() for name, entry in groups.items()}
   split = parameter_groups.ParameterGroups(
@@ -222,8 +222,8 @@ def test_a_frozen_tower_has_no_backward_pass_and_no_optimizer_state():
   (less, state), (more, other) = (
     _products({'tower': group}) for group in (frozen, trained)
   )
-  # Forward one product; backward its weights' and the next ones' gradients,
-  # and that of its output.
+  # One product forward; backward, the gradients of its weights, of the next
+  # weights, and of its output.
   assert (less, more) == (1, 4)
   sizes = lambda s: [x.shape for x in jax.tree.leaves(s.opt_state)]
   assert not [x for x in sizes(state) if 52 in x]
@@ -262,7 +262,7 @@ def test_a_shared_tower_runs_in_the_teacher_alone():
   assert products == [0, 1]
   rows = [one.shared_images(batch, targets) for one in objectives]
   assert rows[0].images.pixels is None and rows[1] is batch
-  # The student's copy of the tower gives the same.
+  # The student's copy of the tower computes the same.
   forward = live.scorer(_MODEL, types.TapSpec((), ()))
   hidden = [forward(params, x)[0] for x in rows]
   np.testing.assert_allclose(*hidden, rtol=1e-5, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Running ranges over updates, against their formula in float64 numpy."""
+"""Compares running ranges over updates with their formula in float64."""
 
 import dataclasses
 import functools
@@ -86,7 +86,7 @@ def test_ranges_are_averages_over_updates(tmp_path):
   state, expected = _first(), None
   np.testing.assert_array_equal(_ranges(state.params), 0)
   for _ in range(4):
-    # Inputs are those that earlier ranges rounded.
+    # Inputs are rounded with the earlier ranges.
     seen = np.asarray(_largest(state.params), np.float64)
     state, _ = step(state, update_cases.batch(_VOCAB), None)
     if expected is None:
@@ -97,7 +97,7 @@ def test_ranges_are_averages_over_updates(tmp_path):
     )
   assert np.all(_ranges(state.params) > 0)
   assert np.any(np.abs(seen / expected - 1) > 0.02)
-  # Neither the optimizer nor the average of parameters has them.
+  # Neither the optimizer's state nor the average of parameters contains them.
   for tree in (state.opt_state, state.ema):
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
     assert layers.INPUT_RANGES not in str(paths)

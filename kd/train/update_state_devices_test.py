@@ -1,4 +1,4 @@
-"""Where an optimizer's state lies on several devices."""
+"""Shardings of an optimizer's state on several devices."""
 
 import jax
 import numpy as np
@@ -44,7 +44,7 @@ def test_adafactors_factors_are_split_as_their_parameters_are():
     ((2, 256, 1), Spec(None, 'fsdp', None)),
     ((256,), Spec('fsdp')),
   }
-  # And an update leaves them there.
+  # An update does not change them.
   concrete = jax.tree.map(
     lambda x: jax.device_put(np.ones(x.shape, x.dtype), x.sharding), params
   )

@@ -1,4 +1,4 @@
-"""Counting updates, and micro-batches against whole batches."""
+"""Counts of updates, and micro-batches compared with whole batches."""
 
 import functools
 
@@ -43,7 +43,7 @@ _TERMS = {
   'ce': base.term('cross_entropy'),
   'hidden': base.term('hidden_states', pairs=1),
   'kl': base.term('forward_kl', part='answer'),
-  # Random, and so no part of the total.
+  # Random, so it is left out of the total.
   'noisy': base.term('hidden_states', pairs=1, dropout=0.5, weight=0.0),
 }
 
@@ -64,7 +64,7 @@ def _batch(rows, length=4):
 
 
 def _targets(rows, length=4):
-  """Returns a teacher that says something else of every row."""
+  """Returns targets that differ in every row."""
   rng = np.random.default_rng(1)
   normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
   hidden, layer = normal(rows, length, _WIDTH), normal(1, rows, length, _WIDTH)
@@ -79,7 +79,7 @@ def _targets(rows, length=4):
 
 @functools.cache
 def _make(dtype, micro_batches, keys, layer_dropout=0.0):
-  """Returns the update of these terms, and its first state."""
+  """Returns the update of these terms and its initial state."""
   model = families.build(_SIZES, dtype, 'none', '')
   lr = base.schedule('warmup_linear', peak=1.0, warmup_steps=4, final=0.0)
   optimizer, rate = optimizers.build(base.adamw(lr).to_dict(), 12)
@@ -112,7 +112,7 @@ def test_many_bfloat16_micro_batches_add_up_in_float32():
   norms = []
   for micro_batches in (1, 64):
     step, state = _make('bfloat16', micro_batches, _LABELS)
-    # The same row 64 times: every part's gradient is the whole's / 64.
+    # With 64 equal rows, the gradient of each part is 1 / 64 of the whole.
     rows = jax.tree.map(lambda x: jnp.repeat(x, 64, axis=0), _batch(1))
     _, out = step(state, rows, None)
     norms.append(float(out.scalars['grad_norm']))
@@ -138,7 +138,7 @@ def test_micro_batches_of_different_weight_change_nothing():
 
 def test_each_micro_batch_and_each_step_has_its_own_random_key():
   step, state = _make('float32', 2, _ALL)
-  # Rows in pairs, one in each micro-batch, that differ by their key alone.
+  # Pairs of rows, one in each micro-batch, that differ only by their key.
   targets = _targets(4)
   pair = lambda x: np.repeat(x[:2], 2, axis=0)
   layer = np.stack([pair(x) for x in targets.taps.hidden])

@@ -1,4 +1,4 @@
-"""Tests of passes over logits, against float64 numpy."""
+"""Compares blockwise passes over logits with float64 numpy."""
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,11 @@ _RULED_OUT = -1e9
 
 
 def _logits(vocab_size):
-  """Rows of each kind: ordinary, peaked, flat, ties, most ruled out."""
+  """Returns logits: ordinary, peaked, flat, with ties, most ruled out."""
   rng = np.random.default_rng(vocab_size)
   ordinary = rng.normal(0, 3, (3, vocab_size))
   peaked = rng.normal(0, 1, (2, vocab_size))
-  peaked[0, vocab_size // 3] = 30  # Tail of 1e-9 and less.
+  peaked[0, vocab_size // 3] = 30  # The tail is 1e-9 or less.
   peaked[1, -1] = 70
   flat = np.full((1, vocab_size), 17.0)
   ties = rng.integers(0, 3, (1, vocab_size)).astype(float)
@@ -54,20 +54,20 @@ def test_the_most_likely_and_all_others(vocab_size, size):
   np.testing.assert_allclose(seen.entropy, entropy, 2e-5, 1e-6)
   ids, logprobs, tail = map(np.asarray, blockwise_topk.most_likely(seen, size))
   for row in range(len(logits)):
-    # Ids exist, each once, and none that is left is more likely.
+    # Ids are distinct and legal, and no other id is more likely.
     assert len(set(ids[row])) == size and ids[row].max() < vocab_size
     assert (np.diff(logits[row, ids[row]]) <= 0).all()
     left = np.delete(logits[row], ids[row])
     assert left.max(initial=-np.inf) <= logits[row, ids[row]].min()
     rest = np.exp(np.delete(whole[row], ids[row])).sum()
-    # Relative: as exact where it is 1e-13 as where it is 0.99.
+    # Relative accuracy: the same for a mass of 1e-13 as for 0.99.
     np.testing.assert_allclose(tail[row], _log(rest), rtol=1e-5, atol=1e-5)
   expected = np.take_along_axis(whole, ids, 1)
   np.testing.assert_allclose(logprobs, expected, rtol=1e-6, atol=1e-5)
 
 
 def test_tails_are_relative_to_themselves():
-  # 0.99 of the mass is beyond one id, and 1e-9 of it.
+  # The tail has 0.99 or 1e-9 of the mass.
   for share in (0.99, 1e-9):
     p = np.full(4000, share / 3999)
     p[1234] = 1 - share

@@ -1,4 +1,4 @@
-"""Every draw that can happen, weighed by its probability, against float64."""
+"""Compares the expectation over all possible draws with float64 numpy."""
 
 import functools
 import itertools
@@ -24,7 +24,7 @@ def _log_softmax(x):
 
 
 def _expected(log_p, log_q, temperature):
-  """Returns the divergences and their gradients in the student's logits."""
+  """Returns the divergences and their gradients by the student's logits."""
   p, q, d = np.exp(log_p), np.exp(log_q), log_q - log_p
   reverse = (q * d).sum()
   return {
@@ -93,7 +93,7 @@ def test_draws_are_unbiased_at_their_temperature_and_at_1(exact, drawn_at):
       mean = probabilities @ np.asarray(gradients, np.float64)
       np.testing.assert_allclose(mean, gradient, 1e-4, 2e-6)
       if kind == 'forward_kl' and not exact and temperature == drawn_at:
-        # As docs/cache.md states it.
+        # The bound of docs/cache.md.
         variance = probabilities @ np.square(values - value)
         spread = np.exp(log_p) @ np.square(log_p - log_q - value)
         np.testing.assert_allclose(variance, spread / _DRAWS, 1e-4)

@@ -1,4 +1,4 @@
-"""A manifest that was edited or damaged is refused by file and field."""
+"""Errors on edited or damaged manifests name the file and field."""
 
 import json
 

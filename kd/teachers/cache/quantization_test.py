@@ -1,4 +1,4 @@
-"""Tests of codes, against plain Python."""
+"""Compares quantization with plain Python."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from kd.teachers.cache import quantization
 
 
 def _naive_bits(ids, bits):
-  """All ids as one number: no code in this packing."""
+  """Returns all ids as one number, packed independently."""
   return sum(int(i) << (bits * n) for n, i in enumerate(ids))
 
 
@@ -50,13 +50,13 @@ def test_logprobs_stay_within_the_bound():
   assert (each <= logprobs).all()
   found = quantization.decode(quantization.encode(logprobs, each), each)
   error = np.abs(found.astype(np.float64) - logprobs)
-  # Half a level of the root, squared.
+  # The error of half a level of the square root.
   root = np.sqrt(np.divide(logprobs, each, where=each < 0, out=0 * each))
   bound = -each * (root / 255 + 1 / 510**2)
   assert (error <= bound + 1e-6).all()
-  # The bound is met by some: it is not a loose one.
+  # Some errors are close to the bound, so it is tight.
   assert (error > 0.9 * bound).any()
-  # What is certain is kept so.
+  # A probability of 1 stays exact.
   assert (found[logprobs == 0] == 0).all()
 
 

@@ -1,4 +1,4 @@
-"""Targets that go through a cache's files, against the teacher's own."""
+"""Compares targets read from a cache's files with the teacher's own."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ def _batch():
 
 
 def _through_files(folder, name, method, logits):
-  """Writes what the method keeps of logits [V] at every position; reads it."""
+  """Writes the compressed logits [V] at every position, and reads them."""
   tokens = _ROWS * _LENGTH
   kept = jax.jit(
     lambda x, keys: method.keep(
@@ -104,7 +104,7 @@ def test_weights_of_drawn_ids_have_the_teacher_as_their_mean(
   likely = np.argsort(-p)[:exact]
   np.testing.assert_allclose(mean[likely], p[likely], rtol=rounding)
   rest = np.delete(np.arange(_VOCAB), likely)
-  # Each of the draws carries an equal part of the mass that is drawn.
+  # Each draw has an equal part of the drawn mass.
   each = p[rest].sum() / (draws * _ROWS * _LENGTH)
   error = np.abs(mean - p)[rest]
   assert (error < rounding * p[rest] + 5 * np.sqrt(each * p[rest]) + each).all()

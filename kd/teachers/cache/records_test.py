@@ -1,4 +1,4 @@
-"""Tests of a row's record."""
+"""Tests for records of rows."""
 
 import dataclasses
 
@@ -77,7 +77,7 @@ def test_kept_ids_and_tail_come_back_as_one_distribution(stored_as):
   ):
     total = np.exp(logprobs.astype(np.float64)).sum() + np.exp(float(tail))
     assert abs(total - 1) < 1e-5
-  # Twice half a level: the code's own, and what normalising moves.
+  # Twice half a level: from the code, and from the normalization.
   lowest = [x.min() for x in _by_position(row, row.logprobs)]
   share = 1 / 250 if stored_as == 'uint8' else 2**-10
   for was, now, low in zip(
@@ -101,7 +101,7 @@ def test_drawn_ids_keep_their_counts(draws):
 
 
 def test_only_ids_that_were_not_drawn_are_normalized():
-  """The tail's mass holds that of drawn ids: they would count twice."""
+  """The tail includes the mass of drawn ids, which would count twice."""
   method = compression.Method('stratified', 'float16', 20, 1.0, 4)
   row = _row(np.random.default_rng(5), draws=5)
   counts = row.counts * (np.arange(len(row.counts)) % 3 == 0)
@@ -132,7 +132,7 @@ def test_a_digest_depends_on_everything_in_a_row():
     changed[1, 4] += 1
     digests.add(records.digest_of(batch.replace(**{name: changed}), 1))
   assert len(digests) == 1 + len(packing.FIELDS)
-  # But not on which row of which batch it is.
+  # It does not depend on the row's index or the other rows of the batch.
   reverse = jax.tree.map(lambda x: x[::-1], batch)
   assert records.digest_of(reverse, 0) in digests
 

@@ -1,4 +1,4 @@
-"""A teacher's pass down to what is kept, on meshes, against float64 numpy."""
+"""Compares scoring and compression on meshes with float64 numpy."""
 
 import dataclasses
 
@@ -37,7 +37,7 @@ def _batch():
 
 
 def _teachers(mesh, shares):
-  """Teachers of one size and other seeds."""
+  """Returns teachers of one size with different seeds."""
   sizes = families.variant('nano', '')
   kinds = sizes.layer_kinds[:2]
   sizes = dataclasses.replace(sizes, layer_kinds=kinds, vocab_size=_WIDE)
@@ -65,7 +65,7 @@ def _scored(sizes, shares, method):
 
 
 def _direct(shares):
-  """Probabilities of the ids that the student has, the mass of others."""
+  """Returns probabilities of the student's ids and the mass of other ids."""
   mesh = mesh_lib.make({'data': 1}, jax.devices()[:1])
   p, dropped, normalizer = 0, 0, None
   for teacher in _teachers(mesh, shares):
@@ -91,7 +91,6 @@ def _check(found, shares):
   )
   near(found.target_logprob, np.log(at_target))
   near(found.log_normalizer, normalizer if len(shares) == 1 else 0 * dropped)
-  # Case E3.
   assert dropped[counted].max() > 1e-3
   near(found.dropped_mass, dropped)
   kept = found.kept

@@ -1,4 +1,4 @@
-"""What a teacher's pass says of logits that are not finite."""
+"""Scoring reports nonfinite logits of teachers."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Answers of a server that is slow, strict, killed, or swapped."""
+"""Answers of a server with limits, faults, or a new model."""
 
 import json
 
@@ -58,7 +58,7 @@ def test_what_a_server_does_not_take_is_left_out_and_said(tmp_path):
     served_cases.running(write=write, at_once=2) as server,
     _open(server, tmp_path, said) as answerer,
   ):
-    # Found out one after the other: the answers at a time, the limit's name.
+    # Found in this order: answers per request, name of the limit.
     server.fault = lambda n: limited.append(n) if n == 2 else None
     replies = answerer(_messages('Q'), 0, 5)
     assert [len(reply.answers) for reply in replies] == [2, 2, 1]
@@ -72,7 +72,7 @@ def test_what_a_server_does_not_take_is_left_out_and_said(tmp_path):
     assert 'at most 2 answers per request' in ' '.join(said)
     count = len(server.asked)
     answerer.close()
-    # A run that resumes does not find that out again.
+    # A resumed run knows both already.
     with _open(server, tmp_path) as again:
       assert again(_messages('Q'), 0, 5) == replies
     assert len(server.asked) == count
@@ -83,13 +83,13 @@ def test_no_answer_is_asked_for_twice(tmp_path):
   with served_cases.running() as server:
     with _open(server, tmp_path) as answerer:
       first = [answerer(_messages(p), 7, 2) for p in prompts[:4]]
-    # A killed run leaves half a reply.
+    # A killed run leaves a partial reply.
     with open(tmp_path / 'replies', 'ab') as f:
       f.write(b'half of a reply')
     with _open(server, tmp_path) as answerer:
       again = [answerer(_messages(p), 7, 2) for p in prompts]
       assert again[:4] == first and len(server.asked) == 6
-      # Another seed is another question.
+      # Another seed is another request.
       answerer(_messages(prompts[0]), 8, 2)
       assert len(server.asked) == 7
 
@@ -100,7 +100,7 @@ def test_another_model_ends_the_run(tmp_path):
       answerer(_messages('a'), 0, 1)
     server.fingerprint = 'second'
     with _open(server, tmp_path) as answerer:
-      answerer(_messages('a'), 0, 1)  # It is kept.
+      answerer(_messages('a'), 0, 1)  # Its reply is stored.
       with pytest.raises(errors.ConfigError, match="was 'first', now 'second'"):
         answerer(_messages('b'), 0, 1)
     with _open(server, tmp_path, fingerprint='any') as answerer:
@@ -123,8 +123,8 @@ def test_a_budget_stops_in_time_and_counts_what_was_used(tmp_path, name, most):
       for i in range(1000):
         answerer(_messages(f'{i:03}'), 0, 2)
     spent = json.loads((tmp_path / 'spent.json').read_text())
-    # A request that fails may have been paid for: 3 bytes, a template, 2
-    # answers of 30 tokens. One that is not accepted has not.
+    # A failed request may have been charged: 3 bytes, a template, 2 answers of
+    # 30 tokens. A rejected one (429) was not.
     failed, done = 3 + 256 + 60, len(server.asked) - 2
     assert spent['requests'] == len(server.asked)
     if len(server.asked) > 2:
@@ -132,7 +132,7 @@ def test_a_budget_stops_in_time_and_counts_what_was_used(tmp_path, name, most):
       used = failed + 60 + done * (3 + 2 * 2)
       assert spent['money'] == pytest.approx(used / 1e6)
     assert 0.5 * most < spent[name] <= most
-    # With more, the same command resumes where it stopped.
+    # With a larger budget, the same command resumes.
     count = len(server.asked)
     with _open(server, tmp_path) as answerer:
       answerer(_messages('000'), 0, 2)

@@ -1,4 +1,4 @@
-"""A served teacher against a server of a known model, with its faults."""
+"""A served teacher with a server of a known model and planned faults."""
 
 from concurrent import futures
 import dataclasses
@@ -30,7 +30,7 @@ def _batch(seed=0, rows=3, length=24):
   weights[:, [0, 10]] = 0
   return types.Batch(
     tokens=tokens,
-    # The id after an example's last one is in no row.
+    # The target of an example's last id is not among the row's tokens.
     targets=np.roll(tokens, -1, axis=1),
     positions=np.zeros_like(tokens),
     segment_ids=segments,
@@ -78,7 +78,7 @@ def _check(targets, batch, model, most):
 def test_apis_tell_the_models_likeliest_ids(tmp_path, api):
   batch, said = _batch(), []
   with served_cases.running(apis=(api,)) as server:
-    # Ids whose texts are their own: the others, echo leaves to the rest.
+    # Ids with unique texts; 'echo' counts all others to the tail.
     plain = [i for i in range(served_cases.V) if 40 <= i < 134]
     others = np.setdiff1d(np.arange(served_cases.V), plain)
     server.model[:, others] -= 12
@@ -87,11 +87,11 @@ def test_apis_tell_the_models_likeliest_ids(tmp_path, api):
     _check(_targets(teacher, batch), batch, server.model, _K)
     asked = len(server.asked)
     teacher.close()
-    # A later run asks what the server can do, and nothing that it has told.
+    # A later run repeats the probe, but no stored request.
     again = _open(server, tmp_path)
     _check(_targets(again, batch), batch, server.model, _K)
     assert len(server.asked) - asked < asked - 5
-    # Rows that the student wrote do not come again.
+    # Replies for rows of the student are not stored.
     parts = np.full_like(batch.parts, types.SAMPLED)
     asked = len(server.asked)
     for _ in range(2):
@@ -121,8 +121,8 @@ def test_a_prefix_is_read_by_the_teacher_alone(tmp_path):
     teacher.close()
     asked = sorted(x['prompt'][: len(ids) + 1] for x in server.asked[-2:])
     assert asked[0] == [2, *ids] and asked[1][:-1] == ids
-    # What follows the BOS follows the prefix's last id; other targets do not
-    # change, as this model looks one id back.
+    # The BOS's target follows the prefix's last id. Other targets are unchanged,
+    # since this model depends only on the previous id.
     np.testing.assert_allclose(
       targets.target_logprob[0, 0],
       server.model[ids[-1], batch.targets[0, 0]],
@@ -140,7 +140,7 @@ def test_less_than_was_wanted_is_said_and_used(tmp_path):
     assert targets.ids.shape[-1] == _K
     _check(targets, batch, server.model, 5)
     teacher.close()
-    # Whatever a request generates is counted, and so are the probe's.
+    # Generated tokens and the probe's requests are counted too.
     spent = json.loads((tmp_path / 'spent.json').read_text())
     sizes = [len(x['prompt']) + x['max_tokens'] for x in server.asked]
     assert spent['requests'] == len(sizes) and spent['tokens'] == sum(sizes)
@@ -168,7 +168,7 @@ def test_faults_of_servers_are_waited_for(tmp_path):
   with served_cases.running(fault=plan.get) as server:
     teacher = _open(server, tmp_path, timeout_s=0.5, concurrency=2)
     _check(_targets(teacher, batch), batch, server.model, _K)
-    # The probe's 2 requests, 6 of examples, and one again for each fault.
+    # 2 requests of the probe, 6 of examples, and one retry for each fault.
     assert len(server.asked) == 2 + 6 + len(plan)
     server.fault = lambda number: (503, {})
     with pytest.raises(retry.ReadError, match='in 6 attempts.*503'):
@@ -189,7 +189,7 @@ def test_another_model_stops_the_run(tmp_path):
     teacher.close()
     with pytest.raises(errors.ConfigError, match='another model answers'):
       _open(server, tmp_path)
-    # A start that fails leaves the count of what was asked.
+    # A failed start still counts its requests.
     spent = json.loads((tmp_path / 'spent.json').read_text())
     assert spent['requests'] == len(server.asked)
     server.shift = 1
@@ -200,7 +200,7 @@ def test_another_model_stops_the_run(tmp_path):
 def test_a_key_that_cannot_be_sent_is_not_shown(tmp_path, monkeypatch, caplog):
   with served_cases.running() as server:
     monkeypatch.setenv('KD_TEACHER_KEY', 'sk-secret\n')
-    _open(server, tmp_path).close()  # A file's last newline is left out.
+    _open(server, tmp_path).close()  # A trailing newline is stripped.
     monkeypatch.setenv('KD_TEACHER_KEY', 'sk-\nsecret')
     with pytest.raises(errors.ConfigError, match='KD_TEACHER_KEY') as error:
       _open(server, tmp_path / 'other')
@@ -239,7 +239,7 @@ def test_a_budget_stops_before_it_is_exceeded(tmp_path, name, most):
     spent = json.loads((tmp_path / 'spent.json').read_text())
     assert spent == pytest.approx(used)
     assert 0.5 * most < used[name] <= most
-    # With more the same command ends; no reply is paid for twice.
+    # With a larger budget the same command ends, and repeats no request.
     teacher = _open(server, tmp_path, **spec)
     _check(_targets(teacher, batch), batch, server.model, _K)
     asked = [tuple(x['prompt']) for x in server.asked]

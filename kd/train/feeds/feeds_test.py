@@ -1,4 +1,4 @@
-"""What each source of targets means for a config."""
+"""Properties of each source of targets in a config."""
 
 import pytest
 
