@@ -68,7 +68,7 @@ class RowAssignment:
 
 
 def _writers(mesh, batch_size):
-  """Returns the first process that holds each slot of a batch: int64 [B]."""
+  """Returns the first process that has each slot of a batch: int64 [B]."""
   devices = rules.batch_sharding(mesh).devices_indices_map((batch_size,))
   writers = np.full(batch_size, np.iinfo(np.int64).max)
   for device, index in devices.items():

@@ -121,7 +121,7 @@ def test_a_prefix_is_read_by_the_teacher_alone(tmp_path):
     teacher.close()
     asked = sorted(x['prompt'][: len(ids) + 1] for x in server.asked[-2:])
     assert asked[0] == [2, *ids] and asked[1][:-1] == ids
-    # The BOS's target follows the prefix's last id. Other targets are unchanged,
+    # The BOS's target follows the prefix's last id. Other targets are the same,
     # since this model depends only on the previous id.
     np.testing.assert_allclose(
       targets.target_logprob[0, 0],
