@@ -48,7 +48,7 @@ def check(
     chat_turns.IMAGE in the content).
 
   Raises:
-    ConfigError: a message is wrong; names the message and the field.
+    ConfigError: a message is invalid; names the message and the field.
   """
   if not isinstance(messages, list) or not messages:
     raise errors.ConfigError(

@@ -61,7 +61,7 @@ def example(
     An example in the format of examples.stream in kd/input_pipeline.
 
   Raises:
-    ConfigError: a column is missing or wrong, or no message is trained on.
+    ConfigError: a column is missing or invalid, or no message is trained on.
   """
   fields = _fields(row, where, columns)
   whole = {'id': _id(fields, where, default_id)}
@@ -120,7 +120,7 @@ def prompt(
   An answer in `completion` or in the last message is left out.
 
   Raises:
-    ConfigError: a column is missing or wrong.
+    ConfigError: a column is missing or invalid.
   """
   fields = _fields(row, where, columns, generate=True)
   fields.pop('completion', None)

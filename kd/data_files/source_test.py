@@ -1,4 +1,4 @@
-"""Files as users have them: every format, split by prompt, what is wrong."""
+"""Users' files: every format, splits by prompt, and errors."""
 
 import dataclasses
 import gzip
@@ -65,7 +65,7 @@ def formats(tmp_path_factory):
     f.write(data)
   parquet.write_table(table, folder / 'e.parquet', row_group_size=100)
   _write_arrow(folder / 'f.arrow', table, pyarrow.ipc.new_file)
-  # As save_to_disk of Hugging Face's library writes a DatasetDict.
+  # A DatasetDict as written by save_to_disk of Hugging Face's library.
   saved = folder / 'saved'
   halves = table.slice(0, 300), table.slice(300)
   for split in ('train', 'validation'):
@@ -97,9 +97,9 @@ def test_patterns_folders_and_splits(formats, tmp_path):
   assert len(_read(formats / 'saved' / 'train')) == 600
   saved = source.Source(str(formats / 'saved'), held_out=0.5)
   assert saved.splits() == ('train', 'validation')
-  # The folder's own split is held out, and nothing else.
+  # Only the folder's own split is held out.
   assert [len(list(saved.read(s, _raise))) for s in saved.splits()] == [600] * 2
-  # Without such a split, `train` is divided; other splits are whole.
+  # Without such a split, `train` is divided; other splits are complete.
   text = json.dumps({'splits': ['train', 'test']})
   other = shutil.copytree(formats / 'saved', tmp_path / 'other')
   (other / 'validation').rename(other / 'test')
@@ -114,7 +114,7 @@ def test_patterns_folders_and_splits(formats, tmp_path):
   assert {e['id'] for e in validation} and not (
     {e['id'] for e in train} & {e['id'] for e in validation}
   )
-  # `**` stands for folders at any depth, and none.
+  # `**` matches folders at any depth, including none.
   (tmp_path / 'a' / 'b').mkdir(parents=True)
   for folder in ('', 'a', 'a/b'):
     (tmp_path / folder / 'x.jsonl').write_bytes(_GOOD)
@@ -155,7 +155,7 @@ def test_prompts_are_held_out_by_their_hash(tmp_path, monkeypatch):
   monkeypatch.setattr(source, '_SMALL', 0)
   large = set(_texts(path, 'validation', 0.1))
   assert 5 < len(large) < 40
-  # Of a large source the same prompts stay held out as it grows.
+  # In a large source, the same prompts remain held out as it grows.
   path.write_bytes(_lines(rows[::-1] + [{'prompt': 'q', 'completion': '.'}]))
   assert set(_texts(path, 'validation', 0.1)) - {'q'} == large
   assert before
@@ -304,7 +304,7 @@ def test_columns_weights_and_pairs(tmp_path):
   assert second['id'] == 'x.jsonl:2'
   assert [m['weight'] for m in second['messages']] == [0.0, 0.5]
   assert [m['role'] for m in third['messages']] == ['user', 'assistant']
-  # What a model is asked leaves the answer out.
+  # The prompt does not include the answer.
   row = {'messages': [*_CHAT, *_CHAT], 'prompt': 'hi'}
   asked = examples.prompt(row, 'x', examples.Columns())
   assert [m['content'] for m in asked] == ['hi', 'yes', 'hi']

@@ -1,4 +1,4 @@
-"""Downloads from a server that is slow on purpose."""
+"""Downloads from a slow server."""
 
 import contextlib
 import socket
@@ -37,7 +37,7 @@ def test_one_deadline_for_headers_and_content():
     assert downloads.read(url, 1000, 10) == b'x' * 100
     assert downloads.read(url, 7, 10) == b'x' * 7
   drip = [bytes([b]) for b in _HEAD + b'x' * 100]
-  # Headers that never end, and a body that never does.
+  # Endless headers, and an endless body.
   for pieces in (drip, [_HEAD, *drip]):
     with _server(*pieces, pause_s=0.1) as url:
       began = time.monotonic()

@@ -25,7 +25,7 @@ def _noise(rng, width, height, mode='RGB'):
 
 
 def _write(folder):
-  """Writes images of each kind: modes, formats, turns, proportions."""
+  """Writes images of each kind: modes, formats, rotations, proportions."""
   rng = np.random.default_rng(0)
   for mode in ('L', 'LA', 'RGB', 'RGBA'):
     _noise(rng, 50, 40, mode).save(folder / f'{mode}.png')

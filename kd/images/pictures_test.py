@@ -1,4 +1,4 @@
-"""Pixels against a resize in float64, and what is refused."""
+"""Pixels against a resize in float64, and rejected images."""
 
 import io
 import struct

@@ -1,1 +1,1 @@
-"""Rows: templates, packing, prepared files and their order."""
+"""Prepares rows: templates, tokenizers, packing, files and their order."""

@@ -55,8 +55,8 @@ class Folder:
     directory: the folder.
     json: the contents of tokenizer.json, {} without that file.
     added: the added tokens by id.
-    special: the texts of those of bos_token, eos_token, pad_token and unk_token
-      that tokenizer_config.json defines.
+    special: the texts of bos_token, eos_token, pad_token and unk_token, if
+      tokenizer_config.json defines them.
     named: all tokens that tokenizer_config.json lists as special; their ids are
       in other files, if anywhere.
   """

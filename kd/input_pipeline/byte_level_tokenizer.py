@@ -26,8 +26,8 @@ FILES = (
   'chat_template.json',
   GENERATION_CONFIG,
 )
-# Take precedence over eos_token, which is the end of a turn in chat models.
-# These keep the vocabulary of their base model.
+# These take precedence over eos_token, which ends a turn in chat models. Chat
+# models keep the vocabulary of their base model.
 _DOCUMENT_ENDS = ('<|endoftext|>', '<|end_of_text|>')
 
 

@@ -1,7 +1,7 @@
-"""transformers gives our ids and chats for Qwen3's files, before and after us.
+"""transformers gets our ids and chats from Qwen3's files and from ours.
 
-Not compared: EOS and padding that are spelled in text, which transformers takes
-for the tokens and kd for text.
+Not compared: EOS and padding written out in text, which transformers encodes as
+special tokens and kd as text.
 """
 
 import json
@@ -70,7 +70,7 @@ def _texts():
   words = ['def f(x):', ' self', '12345', '3.14', "it's", "I'LL", '####', '_']
   words += [' ' * n for n in range(1, 9)] + ['\n' * n for n in range(1, 4)]
   words += ['\r\n', '\t', '\x00', '\x7f', '\u00a0', '\u200b', '\ufeff']
-  # Composed and not; Hangul; what NFC leaves alone; what it replaces.
+  # Composed and decomposed; Hangul; unchanged by NFC; replaced by NFC.
   words += ['caf\u00e9', 'cafe\u0301', 'a\u0323\u0307', '\u1112\u1161\u11ab']
   words += ['\ufb01', '\u212b', '\u0958', '\u0301', '\u4f60\u597d\u3002']
   words += ['\u0928\u092e\u0938\u094d\u0924\u0947', '\u0645\u0631\u062d\u0628']
@@ -87,7 +87,7 @@ def _texts():
 
 
 def _request(directory, texts=(), chats=(), model_type='qwen3', **options):
-  """Returns a request to hf_tokenize.py; writes the config it chooses by."""
+  """Returns a request to hf_tokenize.py; writes the config that it reads."""
   with open(os.path.join(directory, 'config.json'), 'w') as f:
     json.dump({'model_type': model_type}, f)
   request = {'directory': str(directory), 'texts': texts, 'chats': chats}
@@ -95,7 +95,7 @@ def _request(directory, texts=(), chats=(), model_type='qwen3', **options):
 
 
 def _ask(python, *requests):
-  """Returns the answers of one process: its start takes seconds."""
+  """Returns the answers of one process, since starting one takes seconds."""
   lines = _run(python, 'hf_tokenize.py', requests).splitlines()
   return [json.loads(line) for line in lines]
 
@@ -132,7 +132,7 @@ def test_transformers_gives_our_ids(python, tmp_path):
 
 
 def test_files_that_transformers_saves_again(python, tmp_path):
-  """As fine-tunes have them: the same tokenizer, or one with more tokens."""
+  """As in fine-tunes: the same tokenizer, or one with more tokens."""
   given = tmp_path / 'given'
   given.mkdir()
   own = tokenizers.load(trained_byte_level.write(given))
@@ -176,7 +176,7 @@ def test_llama_cpp_gives_our_ids_of_a_gguf(tmp_path):
 
 
 def test_llama_3_begins_texts_with_bos(python, tmp_path):
-  """Its tokenizer.json has a post-processor for it, and ignores merges."""
+  """Its tokenizer.json has a post-processor for BOS, and sets ignore_merges."""
   spec = trained_byte_level.write(
     tmp_path, tokenizer_class='PreTrainedTokenizerFast'
   )
@@ -213,7 +213,7 @@ _RENDERED = [
   ('qwen3', {}),
   ('qwen3', {'enable_thinking': True}),
   ('qwen3_no_thinking', {}),
-  # Our own text of the other template, with the switch of the published one.
+  # Our text of the other template, with the switch of the published one.
   ('qwen3_no_thinking', {'enable_thinking': False}),
   ('plain', {}),
 ]
@@ -221,7 +221,7 @@ _RENDERED = [
 
 @pytest.fixture(scope='module')
 def rendered(python, tmp_path_factory):
-  """The tokenizer; of each of _RENDERED, chats and what transformers writes."""
+  """The tokenizer, and the chats and transformers' texts for _RENDERED."""
   root = tmp_path_factory.mktemp('rendered')
   tokenizer = tokenizers.load(trained_byte_level.write(root))
   requests = []

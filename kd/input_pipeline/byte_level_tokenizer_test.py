@@ -77,13 +77,13 @@ def test_special_tokens(tokenizer):
   assert tokenizer.stop_ids == (_END, _END_TURN)
   assert tokenizer.id_of('<|im_end|>') == _END_TURN
   assert tokenizer.encode('<|im_start|>') == [_START_TURN]
-  # What a user writes never becomes EOS; its id gives no text.
+  # A user's text never becomes EOS; the id of EOS is decoded to no text.
   assert _END not in tokenizer.encode('a<|endoftext|>b')
   assert tokenizer.id_of('<|endoftext|>') is None
   ids = tokenizer.encode('ab')
   assert tokenizer.decode([_END, *ids, -1, 10**9]) == 'ab'
   assert tokenizer.decode([_START_TURN]) == '<|im_start|>'
-  # The bytes of a character that is not whole yet.
+  # The bytes of an incomplete character.
   euro = tokenizer.encode('\u20ac')
   assert len(euro) > 1 and tokenizer.decode(euro[:-1]).strip('\ufffd') == ''
   assert tokenizer.text_of(_END) == '<|endoftext|>'
@@ -97,7 +97,7 @@ def _edit(folder, name, change):
 
 
 def test_base_and_chat_models_have_one_tokenizer(tokenizer, folder):
-  """They name other tokens as EOS, and end answers with the same ones."""
+  """They differ in eos_token, and end answers with the same tokens."""
   base = trained_byte_level.write(folder, eos_token='<|endoftext|>')
   (folder / 'generation_config.json').write_text('{"eos_token_id": [601, 600]}')
   read = tokenizers.load(base)
@@ -107,7 +107,7 @@ def test_base_and_chat_models_have_one_tokenizer(tokenizer, folder):
 
 
 def test_a_file_saved_again_has_the_same_digest(tokenizer, folder):
-  """Older files write merges as strings; newer ones, other flags of bytes."""
+  """Older files store merges as strings and have other byte-level flags."""
 
   def older(value):
     model = value['model']
@@ -177,7 +177,7 @@ def test_a_text_begins_with_bos_where_the_file_says_so(folder):
   _edit(folder, 'tokenizer.json', change)
   read = tokenizers.load(f'hf:{folder}')
   assert read.bos_id == _END
-  # Spaces belong to their tokens, whatever the file says of offsets.
+  # Spaces belong to their tokens, regardless of the file's trim_offsets.
   assert _with_offsets(read, ' a a')[1] == [(0, 2), (2, 4)]
   exchange = templates.exchange('ab', 'a')
   ids, _, weights = templates.encode(read, 'plain', exchange)

@@ -7,7 +7,7 @@ import pytest
 from kd.input_pipeline import chat_templates
 from kd.input_pipeline import templates
 
-# In the style of the published one; ours differs in every line.
+# Similar to the published template; ours differs in every line.
 _GEMMA = (
   "{{ bos_token }}{% for m in messages %}{{ '<start_of_turn>' + m['role'] + "
   "'\\n' + m['content'] + '<end_of_turn>\\n' }}{% endfor %}"
@@ -68,7 +68,7 @@ def test_templates_that_exports_write_are_recognized(tmp_path):
 
 
 def test_a_template_with_thoughts_writes_both_forms(tmp_path):
-  """As the published one of Qwen3, which has a switch."""
+  """Like the published template of Qwen3, which has a switch."""
   published = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content }}"
     "{% endfor %}{% if enable_thinking is false %}{{ '<think>' }}{% endif %}"
@@ -79,7 +79,7 @@ def test_a_template_with_thoughts_writes_both_forms(tmp_path):
   text = chat_templates.warning('plain', init)
   assert "'qwen3' or 'qwen3_no_thinking'" in text
   assert text.endswith('--config.data.template=qwen3')
-  # Qwen2.5's adds a system text of its own.
+  # Qwen2.5's template adds a default system text.
   other = published.replace('enable_thinking', 'x')
   _write(tmp_path, {'chat_template.jinja': other})
   assert 'is none of' in chat_templates.warning('qwen3', init)

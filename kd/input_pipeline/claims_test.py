@@ -1,4 +1,4 @@
-"""Claims: one owner, taken over from the dead of this and of other machines."""
+"""Claims: one owner, taken over when it dies on this or another machine."""
 
 import os
 import time
@@ -26,7 +26,7 @@ def test_another_machines_claim_is_taken_over_once_it_is_not_touched(
   theirs, ours = (claims.Claims(str(tmp_path)) for _ in range(2))
   with ours, theirs:
     assert theirs.take('a')
-    # Locks tell nothing about other machines.
+    # Locks do not work across machines.
     monkeypatch.setattr(machine, 'name', lambda: 'another')
     monkeypatch.setattr(claims, '_unlocked', lambda file: True)
     end = time.monotonic() + 1.0

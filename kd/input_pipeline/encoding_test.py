@@ -1,4 +1,4 @@
-"""Encoding: weights of turns, chunks of documents, what is too long."""
+"""Encoding: weights of turns, chunks of documents, too long examples."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def tokenizer():
 
 
 class _WithoutBos:
-  """The byte tokenizer, as if it had no BOS (Qwen's has none)."""
+  """The byte tokenizer without BOS, like Qwen's."""
 
   bos_id = None
 
@@ -53,7 +53,7 @@ def test_each_token_of_a_document_is_a_target_once(
   ]
   first = [] if has_bos else tokenizer.encode('a')
   assert first + targets == [*tokenizer.encode(_TEXT), _EOS]
-  # Without a BOS an id is context by its place already: none predicts it.
+  # Without BOS, the first id is never predicted, so it already is context.
   repeated = overlap if has_bos else max(overlap - 1, 0)
   assert context == [0] + [repeated] * (len(chunks) - 1)
 

@@ -1,4 +1,4 @@
-"""Rationales of tasks, up to the rows; wrong examples are named."""
+"""Rationales of tasks, from examples to rows; errors name the example."""
 
 import os
 
@@ -15,7 +15,7 @@ from kd.input_pipeline import skipping
 from kd.input_pipeline import tokenizers
 
 # (inputs, rationale, answer): a blank at the seam, characters of 2 to 4 bytes
-# on both sides of it, no rationale, nothing but a rationale.
+# on both sides of it, no rationale, only a rationale.
 _WORKED = [
   ('2+2, twice? ', '2+2=4 4+4=8', ' #### 8'),
   (
@@ -80,7 +80,7 @@ def _prepare(folder, template, length, **task):
 
 
 def _segments(part):
-  """By example: positions, text of its rationale, text of the rest."""
+  """Yields each example's positions, rationale text and remaining text."""
   tokenizer = tokenizers.load('bytes')
   for batch in rows_lib.batches([part], 1, [0]):
     assert not batch.parts[batch.weights == 0].any()

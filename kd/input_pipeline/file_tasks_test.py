@@ -27,7 +27,7 @@ def tokenizer():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-  """A user's folder, which the program is started in."""
+  """A user's folder, in which the program is started."""
   pairs = [{'prompt': f'q{i}', 'completion': 'a' * (i % 25)} for i in range(60)]
   _write(
     tmp_path / 'pairs.jsonl', [pair for pair in pairs if pair['completion']]
@@ -93,7 +93,7 @@ def test_files_and_tasks_are_mixed_and_counted(folder, tokenizer):
       statistics.add(example, *whole.encode(example, i))
     counts = statistics.counts(_LENGTH)
     assert counts['examples'] == part.counts['examples']
-    # Each id of a document is a target once; a chat left out has none.
+    # Each id of a document is a target once; a dropped chat has no targets.
     left_out = part.counts['too_long']
     assert counts['too_long'] == left_out
     if not left_out:
@@ -170,14 +170,14 @@ def test_a_held_out_set_reads_what_training_does_not(folder):
   config = _config('pairs.jsonl')
   assert mixtures.training(config).components[0].source.held_out == 0.05
   assert mixtures.held_out(config, 'held_out') == mixtures.training(config)
-  # A set with a file of its own reads all of it, and training all of its own.
+  # A set with its own file uses all of it, and training all of its file.
   config.evaluation.sets.held_out.mixture = 'books.jsonl'
   for mixture in (
     mixtures.training(config),
     mixtures.held_out(config, 'held_out'),
   ):
     assert mixture.components[0].source.held_out == 0
-  # Sets that read a split of a folder's own need nothing of `train`.
+  # Sets that read a split declared by the folder use no part of `train`.
   saved = folder / 'saved'
   saved.mkdir()
   (saved / 'dataset_dict.json').write_text('{"splits": ["train", "test"]}')

@@ -1,4 +1,4 @@
-"""Metadata of tokenizers in GGUF files, and what is refused."""
+"""Metadata of tokenizers in GGUF files, and rejected tokenizers."""
 
 import pytest
 
@@ -14,7 +14,7 @@ _Type = sentencepiece_models.Type
 
 
 def _with_pieces(*more):
-  """Returns the tokenizer of bytes with a few more pieces."""
+  """Returns the byte tokenizer with a few more pieces."""
   proto = sentencepiece_models.parse(sentencepiece_models.from_bytes(), '')
   pieces = [(p.piece, p.score, p.type) for p in proto.pieces]
   return sentencepiece_tokenizer.SentencePieceTokenizer(
@@ -42,13 +42,13 @@ def test_types_and_scores_of_pieces():
   )
   jinja = fields['tokenizer.chat_template']
   assert chat_templates.names(jinja)[0] == 'gemma'
-  assert 'generation -' not in jinja  # Blocks that older readers refuse.
+  assert 'generation -' not in jinja  # Older readers reject such blocks.
   plain = gguf_tokenizers.fields(tokenizer, 300, 'plain', 'data.tokenizer')
   assert 'tokenizer.chat_template' not in plain
 
 
 def test_a_byte_level_tokenizer_is_written_as_published(tmp_path):
-  """That is as llama.cpp's converter writes it; see trained_byte_level."""
+  """Like llama.cpp's converter; see trained_byte_level."""
   spec = trained_byte_level.write(tmp_path)
   tokenizer = tokenizers.load(spec)
   fields = gguf_tokenizers.fields(

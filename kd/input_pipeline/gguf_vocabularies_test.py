@@ -1,4 +1,4 @@
-"""Byte-level BPE vocabularies of GGUF files, and what is refused."""
+"""Byte-level BPE vocabularies of GGUF files, and rejected files."""
 
 import pytest
 

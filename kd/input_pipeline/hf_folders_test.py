@@ -56,7 +56,7 @@ def test_tokenizer_json_alone_gives_the_ids_of_tokenizer_model(
   gemma_like, folder
 ):
   (folder / sentencepiece_models.MODEL_FILE).unlink()
-  # Older files write a merge as one string.
+  # Older files store a merge as one string.
   for old in (False, True):
     if old:
       join = lambda value: value['model'].update(
@@ -121,7 +121,7 @@ def test_the_token_of_images_is_left_out(gemma_like, folder):
 def test_a_token_of_the_vocabulary_that_is_added_is_found_whole(
   gemma_like, folder
 ):
-  """A piece without merges, as the unused tokens that fine-tunes rename."""
+  """A piece without merges, like the unused tokens that fine-tunes rename."""
   index = [text for text, _, _ in gemma_like.pieces].index('el')
   added = dict(id=index, content='el')
   _edit(folder, 'tokenizer.json', lambda v: v['added_tokens'].append(added))
@@ -148,7 +148,7 @@ def _top(**fields):
 def _move_a_merge(value):
   merges = value['model']['merges']
   made = [left + right for left, right in merges]
-  # The first of several ways to make one piece.
+  # The first of several ways to form one piece.
   at = next(i for i, p in enumerate(made) if made[i + 1] == p)
   merges.append(merges.pop(at))
 

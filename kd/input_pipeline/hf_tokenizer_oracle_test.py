@@ -1,7 +1,7 @@
-"""transformers gives our ids with what we write, and we its with what it does.
+"""transformers gets our ids from files that we write, and vice versa.
 
-Not compared: bos, eos, padding and unknown tokens that are spelled in text,
-which transformers takes for the tokens and SentencePiece for text.
+Not compared: bos, eos, padding and unknown tokens written out in text, which
+transformers encodes as special tokens and SentencePiece as text.
 """
 
 import dataclasses
@@ -117,7 +117,7 @@ def _texts():
   texts += [' ' * n for n in range(1, 41)]
   texts += ['\n' * n + '\t' * n + 'z' for n in range(1, 41)]
   texts += [str(rng.randrange(10**n)) for n in range(1, 30)]
-  # What overlaps itself, and so can be joined in several ways.
+  # Texts that overlap themselves, and so can be merged in several ways.
   texts += [
     text * n for text in ('=', 'ana', 'ha', '\u2581') for n in range(1, 20)
   ]
@@ -146,7 +146,7 @@ def _tokenizer(kind):
 def _ask_all(python, directories, model_type, chats=()):
   requests = []
   for directory in directories:
-    # transformers and vLLM pick the class by the config.json of the folder.
+    # transformers and vLLM choose the class by the folder's config.json.
     with open(os.path.join(directory, 'config.json'), 'w') as f:
       json.dump({'model_type': model_type}, f)
     request = {'directory': str(directory), 'texts': _texts(), 'chats': chats}
@@ -156,7 +156,7 @@ def _ask_all(python, directories, model_type, chats=()):
 
 
 def _run(python, script, requests):
-  """Runs an oracle once: importing transformers takes seconds."""
+  """Runs an oracle once, since importing transformers takes seconds."""
   out = subprocess.run(
     [python, script],
     input='\n'.join(map(json.dumps, requests)),
@@ -170,7 +170,7 @@ def _run(python, script, requests):
 
 @pytest.fixture(scope='module')
 def written(python, tmp_path_factory):
-  """By kind, the folder that we write and what transformers reads there."""
+  """The folder that we write and transformers' answers for it, by kind."""
   folders = {kind: tmp_path_factory.mktemp(kind) for kind in _KINDS}
   for kind, folder in folders.items():
     chat = templates.TEMPLATES['gemma'].jinja
@@ -189,7 +189,7 @@ def test_transformers_gives_our_ids(kind, written):
   ):
     ours = tokenizer.encode(text)
     assert ids == [tokenizer.bos_id] + ours, repr(text)
-    # Either takes the mark of a space for a space.
+    # Both decode the symbol for a space as a space.
     assert tokenizer.decode(ours) == decoded == text.replace('\u2581', ' ')
   for given, chat in zip(_CHATS, got['chats'], strict=True):
     messages = chat_cases.checked(given)
@@ -202,7 +202,7 @@ def test_transformers_gives_our_ids(kind, written):
     shown = text.replace(chat_turns.IMAGE, '<start_of_image>')
     assert shown == chat['text']
     if shown != text:
-      continue  # Its ids are those of what the processor makes of the text.
+      continue  # The processor changes the text before it is encoded.
     ours = (
       templates.encode_prompt(tokenizer, 'gemma', messages)
       if generate
@@ -223,9 +223,9 @@ _ADDED = {'saved': ([], []), 'tuned': (['<think>', '</think>'], ['<tool>'])}
 
 @pytest.fixture(scope='module')
 def saved(written, python, tmp_path_factory):
-  """By kind and name of _ADDED, a folder that transformers saved, and its ids.
+  """Folders that transformers saved, and their ids, by kind and name of _ADDED.
 
-  They are read again once they have been written by us.
+  They are read again after we have rewritten them.
   """
   root = tmp_path_factory.mktemp('saved')
   folders = {
@@ -251,7 +251,7 @@ def test_we_give_the_ids_of_what_transformers_saves(saved, python, tmp_path):
     model = folder / sentencepiece_models.MODEL_FILE
     assert not model.exists()
     read = [tokenizers.load(f'hf:{folder}')]
-    # As fine-tuners do: the tokenizer.model of the base model is added.
+    # As in fine-tunes: the tokenizer.model of the base model is added.
     model.write_bytes(tokenizer.model_proto)
     read.append(tokenizers.load(f'hf:{folder}'))
     hf_tokenizer.write(read[0], again, templates.TEMPLATES['gemma'].jinja)
@@ -266,7 +266,7 @@ def test_we_give_the_ids_of_what_transformers_saves(saved, python, tmp_path):
 
 
 def _write_gguf(path, tokenizer):
-  """Writes a GGUF with the tokenizer and a model of one small layer."""
+  """Writes a GGUF file with the tokenizer and a model with one small layer."""
   config = dataclasses.replace(
     families.variant('tiny', 'variant'), vocab_size=tokenizer.vocab_size
   ).keep_layers((0,))
@@ -284,7 +284,7 @@ def _write_gguf(path, tokenizer):
 @pytest.mark.usefixtures('python')
 @pytest.mark.parametrize('kind', _KINDS)
 def test_llama_cpp_gives_our_ids(kind, tmp_path):
-  """Except of texts with U+2581, which only SentencePiece takes for a space."""
+  """Except for U+2581, which only SentencePiece treats as a space."""
   tokenizer = _tokenizer(kind)
   path = str(tmp_path / 'a.gguf')
   read = tokenizers.load(_write_gguf(path, tokenizer))

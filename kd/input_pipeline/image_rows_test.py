@@ -1,4 +1,4 @@
-"""Images from a file of chats to the pixels of a batch."""
+"""Images, from a file of chats to the pixels of a batch."""
 
 import base64
 import copy
@@ -138,7 +138,7 @@ def test_packed_rows_keep_each_image_with_its_question(tmp_path):
     batch = whole([row])
     for segment in range(1, batch.segment_ids.max() + 1):
       at = batch.segment_ids[0] == segment
-      # The number in the question says which colors belong to it.
+      # The number in the question determines its colors.
       asked = _BYTES.decode(batch.tokens[0][at & (batch.images.index[0] < 0)])
       number = int(''.join(filter(str.isdigit, asked)))
       index = batch.images.index[0][at]
@@ -264,9 +264,9 @@ def test_images_are_counted_and_shown(tmp_path):
     'smallest': [20, 10],
     'largest': [20, 10],
   }
-  assert counts['duplicates'] == 1  # The third is the first.
+  assert counts['duplicates'] == 1  # The third example equals the first.
   at = data_statistics.packing_at([statistics], 10_000, True, 0)
-  assert at['rows'] == 2  # Of two images at most.
+  assert at['rows'] == 2  # With two images at most.
   assert shown_rows.text([whole], _BYTES, color=False) == (
     '<bos><start_of_turn>user\n\n\n[image of 20 x 10]\n\nred?<end_of_turn>\n'
     '<start_of_turn>model\n[[yes<end_of_turn>]]\n'

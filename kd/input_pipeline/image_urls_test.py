@@ -33,7 +33,7 @@ text_tasks.add(NAME, read, splits=['train'])
 
 @contextlib.contextmanager
 def _server(files, asked):
-  """Serves `files` by path, notes what is asked; yields the address."""
+  """Serves `files` by path, records requested paths; yields the address."""
 
   class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):  # noqa: N802, as http.server calls it.
@@ -77,11 +77,11 @@ def test_a_url_that_fails_moves_no_other_example(tmp_path):
 
     train, held_out = read('train'), read('validation')
     assert len(held_out) == 5 and train | held_out == {*paths}
-    # Each is downloaded for its own split alone.
+    # Each image is only downloaded for its own split.
     assert sorted(asked) == sorted(paths)
     for one in (min(train), min(held_out)):
       data = files.pop(one)
-      file.touch()  # Places are kept while the file is the same.
+      file.touch()  # Places are cached as long as the file is unchanged.
       assert read('train') == train - {one}
       assert read('validation') == held_out - {one}
       files[one] = data
@@ -100,8 +100,8 @@ def test_examples_of_a_module_name_urls_and_files(tmp_path, monkeypatch):
       user.prepare('urls', form=_FORM)
     first = user.prepare('urls', form=_FORM, urls=True)
     assert first.images == [1, 1]
-    # Their contents are recorded, those of files compared: not by the module's
-    # declared files, but by what shards have read.
+    # The contents of URLs are only recorded, those of files also compared,
+    # based on the images that shards have read, not on declared files.
     recorded = first.manifest['sources']['tasks']['urls']['images']
     of_url = vision_cases.png(1)
     digest = hashlib.sha256(of_url).hexdigest()

@@ -116,7 +116,7 @@ def _check_registers(mixture):
 def _first_examples(tasks, data, split, module):
   """Returns the first example of each task whose data is local.
 
-  This reports data that is missing, or wrong from its first line on, early.
+  This reports missing data and malformed first lines early.
   """
   import seqio
 

@@ -1,4 +1,4 @@
-"""Rates of mixtures: what they are shares of, over many rows."""
+"""Rates of mixtures in different units, over many rows."""
 
 import collections
 
@@ -22,7 +22,7 @@ def _part(name):
   counts = {
     'rows': len(examples),
     'examples': sum(examples) + 2,
-    'too_long': 2,  # These are in no row.
+    'too_long': 2,  # Not in any row.
     'target_weight': sum(tokens),
   }
   retry_policy = retry.RetryPolicy(1, 0.0, 1.0)
@@ -73,7 +73,7 @@ def test_the_order_is_even_from_the_first_row_on():
     counts[order[number - 1][0]] += 1
     assert np.abs(counts - number * np.asarray(shares)).max() < 2
   assert counts.tolist() == [600, 200, 200]
-  # Of a trillion rows too: no state, and no rounding.
+  # Also after a trillion rows, since there is no state and no rounding.
   far = [order[10**12 + i] for i in range(5)]
   assert sorted(task for task, _ in far) == [0, 0, 0, 1, 2]
   assert {index for task, index in far if task == 1} == {10**12 // 5}

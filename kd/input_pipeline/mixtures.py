@@ -75,7 +75,7 @@ def training(config: Any) -> Mixture:
   """Returns the training data of a run.
 
   Raises:
-    ConfigError: a rate is wrong, or held-out sets have no data.
+    ConfigError: all rates are 0, or a folder of data is damaged.
   """
   pairs = entries(config.data.mixture)
   held_out = _evaluated(config)
@@ -89,7 +89,7 @@ def held_out(config: Any, name: str) -> Mixture:
   are used completely.
 
   Raises:
-    ConfigError: a rate is wrong, or the files have no held-out examples.
+    ConfigError: all rates are 0, or the files have no held-out examples.
   """
   field = f'evaluation.sets.{name}.mixture'
   own = config.evaluation.sets[name].mixture

@@ -1,4 +1,4 @@
-"""Packing loses, cuts and mixes nothing."""
+"""Packing does not lose, cut or mix examples."""
 
 import collections
 
@@ -23,7 +23,7 @@ def _examples(count, longest, seed):
 
 
 def _recover(row):
-  """The examples of a row, from its arrays alone."""
+  """Yields the examples of a row, based only on its arrays."""
   for segment in range(1, row['segment_ids'].max() + 1):
     at = row['segment_ids'] == segment
     ids = [row['tokens'][at][0], *row['targets'][at]]
@@ -98,7 +98,7 @@ def test_positions_restart_and_no_target_crosses_the_seam():
 
 
 def test_the_limit_counts_positions():
-  # L positions hold L + 1 ids, BOS and the end included; one more is left out.
+  # L positions hold L + 1 ids, including BOS and EOS; a longer one is dropped.
   assert packing.assign([8, 9], 8, True) == ([[0]], [1])
   assert packing.assign([8, 9], 8, False) == ([[0]], [1])
 

@@ -1,4 +1,4 @@
-"""Prepared rows: whole, reused, refused when wrong, safe in parallel."""
+"""Prepared rows: complete, reused, rejected if damaged, safe in parallel."""
 
 import json
 import os
@@ -66,7 +66,7 @@ def test_rows_hold_the_examples(cache):
     for segment in range(1, batch.segment_ids.max() + 1):
       at = batch.segment_ids == segment
       columns = batch.targets, batch.parts, batch.weights
-      # BOS is no target: part and weight 0.
+      # BOS is not a target: part and weight 0.
       found.append(
         tuple(
           [first, *column[at].tolist()]
@@ -104,7 +104,7 @@ def test_without_packing_the_length_adds_only_padding(cache):
   for field in packing.FIELDS:
     a, b = (getattr(batch, field) for batch in (short, long))
     np.testing.assert_array_equal(b[:, :64], a)
-    # Segment 0 is what keeps attention, and weight 0 the loss, off padding.
+    # Segment 0 excludes padding from attention, and weight 0 from the loss.
     assert not b[:, 64:].any()
   assert set(short.segment_ids.flat) == {0, 1}
   # In the order of the file, each up to its EOS.

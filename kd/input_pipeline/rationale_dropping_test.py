@@ -1,4 +1,4 @@
-"""Rationales dropped from rows: which tokens stay, and how many on average."""
+"""Dropped rationales: which tokens remain, and how many on average."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ class _Fixed:
 
 
 def _by_hand(fraction, u):
-  """The row packed anew from examples that were shortened before packing."""
+  """Returns a row packed from examples that were shortened before packing."""
   shorter = []
   for e in EXAMPLES:
     work = [i for i, part in enumerate(e.parts) if part == types.RATIONALE]
@@ -56,7 +56,7 @@ def test_equals_examples_shortened_before_packing(fraction, u):
     np.testing.assert_array_equal(found[name], wanted[name], name)
   left = (found['parts'] == types.RATIONALE).sum()
   assert (left == 0) == (fraction == 1.0)
-  # Answers, and what is not of a rationale, all stay.
+  # All tokens that are not part of a rationale remain.
   assert (found['weights'].sum() - left) == 2 + 4 + 3
 
 
@@ -77,7 +77,7 @@ def test_a_pure_function_of_seed_and_step_with_the_right_mean():
       getattr(part, name), getattr(whole, name)[[4, 1]]
     )
   assert (whole.row_id == 37).all()
-  # Equal rows of one batch are rounded apart.
+  # Equal rows of a batch are rounded independently.
   assert len({row.tobytes() for row in whole.tokens}) > 1
   other = rationale_dropping.Shortened(_rows, fraction, 4, PAD)(37, range(6))
   assert (other.tokens != whole.tokens).any()

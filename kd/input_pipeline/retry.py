@@ -37,11 +37,11 @@ _TENSORFLOW = (
 
 
 class ReadError(errors.KdError):
-  """Data could not be read, even with retries."""
+  """Data that could not be read, even with retries."""
 
 
 class DamagedError(ReadError):
-  """Data that cannot be read with retries, since its bytes are wrong."""
+  """Damaged data, which retries cannot fix."""
 
   exit_code = 2
 

@@ -1,4 +1,4 @@
-"""Examples reach the teachers that take them, wherever packing puts them."""
+"""Examples are routed to the right teachers, wherever they are packed."""
 
 import json
 
@@ -14,7 +14,7 @@ from kd.input_pipeline import routing
 from kd.input_pipeline import rows as rows_lib
 from kd.input_pipeline import tokenizers
 
-# By a letter that the texts of a subject consist of.
+# Each subject's texts consist of one letter.
 _SUBJECTS = {'m': 'math', 'c': 'code', 'h': None}
 
 
@@ -83,7 +83,7 @@ def test_each_position_has_the_teachers_of_its_example(prepared):
   ):
     task = 'first' if row_id < prepared[1].first_row_id else 'second'
     for token, weight, of_position in zip(targets, counted, found, strict=True):
-      # Bytes are tokens; the id that ends a document belongs to it too.
+      # Bytes are tokens, and EOS also belongs to the document.
       letter = tokenizers.load('bytes').decode([token])
       if weight and letter in _SUBJECTS:
         seen.add((task, letter))

@@ -1,4 +1,4 @@
-"""Order is a pure function of (seed, step), and needs no TensorFlow."""
+"""The order is a pure function of (seed, step), without TensorFlow."""
 
 import collections
 from concurrent import futures
@@ -23,7 +23,7 @@ PATIENCE = retry.RetryPolicy(attempts=1, wait_s=0.0, timeout_s=60.0)
 
 
 def _part(folder, name, count, rate=1.0, first=0):
-  """A part whose row i holds the ids i + 1, i + 2."""
+  """Returns prepared rows in which row i contains the ids i + 1, i + 2."""
   writer = array_record_module.ArrayRecordWriter(
     os.path.join(folder, f'{name}-00000.array_record'), 'group_size:1'
   )
@@ -69,7 +69,7 @@ def test_orders_differ_by_seed_and_epoch(hundred):
     for seed in (0, 1)
     for e in (0, 1)
   ]
-  # Not even seed 1's first epoch is seed 0's second.
+  # In particular, seed 1's first epoch differs from seed 0's second.
   assert len({tuple(order) for order in orders}) == 4
   assert all(sorted(order) == list(range(100)) for order in orders)
   plain = rows_lib.Rows(hundred, 10, 0, False, 'rows')
@@ -91,7 +91,7 @@ def test_a_share_reads_no_other_rows(hundred, tmp_path):
   read = []
 
   def note(what, call):
-    if 'row ' in what:  # Opening a file reads none.
+    if 'row ' in what:  # Opening a file does not read rows.
       read.append(what.rpartition(' ')[2])
     return call()
 
@@ -150,7 +150,7 @@ def test_batches_pad_the_last(tmp_path):
 def _damaged(whole, kind, number):
   """Returns the bytes of a file, damaged in one of many ways."""
   data = bytearray(whole)
-  if kind == 'flip':  # Most of a small file is padding, which no one reads.
+  if kind == 'flip':  # Most of a small file is padding, which is never read.
     used = [i for i, byte in enumerate(whole) if byte]
     data[used[number * len(used) // 60]] ^= 1 << number % 8
   elif kind == 'cut':
@@ -177,7 +177,7 @@ def test_damaged_rows_are_refused_by_the_files_name(kind, hundred, tmp_path):
         file.unlink(missing_ok=True)
       else:
         file.write_bytes(_damaged(whole, kind, number))
-      # A read that hangs fails the test.
+      # A hanging read fails the test.
       attempt = pool.submit(read)
       error = attempt.exception(timeout=60)
       if error is None:

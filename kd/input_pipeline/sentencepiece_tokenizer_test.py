@@ -1,4 +1,4 @@
-"""Offsets that are summed up are those of the SentencePiece library."""
+"""Offsets computed from pieces equal those of the SentencePiece library."""
 
 import random
 
@@ -28,7 +28,7 @@ def _texts():
 _MODELS = {
   'bytes': (sentencepiece_models.from_bytes, False),
   'gemma': (lambda: trained_models.train(**trained_models.GEMMA), False),
-  # The unknown id stands for one or several characters.
+  # The unknown id can represent one or several characters.
   'unknown': (
     lambda: trained_models.train(
       **trained_models.GEMMA | dict(byte_fallback=False)

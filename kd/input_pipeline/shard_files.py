@@ -1,8 +1,7 @@
-"""Prepares one shard: its rows, its examples and a file of counts.
+"""Writes the files of a shard: its rows, its examples and its counts.
 
-The file of counts is written last. It makes the others complete, so that a
-preparation that was interrupted, or that several processes share, finds what is
-done.
+The file of counts is written last and marks the shard as complete, so that
+interrupted preparations can resume and several processes can share the work.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,9 +29,9 @@ from kd.input_pipeline import shards
 from kd.input_pipeline import tokenizers
 
 ROWS, EXAMPLES, COUNTS = '.array_record', '.examples.jsonl', '.counts.json'
-IMAGES = 'image_files'  # Of the counts.
-NAMED = 5  # Ids of examples that are left out, kept of each shard.
-_MOST_VALUES = 1000  # of a field that is recorded
+IMAGES = 'image_files'  # key in the counts
+NAMED = 5  # maximum number of ids of dropped examples in the counts
+_MOST_VALUES = 1000  # of a recorded field
 
 _SUMS = ('examples', 'rows', 'tokens', 'target_weight', 'rationale_weight')
 
@@ -43,18 +42,18 @@ def write(
   request: Mapping[str, Any],
   tokenizer: tokenizers.Tokenizer,
 ) -> dict[str, Any]:
-  """Writes a shard's files, which depend on the arguments alone.
+  """Writes a shard's files, which only depend on the arguments.
 
   Args:
-    folder: where the files go.
+    folder: folder for the files.
     shard: the examples.
     request: see prepare.prepare.
-    tokenizer: encodes the texts.
+    tokenizer: tokenizer of the texts.
 
   Returns:
-    The content of the file of counts, see `total`; and `data_sha256`, the
-    digest of the shard's examples, the digests of both files, and of the images
-    that the examples name, if there are any (IMAGES, as shards.Shard has them).
+    The content of the file of counts: the counts (see `total`), `data_sha256`
+    (the digest of the shard's examples), the digests of both files, and IMAGES
+    (see shards.Shard), if the examples name images.
 
   Raises:
     ConfigError: an example cannot be encoded.
@@ -119,7 +118,7 @@ def _field(
   rows: Sequence[Sequence[int]],
   name: str,
 ) -> dict[str, Any]:
-  """Returns the values of a field and, by row, the number of each example's."""
+  """Returns a field's values and the index of each example's value, by row."""
   values = sorted({example['field'] for example in examples})
   if len(values) > _MOST_VALUES:
     raise errors.ConfigError(
@@ -141,7 +140,7 @@ def _record(
   form: form_lib.Form | None,
   texts: Sequence[str] | None,
 ) -> bytes:
-  """Returns the record of a row."""
+  """Serializes a row."""
   fields = packing.to_bytes(packing.fill(examples, length, pad_id))
   if texts is not None:
     return packing.with_texts(fields, texts)
@@ -170,18 +169,18 @@ def _encode(
   ]
   order = np.arange(len(encoded))
   if request['pack']:
-    # Of shard 0 they are the numbers of the seed alone.
+    # For shard 0 this is the same generator as from the seed itself.
     np.random.default_rng([request['seed'], number]).shuffle(order)
   return [encoded[i] for i in order]
 
 
 def finished(folder: str, name: str, digest: str) -> dict[str, Any] | None:
-  """Returns what `write` returned for a shard; None if it has not.
+  """Returns the counts of a complete shard, None if it is incomplete.
 
   Args:
-    folder: where its files would be.
-    name: of the shard.
-    digest: of its examples.
+    folder: folder of the shard's files.
+    name: name of the shard.
+    digest: digest of the shard's examples.
   """
   stem = os.path.join(folder, name)
   try:
@@ -202,7 +201,7 @@ def finished(folder: str, name: str, digest: str) -> dict[str, Any] | None:
 
 
 def upload(folder: str, name: str) -> None:
-  """Uploads the files of a shard, if the folder is the copy of a bucket's."""
+  """Uploads the files of a shard, if the folder is a copy of a bucket's."""
   for kind in (ROWS, EXAMPLES, COUNTS):
     buckets.upload_file(os.path.join(folder, name + kind))
 
@@ -211,16 +210,16 @@ def total(counts: Sequence[Mapping[str, Any]], length: int) -> dict[str, Any]:
   """Returns the counts of a task.
 
   Args:
-    counts: what `write` returned for its shards.
-    length: positions of a row.
+    counts: the counts of the task's shards, see `write`.
+    length: number of positions per row.
 
   Returns:
     `examples`, `rows`, `tokens` (positions with a target), `target_weight` and
-    `rationale_weight` (sums of weights), `fill` (the fraction of positions that
-    is used), `too_long` (number of examples that no row can hold) and some of
-    their ids, the digests of all rows and examples, and `shards`: rows and
-    digests of each, and if the request has images, their number by row; if it
-    has a field, `field` as `_field` returns it.
+    `rationale_weight` (sums of weights), `fill` (fraction of positions used),
+    `too_long` (number of examples that do not fit into a row) and some of their
+    ids, the digests of all rows and examples, and `shards`: for each, its rows
+    and digests, the number of images by row if the request has images, and the
+    result of `_field` if it has a field.
   """
   sums = {key: sum(c[key] for c in counts) for key in (*_SUMS, 'too_long')}
   named = [i for c in counts for i in c['too_long_ids']]
@@ -237,7 +236,7 @@ def total(counts: Sequence[Mapping[str, Any]], length: int) -> dict[str, Any]:
 
 
 def _joint(digests: Sequence[str]) -> str:
-  """Returns the digest of digests; that of one shard is the task's own."""
+  """Returns the digest of digests; a single digest is returned unchanged."""
   if len(digests) == 1:
     return digests[0]
   return hashlib.sha256(''.join(digests).encode()).hexdigest()
@@ -245,13 +244,13 @@ def _joint(digests: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def _aside(path: str) -> Iterator[str]:
-  """Yields a path of its own to write to; the file there replaces `path`.
+  """Yields a unique path to write to; the written file then replaces `path`.
 
-  Two processes may write the same shard, and write the same bytes.
+  Two processes may write the same shard, with the same bytes.
   """
   new = folders.new_name(os.path.dirname(path), '.new-')
   try:
-    # Says that the folder is gone as no other library does.
+    # Raises FileNotFoundError if the folder is gone, unlike other libraries.
     with open(new, 'xb'):
       pass
     yield new
@@ -267,7 +266,7 @@ def _write_rows(path: str, records: Iterable[bytes]) -> str:
   """Writes the records; returns the SHA-256 of their bytes in order."""
   digest = hashlib.sha256()
   with _aside(path) as new:
-    # One record a group, so that a read touches no other row.
+    # One record per group, so that a read touches no other row.
     writer = array_record_module.ArrayRecordWriter(new, 'group_size:1')
     for record in records:
       digest.update(record)

@@ -1,4 +1,4 @@
-"""Rows do not depend on who prepares their shards, nor on interruptions."""
+"""Rows do not depend on the preparing processes, nor on interruptions."""
 
 import json
 import os
@@ -66,7 +66,7 @@ def test_what_a_killed_process_completed_is_kept(alone, tmp_path, monkeypatch):
   (work,) = tmp_path.iterdir()
   kept = {p.name: p.stat().st_ino for p in work.glob('*.array_record')}
   assert len(kept) == 2
-  # A third one whose bytes did not reach the disk.
+  # A third shard whose bytes did not reach the disk.
   third = sorted(kept)[1]
   (work / third).write_bytes(b'')
   del kept[third]
@@ -88,7 +88,7 @@ def test_processes_that_share_a_folder_divide_the_shards(
   def count(*arguments):
     calls.append(arguments)
     if len(calls) == total - 2:
-      # The other one has claimed two, and this process waits for these.
+      # The other process has claimed two shards, so this one waits for them.
       process.stdin.write('\n')
       process.stdin.flush()
     return write(*arguments)

@@ -1,4 +1,4 @@
-"""Finds what the ids of two tokenizers have in common."""
+"""Matches the vocabularies of two tokenizers."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,13 +13,13 @@ def match(
   teacher: tokenizers.Tokenizer,
   roles: Mapping[int, int],
 ) -> projected_distributions.SharedVocabulary:
-  """Returns the outcomes that both tokenizers' ids are compared by.
+  """Returns the outcomes by which the ids of both tokenizers are compared.
 
   Args:
     student: the student's tokenizer.
-    teacher: the teacher's.
-    roles: the teacher's id of each of the student's that has a role instead of
-      text: BOS, EOS, marks of turns.
+    teacher: the teacher's tokenizer.
+    roles: the teacher's ids by those of the student, for ids with a role
+      instead of text: BOS, EOS, marks of turns.
   """
   if student.digest == teacher.digest:
     return projected_distributions.same(student.vocab_size)
@@ -38,7 +38,7 @@ def match(
 
 
 def _by_text(tokenizer, special) -> dict[bytes, int]:
-  """Returns the id that a tokenizer writes each of its ids' bytes with."""
+  """Maps ids' bytes to ids, preferably to those that encode the bytes."""
   found: dict[bytes, int] = {}
   for index in range(tokenizer.vocab_size):
     text = None if index in special else tokenizer.bytes_of(index)
@@ -63,7 +63,7 @@ def _side(
   other_ids: np.ndarray,
   special: Sequence[int],
 ) -> projected_distributions.Side:
-  """Returns the ids of a tokenizer by outcome."""
+  """Returns one tokenizer's side of the shared vocabulary."""
   size = tokenizer.vocab_size
   rest = np.setdiff1d(np.arange(size, dtype=np.int32), ids)
   number = {int(index): n for n, index in enumerate(other_ids)}
@@ -79,7 +79,7 @@ def _side(
 
 
 def _begins(tokenizer, index, other) -> int | None:
-  """Returns the id with which another tokenizer begins an id's text."""
+  """Returns the first id of an id's text in another tokenizer."""
   text = tokenizer.bytes_of(index)
   try:
     written = other.encode(text.decode()) if text else []

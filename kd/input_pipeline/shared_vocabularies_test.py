@@ -1,4 +1,4 @@
-"""What ids of two tokenizers stand for, and where both begin a token."""
+"""Shared outcomes of two tokenizers, and positions where both begin a token."""
 
 import numpy as np
 import pytest
@@ -79,7 +79,7 @@ def test_positions_are_paired_where_both_begin_a_token(pair):
     places[count : 2 * count],
     np.where(places[:count] < 0, -1, places[:count] + length),
   )
-  # By the bytes that both have read: BOS and EOS have none.
+  # Compared by the bytes read so far; BOS and EOS have none.
   read = lambda t, tokens: np.cumsum(
     [
       len(t.bytes_of(int(i)) or b'') if i not in (t.bos_id, t.eos_id) else 0

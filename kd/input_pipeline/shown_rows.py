@@ -1,4 +1,4 @@
-"""Rows as text in which what the model learns is highlighted."""
+"""Formats rows as text with highlighted targets."""
 
 from collections.abc import Sequence
 import itertools
@@ -10,7 +10,7 @@ from kd.images import pictures
 from kd.input_pipeline import packing
 from kd.input_pipeline import tokenizers
 
-_LONGEST = 4000  # characters shown of a row
+_LONGEST = 4000  # characters shown per example
 _GREEN, _YELLOW, _RESET = '\x1b[32m', '\x1b[33m', '\x1b[0m'
 _BETWEEN = '\n--- next example in the row ---\n'
 
@@ -23,10 +23,10 @@ def text(
   """Returns the examples of a row as text.
 
   Args:
-    examples: in their order.
-    tokenizer: gave the ids.
-    color: highlights what has a weight in green, or in yellow with the weight
-      in front if it is not 1; False: in [[double brackets]].
+    examples: the examples in order.
+    tokenizer: tokenizer of the ids.
+    color: whether to highlight targets in color: green, or yellow with a prefix
+      for weights other than 1. False highlights with [[double brackets]].
   """
   return _BETWEEN.join(_example(e, tokenizer, color) for e in examples)
 
@@ -64,12 +64,12 @@ def _label(slot):
 
 
 def _decode(ids, tokenizer, labels):
-  """Returns the text of ids; marks without text by their names, and images.
+  """Returns the text of ids, with names of special tokens and image labels.
 
   Args:
-    ids: what is shown.
-    tokenizer: gave them.
-    labels: of the images that follow, an iterator.
+    ids: the ids to decode.
+    tokenizer: tokenizer of the ids.
+    labels: iterator over the labels of the next images.
   """
   start, soft, end = tokenizer.image_ids or (None, None, None)
   if soft in ids:
@@ -90,7 +90,7 @@ def _decode(ids, tokenizer, labels):
 
 
 def _printable(said):
-  """Returns a text with control characters as escapes."""
+  """Returns a text with control characters escaped."""
   return re.sub(
     r'[^\n\t]',
     lambda match: match[0] if match[0].isprintable() else repr(match[0])[1:-1],

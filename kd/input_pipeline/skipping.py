@@ -1,4 +1,4 @@
-"""Counts and lists examples that are skipped since they are wrong."""
+"""Counts and lists skipped examples, which are invalid."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,16 +6,16 @@ from typing import Any
 from kd.core import errors
 
 REFUSE, SKIP = ON_ERROR = ('refuse', 'skip')  # data.on_error
-_LISTED = 1000  # of those that are skipped, in a manifest
+_LISTED = 1000  # maximum number of errors in a manifest
 
 
 def taker(on_error: str) -> 'Skipped | None':
-  """Returns what examples.stream calls with errors; None if it raises them."""
+  """Returns a collector of errors for examples.stream; None to raise them."""
   return Skipped() if on_error == SKIP else None
 
 
 class Skipped:
-  """Takes note of examples; `examples.stream` calls it with each error."""
+  """Collects the errors of skipped examples."""
 
   def __init__(self):
     self.count = 0
@@ -27,17 +27,17 @@ class Skipped:
       self._listed.append(str(error))
 
   def record(self) -> dict[str, Any]:
-    """Returns the count and the first errors, as JSON; {} without any."""
+    """Returns the count and the first errors, as JSON; {} if there are none."""
     if not self.count:
       return {}
     return {'count': self.count, 'first': list(self._listed)}
 
 
 def line(record: Mapping[str, Any]) -> str:
-  """Returns a line for the user: how many, and the first ones.
+  """Returns a line with the number of skipped examples and the first errors.
 
   Args:
-    record: from Skipped.record, of one or more.
+    record: a non-empty result of Skipped.record.
   """
   shown = '; '.join(record['first'][: errors.NAMED])
   rest = record['count'] - errors.NAMED

@@ -1,4 +1,4 @@
-"""The source files that a task module depends on, found without running it."""
+"""Finds the source files that a task module depends on, without running it."""
 
 import ast
 from collections.abc import Iterator
@@ -33,32 +33,32 @@ from kd.input_pipeline import templates
 from kd.models import chat_turns
 from kd.models import families
 
-# The modules here that decide what a row of given texts looks like.
+# The modules of kd that determine the row of given texts.
 _ROW_CODE = (
   *(conversations, encoding, packing, shard_files, shards, templates),
   *(chat_turns, chats, examples, plain_template, source),
   *(column_rows, json_rows, locations),
 )
-# What a plugin imports to register tasks and chat templates.
+# Modules that a plugin imports to register tasks and chat templates.
 _OF_ROWS = {
   *('seqio', 'kd.input_pipeline.text_tasks'),
   *('kd.models.chat_turns', 'kd.input_pipeline.templates'),
 }
-# Libraries set variables of their own while they are imported.
+# Excludes variables that libraries set when they are imported.
 _VARIABLE = re.compile('(?!TF_|JAX_|XLA_)[A-Z][A-Z0-9_]+')
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskCode:
-  """The source files of a task module and of what it imports.
+  """The source files of a task module and of its imports.
 
   Attributes:
-    module: the task module's name.
+    module: name of the task module.
     digest: SHA-256 (hex) of the files' names and contents, and of the code that
-      makes rows of texts.
-    files: absolute path of each file by the name of its module.
-    folder: the folder that holds the module, or its top package.
-    variables: the environment variables that the files name, with their values.
+      converts texts to rows.
+    files: absolute paths of the files by module name.
+    folder: folder that contains the module or its top package.
+    variables: values of the environment variables that the files name.
   """
 
   module: str
@@ -69,15 +69,15 @@ class TaskCode:
 
 
 def of(module: str) -> TaskCode:
-  """Finds the source files of a module, through its import statements.
+  """Finds the source files of a module through its import statements.
 
-  Followed are imports anywhere in a file, of the module's own package, of kd
-  and of whatever is not an installed package or part of Python. A module that
-  is imported by a computed name is not seen: list its file in DATA_FILES.
-  A plugin that may register tasks or chat templates counts too.
+  Follows imports anywhere in a file, of the module's own package, of kd, and of
+  all modules that are neither installed packages nor part of Python. A module
+  that is imported by a computed name is not found: list its file in DATA_FILES.
+  Plugins that may register tasks or chat templates are included.
 
   Args:
-    module: an importable module's name, e.g. 'kd.data.mixtures'; '' where all
+    module: name of an importable module, e.g. 'kd.data.mixtures'; '' if all
       data is in files.
 
   Raises:
@@ -113,7 +113,7 @@ def of(module: str) -> TaskCode:
 
 
 def _digest(files: dict[str, str]) -> str:
-  """Returns a digest of files by module, and of the code of rows."""
+  """Returns a digest of files by module, and of the code that makes rows."""
   digest = hashlib.sha256()
   builtin = families.chat_templates().values()
   writers = {inspect.getmodule(template.render) for template in builtin}
@@ -125,7 +125,7 @@ def _digest(files: dict[str, str]) -> str:
 
 
 def plugin_digests() -> dict[str, str]:
-  """Returns the digest of each plugin's own source files, by its name."""
+  """Returns the digests of the plugins' own source files, by plugin."""
   digests = {}
   for plugin in plugins.loaded():
     walk = _Walk(plugin.partition('.')[0])
@@ -142,7 +142,7 @@ def plugin_digests() -> dict[str, str]:
 
 
 def import_module(module: str) -> types.ModuleType:
-  """Imports the module that registers tasks.
+  """Imports a module that registers tasks.
 
   Raises:
     ConfigError: there is no such module, or importing it fails.
@@ -160,7 +160,7 @@ def import_module(module: str) -> types.ModuleType:
 
 
 def _nearest(error: Exception) -> str:
-  """Returns the task whose name is closest to one that a mixture misspells."""
+  """Returns the task with the name closest to one that a mixture misspells."""
   missing = re.fullmatch(r'Provider name not registered: (.*)', str(error))
   if not missing or 'seqio' not in sys.modules:
     return ''
@@ -174,13 +174,13 @@ def _no_module(module: str) -> errors.ConfigError:
     'data.module',
     f'there is no Python module {module!r}',
     legal="a module that registers seqio tasks, such as 'kd.data.mixtures'",
-    # Where modules of earlier versions are now.
+    # Modules of earlier versions have moved there.
     nearest=f'kd.{module}' if _find(f'kd.{module}') else '',
   )
 
 
 class _Walk:
-  """Visits a module's file and those of the modules that it imports."""
+  """Visits the files of a module and of the modules that it imports."""
 
   def __init__(self, top: str):
     self._own = (top, 'kd')
@@ -190,9 +190,9 @@ class _Walk:
     self.variables: set[str] = set()
 
   def visit(self, name: str) -> None:
-    """Adds the files of a module and of its packages, if they count."""
-    # The first names the whole library, and makes no rows; the second imports
-    # the models of all families, and `_digest` has what it needs of them.
+    """Adds the files of a module, its packages and its imports, if relevant."""
+    # Skips kd itself, which does not make rows, and templates, which imports
+    # the models of all families: `_digest` includes their relevant code.
     self._seen.update(('kd', templates.__name__))
     pending = [name]
     while pending:
@@ -233,7 +233,7 @@ def _top_spec(top: str) -> importlib.machinery.ModuleSpec | None:
 
 
 def _find(name: str) -> importlib.machinery.ModuleSpec | None:
-  """Returns a module's spec; imports none of its packages."""
+  """Returns a module's spec without importing its packages."""
   top, *rest = name.split('.')
   spec = _top_spec(top)
   for part in rest:
@@ -269,7 +269,7 @@ def _imported(tree: ast.AST, package: str) -> Iterator[str]:
 
 
 def _variables(tree: ast.AST) -> set[str]:
-  """Returns the texts that may be names of environment variables."""
+  """Returns the strings that may be names of environment variables."""
   return {
     node.value
     for node in ast.walk(tree)

@@ -1,6 +1,6 @@
-"""The data files that tasks read: declared, known to seqio, or unknown.
+"""Determines the data files of tasks: declared, known to seqio, or observed.
 
-A task module declares them in DATA_FILES, patterns relative to its folder:
+A task module declares them in DATA_FILES, as patterns relative to its folder:
 
   DATA_FILES = ('mine.jsonl', 'more/*.jsonl', '$MY_DATA/old.jsonl')
 
@@ -8,11 +8,11 @@ for all of its tasks, or by task name (which may be a pattern itself):
 
   DATA_FILES = {'mine': ('mine.jsonl',), 'sums_*': ()}
 
-An empty tuple says that a task reads no file. Patterns may begin with '~' or
-'$VARIABLE', hold '*', '?' and '**', and name a folder, which stands for all
+An empty tuple means that a task reads no files. Patterns may begin with '~' or
+'$VARIABLE', contain '*', '?' and '**', and name a folder, which stands for all
 files below it. Files of seqio's FileDataSource (TextLineDataSource and others)
 and of TFDS need no declaration, nor do files that Python code opens while it is
-watched (opened_files.py); those that TensorFlow or another library opens do.
+watched (opened_files.py). Those that TensorFlow or another library opens do.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,11 +35,11 @@ NAME = 'DATA_FILES'
 _LEGAL = (
   "a tuple of patterns such as ('mine.jsonl',), or a dict of them by task"
 )
-# What editors and version control leave next to data.
+# Files of editors and version control next to data.
 _JUNK = ('.#*', '#*#', '*~', '*.swp', '*.swo', '.DS_Store')
 _JUNK_FOLDERS = ('.git', '.ipynb_checkpoints', '__pycache__')
 
-# A pattern, and the module whose folder it is relative to ('': it is absolute).
+# [module, pattern]: relative to the module's folder; '' for absolute patterns.
 Pattern = list[str]
 
 
@@ -51,26 +51,26 @@ def describe(
   opened: Sequence[str] = (),
   images: Mapping[str, shards.Images] = types.MappingProxyType({}),
 ) -> dict[str, Any]:
-  """Returns the files that tasks read, as a manifest records them.
+  """Describes the files that tasks read, for a manifest.
 
   Args:
     tasks: seqio tasks of the module, which is imported.
     split: the split that is read.
-    code: the module's source files.
-    digests: gives the files' digests.
-    opened: paths and glob patterns that the module's code was seen to open;
-      they count for tasks whose files are not known otherwise.
-    images: by task, those that its examples named, with the bytes and digests
-      of what was read.
+    code: source files of the module.
+    digests: computes digests of files.
+    opened: paths and glob patterns that the module's code opened; used for
+      tasks whose files are not known otherwise.
+    images: by task, the images that its examples name, with the sizes and
+      digests of the content that was read.
 
   Returns:
-    `context`, where and with which variables the module runs, and by task
-    `declared` (bool), `known` (bool), `patterns` and `files`; and of `images`,
-    if there are any, the patterns, `files` and `urls`, whose contents are
-    recorded and not compared.
+    `context` (the module's folder and variables) and, by task, `declared`
+    (bool), `known` (bool), `patterns`, `files` and, if there are any, `images`:
+    their patterns, `files` and `urls`, whose contents are recorded but not
+    compared.
 
   Raises:
-    ConfigError: DATA_FILES has another form, or a pattern of it without
+    ConfigError: DATA_FILES is malformed, or one of its patterns without
       variables matches nothing.
   """
   declarations = _declarations(code)
@@ -100,17 +100,17 @@ def unchanged(
   code: task_code.TaskCode,
   digests: file_digests.Digests,
 ) -> bool:
-  """Returns whether all that `describe` recorded still holds.
+  """Returns whether the files are the same as in a result of `describe`.
 
-  The module is not imported for this, which would bring TensorFlow along.
+  Does not import the module, which would import TensorFlow.
 
   Args:
-    recorded: from a manifest.
-    code: the module's source files, which are as they were.
-    digests: gives the files' digests.
+    recorded: a result of `describe`, from a manifest.
+    code: source files of the module, which have not changed.
+    digests: computes digests of files.
   """
   for task in recorded['tasks'].values():
-    # What code computes, it may compute from its folder and from variables.
+    # Undeclared paths may depend on the module's folder and on variables.
     if not task['declared'] and recorded['context'] != _context(code):
       return False
     for read in (task, task['images']) if 'images' in task else (task,):
@@ -126,7 +126,7 @@ def _context(code: task_code.TaskCode) -> dict[str, Any]:
 def _declarations(
   code: task_code.TaskCode,
 ) -> list[tuple[str, str, Sequence[str]]]:
-  """Returns (module, pattern of task names, patterns of files)."""
+  """Returns a list of (module, pattern of task names, patterns of files)."""
   found = []
   for name in sorted(code.files):
     value = getattr(sys.modules.get(name), NAME, None)
@@ -145,14 +145,14 @@ def _declarations(
 
 
 def _of_source(task: Any, split: str) -> list[str] | None:
-  """Returns the patterns that a task's source reads; None if unknown."""
+  """Returns the patterns of the files of a task's source; None if unknown."""
   import seqio
 
   source, files = task.source, file_tasks.source_of(task)
   if files is not None:
     return list(locations.patterns(files.location))
   if isinstance(source, seqio.TfdsDataSource):
-    # Its version is in its name; the file has the sizes of all shards.
+    # The path contains the version, and the file the sizes of all shards.
     builder = source.tfds_dataset.builder
     return [os.path.join(os.fspath(builder.data_path), 'dataset_info.json')]
   patterns = getattr(source, '_split_to_filepattern', {}).get(split)
@@ -165,7 +165,7 @@ def _of_source(task: Any, split: str) -> list[str] | None:
 
 
 def _images(images: shards.Images) -> dict[str, Any]:
-  """Returns the record of images, whose files are as `_files` has them."""
+  """Returns the record of images, with files in the format of `_files`."""
   urls = [name for name in sorted(images) if loading.is_url(name)]
   paths = sorted(images.keys() - set(urls))
   patterns = [['', glob.escape(path)] for path in paths]
@@ -200,8 +200,8 @@ def _files(
 ) -> list[list[Any]]:
   """Returns [name, bytes, digest] of each file, sorted.
 
-  A name is the number of its pattern, followed by its path below the pattern's
-  fixed folders: a checkout that was moved reads the same data.
+  A name is the index of its pattern, followed by its path below the pattern's
+  fixed folders, so that a checkout that was moved has the same data.
   """
   found = []
   for number, (module, pattern) in enumerate(patterns):
@@ -221,7 +221,7 @@ def _name(number, path, root):
 def _expand(
   module: str, pattern: str, code: task_code.TaskCode
 ) -> tuple[str, list[str]]:
-  """Returns the folder that a pattern begins with, and the paths it matches."""
+  """Returns the fixed folder of a pattern, and the paths that it matches."""
   if pattern.startswith(locations.COPY):
     pattern = locations.local(pattern.removeprefix(locations.COPY))
   pattern = os.path.expanduser(os.path.expandvars(pattern))
@@ -240,7 +240,7 @@ def _expand(
 
 
 def _fixed(pattern: str) -> str:
-  """Returns the folders that a pattern begins with, without wildcards."""
+  """Returns the leading folders of a pattern, without wildcards."""
   root = pattern
   while root != os.path.dirname(root) and (
     root == pattern or glob.has_magic(root)
@@ -250,7 +250,7 @@ def _fixed(pattern: str) -> str:
 
 
 def _expand_remote(pattern: str) -> list[str]:
-  import tensorflow as tf  # Its file systems know the schemes.
+  import tensorflow as tf  # Supports the URL schemes.
 
   return sorted(tf.io.gfile.glob(pattern))
 

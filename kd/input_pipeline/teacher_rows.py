@@ -1,4 +1,4 @@
-"""Rows as the teacher reads them: in its tokenization, behind a prefix."""
+"""Converts rows to the teacher's input: other tokenization, or prefixes."""
 
 from collections.abc import Sequence
 
@@ -13,8 +13,8 @@ from kd.input_pipeline import retokenizing
 class TeacherRows:
   """Adds the teacher's tokens to batches.
 
-  The examples of a row stand in the teacher's row in the same order. An example
-  that finds no room there is left out as a whole: its targets are in no span.
+  The examples of a row keep their order in the teacher's row. An example that
+  does not fit there is left out, and its targets do not belong to any span.
   """
 
   def __init__(
@@ -29,10 +29,10 @@ class TeacherRows:
 
     Args:
       retokenizer: converts the student's ids.
-      length: positions of the teacher's rows, M.
-      pad_id: fills their rest.
-      prefixes: what the teacher reads before each example, after its BOS.
-      by_position: whether positions are paired where both begin a token,
+      length: M, number of positions of the teacher's rows.
+      pad_id: id of unused positions.
+      prefixes: prefixes of examples, inserted after BOS.
+      by_position: whether to pair positions at which both begin a token,
         instead of spans.
     """
     self._retokenizer, self._prefixes = retokenizer, prefixes
@@ -40,7 +40,7 @@ class TeacherRows:
     self._length, self._pad_id = length, pad_id
 
   def __call__(self, batch: types.Batch) -> types.Batch:
-    """Returns a batch of numpy arrays with its `teacher`."""
+    """Returns a batch of numpy arrays with the field `teacher`."""
     rows = [self._row(batch, i) for i in range(len(batch.row_id))]
     columns = [np.stack(column) for column in zip(*rows, strict=True)]
     *fields, spans, own_spans, places = columns
@@ -48,7 +48,7 @@ class TeacherRows:
     return batch.replace(teacher=types.TeacherTokens(*fields, *pair))
 
   def positions(self, batch: types.Batch) -> list[int]:
-    """Returns how many positions each row of a batch needs."""
+    """Returns the number of positions that each row of a batch needs."""
     rows = range(len(batch.row_id))
     return [
       sum(
@@ -58,7 +58,7 @@ class TeacherRows:
     ]
 
   def _texts(self, batch, index):
-    """Yields the place of each example of a row, and its text."""
+    """Yields the slice of each example of a row, and its text or None."""
     prefix_of = self._prefixes and self._prefixes(batch, index)
     for place in _segments(batch.segment_ids[index]):
       following = batch.targets[index, place]
@@ -70,7 +70,7 @@ class TeacherRows:
       yield place, text
 
   def _row(self, batch: types.Batch, index: int) -> Sequence[np.ndarray]:
-    """Returns the fields of types.TeacherTokens of one row, with places."""
+    """Returns the fields of types.TeacherTokens for a row, with places."""
     fields = np.zeros((5, self._length), np.int32)
     tokens, targets, positions, segment_ids, spans = fields
     tokens[:] = targets[:] = self._pad_id
@@ -104,10 +104,10 @@ class TeacherRows:
 
 
 class PrefixedRows:
-  """Adds rows to batches in which a prefix precedes each example.
+  """Adds a teacher's rows, with a prefix before each example, to batches.
 
-  Both models share a tokenizer. The examples of a row stand in the teacher's
-  row in the same order. One that finds no room there has no places.
+  Both models share a tokenizer. The examples of a row keep their order in the
+  teacher's row. An example that does not fit there has no places.
   """
 
   def __init__(
@@ -121,18 +121,18 @@ class PrefixedRows:
     """Initializes the conversion.
 
     Args:
-      prefixes: what the teacher reads before each example, after its BOS.
-      bos_id: of the tokenizer.
-      length: positions of the teacher's rows, M.
-      pad_id: fills their rest.
-      all_fit: whether an example without room raises ConfigError.
+      prefixes: prefixes of examples, inserted after BOS.
+      bos_id: BOS id of the tokenizer, None if it has none.
+      length: M, number of positions of the teacher's rows.
+      pad_id: id of unused positions.
+      all_fit: whether an example that does not fit raises ConfigError.
     """
     self._all_fit = all_fit
     self._prefixes, self._bos_id = prefixes, bos_id
     self._length, self._pad_id = length, pad_id
 
   def __call__(self, batch: types.Batch) -> types.Batch:
-    """Returns a batch of numpy arrays with its `teacher`."""
+    """Returns a batch of numpy arrays with the field `teacher`."""
     rows = [self._row(batch, i) for i in range(len(batch.row_id))]
     columns = (np.stack(column) for column in zip(*rows, strict=True))
     *fields, places = columns
@@ -140,14 +140,14 @@ class PrefixedRows:
     return batch.replace(teacher=teacher)
 
   def positions(self, batch: types.Batch) -> list[int]:
-    """Returns how many positions each row of a batch needs."""
+    """Returns the number of positions that each row of a batch needs."""
     return [
       sum(len(tokens) for _, tokens, _ in self._examples(batch, i))
       for i in range(len(batch.row_id))
     ]
 
   def _examples(self, batch, index):
-    """Yields each example's place, the teacher's tokens, and their targets."""
+    """Yields each example's slice, the teacher's tokens and their targets."""
     prefix_of = self._prefixes(batch, index)
     for place in _segments(batch.segment_ids[index]):
       tokens = batch.tokens[index, place]
@@ -159,7 +159,7 @@ class PrefixedRows:
       yield place, ids[:-1], ids[1:]
 
   def _row(self, batch: types.Batch, index: int) -> Sequence[np.ndarray]:
-    """Returns the first four fields of types.TeacherTokens, and the places."""
+    """Returns the first four fields of types.TeacherTokens and the places."""
     fields = np.zeros((4, self._length), np.int32)
     tokens, targets, positions, segment_ids = fields
     tokens[:] = targets[:] = self._pad_id
@@ -181,7 +181,7 @@ class PrefixedRows:
       tokens[begin:end], targets[begin:end] = ids, following
       positions[begin:end] = np.arange(len(ids))
       segment_ids[begin:end] = segment
-      # The example's last positions; what follows its BOS follows the prefix.
+      # The example's last positions, since the prefix follows BOS.
       count = place.stop - place.start
       places[place] = np.arange(end - count, end)
       begin = end
@@ -189,9 +189,9 @@ class PrefixedRows:
 
 
 def _segments(ids: np.ndarray) -> list[slice]:
-  """Returns the positions of each packed example of a row."""
+  """Returns the slice of each packed example of a row."""
   starts = np.flatnonzero(np.diff(ids, prepend=0) > 0)
-  # A row of padding has none.
+  # Truncated to starts, since a row of padding has no examples.
   ends = [*starts[1:], np.count_nonzero(ids)][: len(starts)]
   return [slice(*pair) for pair in zip(starts, ends, strict=True)]
 
@@ -199,9 +199,9 @@ def _segments(ids: np.ndarray) -> list[slice]:
 def _beginnings(
   text: retokenizing.Retokenized,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the ids with which both tokenizations begin a span, by number.
+  """Returns the indices of the student's and the teacher's first ids of spans.
 
-  Those that begin a text are left out: nothing predicts them.
+  The first ids of a text are left out, since they are not predicted.
   """
   own, own_at = np.unique(text.student_spans, return_index=True)
   spans, at = np.unique(text.spans, return_index=True)
@@ -213,14 +213,14 @@ def _beginnings(
 
 
 def _counted(text: retokenizing.Retokenized, weights: np.ndarray) -> np.ndarray:
-  """Returns the spans that count, rising.
+  """Returns the spans that count, in ascending order.
 
-  All targets of the student in them count, and both models predict all of
-  their tokens: nothing predicts a text's first one.
+  All of the student's targets in them have a weight, and both models predict
+  all of their tokens, which excludes the first token of a text.
 
   Args:
-    text: of n + 1 ids of the student.
-    weights: float32 [n], of the targets.
+    text: a text with n + 1 ids of the student.
+    weights: float32 [n], weights of the targets.
   """
   cut = [text.spans[0], text.student_spans[0]]
   cut = np.append(cut, text.student_spans[1:][weights == 0])

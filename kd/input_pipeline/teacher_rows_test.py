@@ -1,4 +1,4 @@
-"""A teacher's rows: its own ids of the same text, and the spans that count."""
+"""A teacher's rows: its ids of the same text, and the spans that count."""
 
 import numpy as np
 import pytest
@@ -66,12 +66,12 @@ def test_ids_are_those_of_the_teachers_own_template(
     expected, _, weights = templates.encode(teacher, names[1], chat)
     assert text.ids.tolist() == expected.tolist()
     assert len(text.student_spans) == len(ids)
-    # What the model says, and the mark after it, are in spans.
+    # The model's answer and the mark after it are in spans.
     assert (text.spans[weights > 0] != retokenizing.NO_SPAN).all()
     pairs = _targets_by_span(text, own, teacher, ids)
     said = _SAID['content'].encode()
     assert said in b''.join(b for b, _ in pairs.values())
-    # Two marks a turn, and the name of whom each second turn is by.
+    # Two marks per turn, and the role of every second turn.
     other = 0 if names[0] == 'plain' else 5 * len(chat) // 2
     assert sum(a != b for a, b in pairs.values()) == other
 
@@ -94,7 +94,7 @@ def test_what_cannot_be_mapped_is_in_no_span(gemma, qwen):
   system = {'role': 'system', 'content': 'Be brief.'}
   ids, _, _ = templates.encode(qwen, 'qwen3', [system, *_CHATS[0]])
   assert retokenizing.Retokenizer(qwen, 'qwen3', gemma, 'gemma')(ids) is None
-  # Bytes that are no text, as a student may sample them.
+  # Invalid UTF-8, which a student may sample.
   ids = [gemma.bos_id, *gemma.encode('ab'), gemma.encode('\U0001f600')[0], 1]
   text = retokenizing.Retokenizer(gemma, 'plain', qwen, 'plain')(ids)
   assert text.student_spans.tolist() == [-1] * (len(ids) - 1) + [0]
@@ -140,7 +140,7 @@ def test_a_span_that_a_mask_cuts_does_not_count(gemma):
   )
   assert pair.positions[0, : sizes[0]].tolist() == list(range(sizes[0]))
   spans, own = pair.spans[0], pair.student_spans[0]
-  # The token that has the masked byte, and no other, is left out.
+  # Only the token that contains the masked byte is left out.
   width = len(gemma.bytes_of(expected[0][1]))
   assert width > 3 and spans[0] == 0 and (own[:width] == 0).all()
   rest = sum(sizes) - 1
@@ -148,7 +148,7 @@ def test_a_span_that_a_mask_cuts_does_not_count(gemma):
   assert sorted(set(own[width : len(batch.weights[0])])) == (
     list(range(rest + 1))
   )
-  # A row too short for the second example leaves it out as a whole.
+  # In a row that is too short, the second example is left out completely.
   short = teacher_rows.TeacherRows(convert, sizes[0], gemma.pad_id)(batch)
   assert short.teacher.targets[0].tolist() == expected[0][1:]
   left = len(ids[0]) - 1

@@ -16,7 +16,7 @@ from kd.models import families
 
 Message = chat_turns.Message
 
-# Of chat_turns.Template, by the value of data.template.
+# Maps values of data.template to chat_turns.Template.
 TEMPLATES = registry.Registry(families.CHAT_TEMPLATE)
 TEMPLATES.register('plain')(plain_template.TEMPLATE)
 for _name, _template in families.chat_templates().items():
@@ -26,15 +26,15 @@ for _name, _template in families.chat_templates().items():
 def exchange(
   inputs: str, targets: str | None = None, rationale: str = ''
 ) -> list[Message]:
-  """Returns a user's turn and, where `targets` is given, the model's answer.
+  """Returns a user's turn and, if `targets` is given, the model's answer.
 
   Args:
-    inputs: what the user says.
-    targets: what the model says.
+    inputs: text of the user.
+    targets: text of the model.
     rationale: the beginning of `targets` that is the rationale.
 
   Returns:
-    The messages, as for `render`.
+    The messages for `render`.
   """
   messages = [{'role': 'user', 'content': inputs}]
   if targets is not None:
@@ -63,21 +63,21 @@ def check_name(name: str, path: str = 'data.template') -> None:
 def render(
   name: str, messages: Sequence[Message], generate: bool = False
 ) -> tuple[str, list[chat_turns.Turn]]:
-  """Writes messages as the text that the model reads.
+  """Formats messages as text for the model.
 
   Args:
     name: one of TEMPLATES.
-    messages: dicts of `role` (system, user, assistant or model, tool) and
-      `content`; the model's may have `weight`, `rationale`, the beginning of
-      the content, and `tool_calls`.
-    generate: end with the opening of the model's turn.
+    messages: dicts with `role` (system, user, assistant or model, tool) and
+      `content`. Those of the model may have `weight`, `rationale` (the
+      beginning of the content) and `tool_calls`.
+    generate: whether to end with the opening of the model's turn.
 
   Returns:
-    The text, which begins with chat_turns.BOS if the template writes a BOS, and
-    the model's turns in it with the marks that end them: the supervised parts.
+    The text, which begins with chat_turns.BOS if the template has a BOS, and
+    the supervised parts: the model's turns, including the marks that end them.
 
   Raises:
-    ConfigError: an unknown template or role, or turns out of order.
+    ConfigError: the template or a role is unknown, or turns are out of order.
   """
   check_name(name)
   for i, message in enumerate(messages):
@@ -95,29 +95,28 @@ def encode(
   messages: Sequence[Message],
   form: form_lib.Form | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Returns the ids of a whole example, and the part and weight of each.
+  """Encodes a whole example as ids, with the part and weight of each.
 
-  The text is tokenized as a whole, so the ids are those that a model sees. A
-  token belongs to the model's turn if it shares a character with it, and to the
-  turn's rationale if it shares one with that: a token with characters of prompt
-  and answer is supervised; one with characters of rationale and answer belongs
-  to the rationale.
+  The text is tokenized as a whole, so the ids are the same as in inference. A
+  token belongs to the model's turn, or to the turn's rationale, if it overlaps
+  it. So a token with characters of prompt and answer is supervised, and one
+  with characters of rationale and answer belongs to the rationale.
 
   Args:
-    tokenizer: gives the ids.
-    name: the template.
-    messages: as for `render`.
-    form: how the model takes images, whose soft tokens are among the ids; None
-      if it takes none.
+    tokenizer: tokenizer of the text.
+    name: name of the template.
+    messages: messages for `render`.
+    form: format of the model's images, whose soft tokens are among the ids;
+      None if it takes none.
 
   Returns:
-    ids, int32 [n], with one BOS in front if the template and the tokenizer have
-    one; a part for each, int32 [n]: types.RATIONALE, or types.ANSWER on all
-    else; a weight for each, float32 [n]: the message's (1) on the model's turns
-    and the marks that end them, 0 elsewhere.
+    ids: int32 [n], starting with BOS if the template and the tokenizer have it.
+    parts: int32 [n], types.RATIONALE, or types.ANSWER for all other ids.
+    weights: float32 [n], the message's weight (default 1) for the model's turns
+      and the marks that end them, 0 elsewhere.
 
   Raises:
-    ConfigError: as `render`.
+    ConfigError: see `render`.
   """
   check_tokenizer(tokenizer, name)
   text, turns = render(name, messages)
@@ -125,7 +124,7 @@ def encode(
   if crops:
     text, turns = image_tokens.expand(text, turns, crops)
   closed = not has_turns(name) and len(messages) == 2
-  # BOS and EOS are ids, not text: what a user writes can never become one.
+  # BOS and EOS are added as ids, so that a user's text can never contain them.
   first, body = _split_bos(tokenizer, text)
   cut = len(text) - len(body)
   if closed:
@@ -137,7 +136,7 @@ def encode(
   all_ids[:first_id], all_ids[first_id:end] = first, ids
   parts = np.full(end + closed, types.ANSWER, np.int32)
   weights = np.zeros(end + closed, np.float32)
-  # From the last one: a token that two turns share belongs to the first.
+  # Reversed, so that a token shared by two turns belongs to the first.
   for turn in reversed(turns):
     at = _overlapping(begins, ends, turn.begin, turn.end)
     weights[first_id:end][at] = turn.weight
@@ -152,7 +151,7 @@ def _crops(tokenizer, name, messages, form) -> list[int]:
   """Returns the number of crops of each image.
 
   Raises:
-    ConfigError: the model, the template or the vocabulary takes no images.
+    ConfigError: the model, template or vocabulary does not support images.
   """
   crops = image_tokens.crops(messages, form)
   if crops and not TEMPLATES[name].images:
@@ -181,7 +180,7 @@ def _encode_body(tokenizer, body, form):
 def _split_bos(
   tokenizer: tokenizers.Tokenizer, text: str
 ) -> tuple[list[int], str]:
-  """Returns the ids of a rendered text's BOS, and the text after it."""
+  """Returns the ids of a rendered text's BOS and the text after it."""
   body = text.removeprefix(chat_turns.BOS)
   has_bos = len(body) < len(text) and tokenizer.bos_id is not None
   return [tokenizer.bos_id] if has_bos else [], body
@@ -190,13 +189,13 @@ def _split_bos(
 def _overlapping(
   begins: np.ndarray, ends: np.ndarray, begin: int, end: int
 ) -> slice:
-  """Returns which tokens share a character with [begin, end).
+  """Returns the slice of tokens that overlap the characters [begin, end).
 
   Args:
-    begins: of the characters of each token; [n], in order.
-    ends: of these; [n], in order.
-    begin: of characters.
-    end: of these.
+    begins: [n], first character of each token, in ascending order.
+    ends: [n], end of each token's characters, in ascending order.
+    begin: first character.
+    end: end of the characters.
   """
   if begin == end:
     return slice(0)
@@ -210,20 +209,20 @@ def encode_prompt(
   messages: Sequence[Message],
   form: form_lib.Form | None = None,
 ) -> list[int]:
-  """Returns the ids of a prompt that the model continues.
+  """Encodes a prompt that the model continues.
 
   Args:
-    tokenizer: gives the ids.
-    name: the template.
-    messages: ending with a user's turn.
-    form: as for `encode`.
+    tokenizer: tokenizer of the text.
+    name: name of the template.
+    messages: messages for `render`, ending with a user's turn.
+    form: see `encode`.
 
   Returns:
-    The ids, with one BOS in front if the template and the tokenizer have one.
+    The ids, starting with BOS if the template and the tokenizer have it.
 
   Raises:
-    ConfigError: as `render`, or the last turn is the model's, or there is no id
-      at all.
+    ConfigError: see `render`; or the last turn is the model's, or there are no
+      ids.
   """
   check_tokenizer(tokenizer, name)
   text, _ = render(name, messages, generate=True)
@@ -235,11 +234,11 @@ def encode_prompt(
 
 
 def encode_text(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
-  """Returns the ids of a rendered text that ends where the model continues.
+  """Encodes a rendered text that the model continues.
 
   Args:
-    tokenizer: gives the ids.
-    text: from `render`, and what the model has said since.
+    tokenizer: tokenizer of the text.
+    text: a text of `render`, followed by the model's output so far.
 
   Raises:
     ConfigError: the text is empty and the tokenizer has no BOS.
@@ -258,7 +257,7 @@ def encode_text(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
 def check_tokenizer(
   tokenizer: tokenizers.Tokenizer, name: str, path: str = 'data.template'
 ) -> None:
-  """Raises ConfigError if the tokenizer cannot write the template."""
+  """Raises ConfigError if the tokenizer lacks a mark of the template."""
   check_name(name, path)
   for mark in TEMPLATES[name].marks or ():
     if tokenizer.id_of(mark) is None:
@@ -270,7 +269,7 @@ def check_tokenizer(
 
 
 def _writable(tokenizer: tokenizers.Tokenizer) -> str:
-  """Returns the names of the templates that a tokenizer can write."""
+  """Returns the names of the templates whose marks a tokenizer has."""
   return ', '.join(
     repr(name)
     for name in TEMPLATES.names()

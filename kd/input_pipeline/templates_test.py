@@ -73,7 +73,7 @@ def test_plain_supervises_answer_and_eos(bytes_tokenizer):
     bytes_tokenizer, 'plain', templates.exchange('abc', 'd')
   )
   assert ids == [2, 7 + 97, 7 + 98, 7 + 99, 7 + 100, 1]
-  # Prompt of BOS and 3 ids, completion of 2: shifted targets weigh as here.
+  # A prompt of BOS and 3 ids, and a completion of 2 ids.
   assert weights[1:] == [0, 0, 0, 1, 1]
 
 
@@ -99,7 +99,7 @@ def test_no_bos_and_no_eos_from_text_without_bos(qwen_tokenizer, name):
   messages = templates.exchange('<bos><|endoftext|>x', '<|endoftext|>y')
   ids, _, weights = _encode(qwen_tokenizer, name, messages)
   prompt = templates.encode_prompt(qwen_tokenizer, name, messages[:1])
-  # Thinking, the model begins with its block of thoughts.
+  # With thinking, the model begins with its block of thoughts.
   assert prompt == ids[: len(prompt)]
   assert not any(weights[: len(prompt)]) and all(weights[len(prompt) : -1])
   assert ids.count(qwen_tokenizer.eos_id) == (name == 'plain')
@@ -138,7 +138,7 @@ def test_qwen3_text():
 
 
 def test_thoughts_of_qwen3_since_the_last_question():
-  """As Qwen3's published text writes them: results of tools are no question."""
+  """As in Qwen3's published template: tool results are not questions."""
   call = [{'name': 'f', 'arguments': {}}]
   thought = '<think>\nx\n</think>\n\n'
   step = {'role': 'assistant', 'content': f'{thought}I', 'tool_calls': call}
@@ -204,7 +204,7 @@ def test_a_token_across_the_seam_is_supervised():
   ]
   assert weights == [0, 0, 1, 1, 1]
   assert parts == [0, 0, 0, 0, 0]
-  # The same token at the seam of rationale and answer is the rationale's.
+  # A token that overlaps rationale and answer belongs to the rationale.
   again = _encode(tokenizer, 'plain', templates.exchange('n', 'ow!', 'o'))
   assert again == (ids, [0, 0, 1, 0, 0], weights)
 
@@ -214,7 +214,7 @@ _ALPHABET = 'ab 12\n#\u00e9\u4f60\U0001f600'
 
 @pytest.fixture(scope='module')
 def merging_tokenizer():
-  """BPE whose pieces cross words and lines, bytes for what is rare."""
+  """A BPE with pieces across words and lines, and bytes for rare text."""
   rng = random.Random(0)
   lines = [
     ''.join(rng.choices(_ALPHABET[:-2], k=rng.randrange(1, 30))) + ' #### 12'
@@ -241,7 +241,7 @@ def merging_tokenizer():
 
 
 def _first_that_cover(tokenizer, ids, text):
-  """The fewest first ids whose text begins with `text`."""
+  """Returns the minimum number of ids whose text begins with `text`."""
   count = 0
   while not tokenizer.decode(ids[:count]).startswith(text):
     count += 1
@@ -249,7 +249,7 @@ def _first_that_cover(tokenizer, ids, text):
 
 
 def _most_within(tokenizer, ids, text):
-  """The most first ids whose text is a beginning of `text`."""
+  """Returns the maximum number of ids that decode to a prefix of `text`."""
   return max(
     count
     for count in range(len(ids) + 1)
@@ -279,7 +279,7 @@ def test_the_rationale_by_brute_force(kind, name, request):
         f'<start_of_turn>user\n{inputs.strip()}<end_of_turn>\n'
         '<start_of_turn>model\n'
       )
-      # The blanks that the template takes off targets are nobody's.
+      # Blanks that the template strips from targets belong to no part.
       first = len(targets) - len(targets.lstrip())
       kept = rationale[first : len(targets.rstrip())]
     elif name == 'qwen3_no_thinking':
@@ -287,7 +287,7 @@ def test_the_rationale_by_brute_force(kind, name, request):
         f'<|im_start|>user\n{inputs}<|im_end|>\n<|im_start|>assistant\n{_EMPTY}'
       )
       kept = rationale[len(targets) - len(targets.lstrip('\n')) :]
-    # Ids are those of the text with no rationale; only parts differ.
+    # The ids are the same as without a rationale; only the parts differ.
     plain = _encode(tokenizer, name, templates.exchange(inputs, targets))
     assert plain == (ids, [0] * len(ids), weights)
     begin = end = 0

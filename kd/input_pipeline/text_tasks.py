@@ -1,6 +1,6 @@
-r"""Registers tasks of texts with seqio, from plain Python.
+r"""Registers seqio tasks of texts from plain Python functions.
 
-A module that a config names in `data.module` calls `add` for each of its tasks:
+The module in the config's `data.module` calls `add` for each of its tasks:
 
   def pairs(split):
     with open(f'{split}.tsv', encoding='utf-8') as f:
@@ -28,20 +28,20 @@ _LEGAL = (
   'text, and id'
 )
 
-# Reads the images that examples of code name by path.
+# Loads images of code's examples; paths are relative to the current folder.
 FROM_CURRENT_FOLDER = loading.Loader('')
 
-# From a split's name to its examples.
+# Maps a split's name to its examples.
 Examples = Callable[[str], Iterable[Mapping[str, Any]]]
-# From a split's name, what is called with the error of an example that is
-# wrong, and what reads images, to the texts of the others by key.
+# Maps a split's name, a callback for the errors of invalid examples, and a
+# loader of images to the texts of each valid example by key.
 Reader = Callable[
   [str, json_rows.Bad, loading.Loader], Iterator[dict[str, str]]
 ]
-# Of a text that was expected or generated; with the keyword arguments `example`
-# and `is_target`, as seqio calls it.
+# Postprocesses an expected or generated text, with the keyword arguments
+# `example` and `is_target`, as in seqio.
 Postprocessor = Callable[..., Any]
-# From postprocessed targets and predictions to numbers, or metric.Metric, by
+# Maps postprocessed targets and predictions to numbers or metric.Metric by
 # name.
 Metrics = Callable[[list[Any], list[Any]], Mapping[str, Any]]
 
@@ -57,19 +57,18 @@ def add(
   """Registers a task.
 
   Args:
-    name: of the task, for data.mixture or a mixture's rates.
+    name: name of the task, for data.mixture or a mixture's rates.
     examples: yields the examples of a split: `inputs` (the prompt), `targets`
-      (the answer) and, if it has them, `rationale` (the steps that the targets
-      begin with, '' for none) and `id`; or `messages`, a list as chats.check
-      takes it, or `text`, a document, and `id`. All examples have the same
-      keys.
+      (the answer) and, optionally, `rationale` (the steps at the beginning of
+      the targets, '' for none) and `id`; or `messages`, a list for chats.check,
+      or `text`, a document, and `id`. All examples have the same keys.
     splits: names of the splits.
-    postprocess: what is compared, of targets and of generated answers; None:
-      the texts themselves.
-    metrics: functions that score answers; without any, no answers are scored.
-    sizes: the number of examples of each split, if known.
+    postprocess: function of targets and generated answers whose results are
+      compared; None compares the texts.
+    metrics: functions that score answers; if empty, answers are not scored.
+    sizes: number of examples of each split, if known.
   """
-  # Here: seqio brings TensorFlow along, 5 s and 880 MB.
+  # Imported here, since seqio imports TensorFlow: 5 s and 880 MB.
   import seqio
   import tensorflow as tf
 
@@ -87,7 +86,7 @@ def add(
   source = seqio.FunctionDataSource(
     dataset, splits=splits, num_input_examples=sizes, caching_permitted=False
   )
-  source.read_texts = read  # reader_of finds it.
+  source.read_texts = read  # For reader_of.
   register(name, source, postprocess, metrics)
 
 
@@ -100,10 +99,10 @@ def register(
   """Registers and returns the seqio task of a source of texts.
 
   Args:
-    name: of the task.
+    name: name of the task.
     source: a seqio.DataSource with the texts `inputs` and `targets`.
-    postprocess: as for `add`.
-    metrics: as for `add`.
+    postprocess: see `add`.
+    metrics: see `add`.
   """
   import seqio
   import tensorflow as tf
@@ -123,9 +122,9 @@ def register(
 
 
 def reader_of(task: Any) -> Reader | None:
-  """Returns what reads a task's texts, one example at a time.
+  """Returns a function that reads a task's texts one example at a time.
 
-  Reading them as a data set holds all in memory, and is slower.
+  Reading a data set instead is slower and holds all examples in memory.
 
   Args:
     task: a seqio task.
@@ -137,7 +136,7 @@ def reader_of(task: Any) -> Reader | None:
 
 
 def _texts(example, where, loader):
-  """Returns the texts of an example; seqio needs inputs and targets of each."""
+  """Returns the texts of an example, with the inputs and targets for seqio."""
   if not isinstance(example, Mapping):
     raise errors.ConfigError(
       where, f'found {json_files.short(example)}', legal=_LEGAL
@@ -159,10 +158,10 @@ def _texts(example, where, loader):
 
 
 def _checked(name, split, examples, bad, loader):
-  """Yields the texts of examples, by key.
+  """Yields the texts of examples by key.
 
-  Those that have no text where one belongs, or other keys than the first
-  example, are left out: `bad` is called with the error.
+  Calls `bad` with the errors of invalid examples and of those with other keys
+  than the first example, which are left out.
   """
   keys = None
   for number, example in enumerate(examples):

@@ -1,4 +1,4 @@
-"""Tasks that plain Python functions declare."""
+"""Tasks declared with plain Python functions."""
 
 import pytest
 

@@ -1,9 +1,9 @@
 """Aligns two tokenizations of one text by the bytes of their tokens.
 
-An aligned span is a smallest range of bytes that begins and ends at a boundary
-of tokens in both tokenizations: the chunks of arXiv 2503.20083. Tokens whose
-ranges are equal are spans of their own, so that a tokenization aligned with
-itself has one span for each token.
+An aligned span is a minimal range of bytes that begins and ends at a token
+boundary in both tokenizations (a chunk in arXiv 2503.20083). Tokens with equal
+ranges form a span, so a tokenization aligned with itself has one span per
+token.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def ends(tokens: Iterable[bytes]) -> np.ndarray:
-  """Returns where each token ends: int64 [n], bytes before that place."""
+  """Returns the end of each token in bytes: int64 [n]."""
   return np.cumsum([len(token) for token in tokens], dtype=np.int64)
 
 
@@ -22,16 +22,16 @@ def spans(
   """Returns the aligned span of each token of two tokenizations.
 
   Args:
-    first: where each token ends, [n], rising; see `ends`. Places that mean
-      nothing to the other tokenization are below 0.
-    second: the same of the other tokenization, [m].
+    first: [n], end of each token, in ascending order; see `ends`. Negative ends
+      are not matched with the other tokenization.
+    second: [m], likewise for the other tokenization.
 
   Returns:
-    int64 [n] and [m], the number of each token's span in the order of the text,
-    from 0.
+    int64 [n] and [m], index of each token's span in the order of the text, from
+    0.
 
   Raises:
-    ValueError: they do not end at the same byte.
+    ValueError: the tokenizations do not end at the same byte.
   """
   first, second = np.asarray(first), np.asarray(second)
   if len(first) == 0 or len(second) == 0:

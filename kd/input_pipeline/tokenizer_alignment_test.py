@@ -1,4 +1,4 @@
-"""Aligned spans: what they cover, and that none could be smaller."""
+"""Aligned spans cover the text and are minimal."""
 
 import itertools
 import random
@@ -52,7 +52,7 @@ def _tokens(tokenizer, text):
 
 
 def _by_hand(first, second):
-  """Takes tokens of whichever side is behind until both are at one byte."""
+  """Takes tokens of the side that is behind until both reach the same byte."""
   spans, sides, numbers = 0, (list(first), list(second)), ([], [])
   while any(sides):
     read = [b'', b'']

@@ -1,4 +1,4 @@
-"""Compares two tokenizers by the ids that they give."""
+"""Compares two tokenizers by the ids that they produce."""
 
 import dataclasses
 
@@ -19,18 +19,18 @@ def describe(
 ) -> str:
   """Describes the first difference between two tokenizers.
 
-  BPE depends on the order of the scores, and ignores the scores of bytes and of
-  user-defined pieces. Files disagree about those: 0 in a tokenizer.model, -1000
-  in a GGUF, none in a tokenizer.json.
+  BPE depends on the order of the scores and ignores the scores of bytes and of
+  user-defined pieces. These differ between files: 0 in a tokenizer.model, -1000
+  in a GGUF file, none in a tokenizer.json.
 
   Args:
     one: a tokenizer.
     other: the tokenizer to compare it with.
-    here: the first one's name in the message.
-    there: the second one's.
+    here: location of the first tokenizer in messages.
+    there: location of the second tokenizer in messages.
 
   Returns:
-    The first difference, '' if both give the same ids for every text.
+    The first difference, '' if both produce the same ids for every text.
   """
   if one.digest == other.digest:
     return ''
@@ -55,7 +55,7 @@ def _kind(tokenizer: tokenizers.Tokenizer) -> str:
 def _of_specs(
   one: byte_level.Spec, other: byte_level.Spec, here: str, there: str
 ) -> str:
-  """Compares everything that decides the ids of a byte-level BPE."""
+  """Compares the specs of two byte-level BPE tokenizers."""
   for name in ('tokens', 'merges'):
     lists = getattr(one, name), getattr(other, name)
     what = {'tokens': 'id', 'merges': 'merge'}[name]
@@ -125,7 +125,7 @@ def _by_model(one, other, here, there) -> str:
 def _scores(
   tokenizer: sentencepiece_tokenizer.SentencePieceTokenizer, is_bpe: bool
 ) -> list[float]:
-  """Returns the scores, or for a BPE their ranks; equal scores rank equal."""
+  """Returns the scores or, for BPE, their ranks; equal scores rank equally."""
   scores = [score for _, score, _ in tokenizer.pieces]
   if not is_bpe:
     return scores

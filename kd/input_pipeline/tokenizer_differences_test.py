@@ -31,7 +31,7 @@ def _set(index, **fields):
 
 def test_equal_ids_are_no_difference():
   def other_scores(model):
-    # The same order; scores of bytes and marks as a GGUF has them.
+    # The same order, with scores of bytes and marks as in GGUF files.
     for piece in model.pieces:
       if piece.type == _Type.NORMAL:
         piece.score = piece.score * 10 - 5

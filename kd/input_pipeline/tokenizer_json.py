@@ -1,10 +1,10 @@
 """Converts a tokenizer.json to an equivalent SentencePiece model.
 
-transformers 5 saves no tokenizer.model, so current fine-tunes bring this file
-alone. A byte-fallback BPE that replaces spaces and splits nothing, such as
-Gemma's, has a SentencePiece model with the same ids for every text, except that
-BOS, EOS, padding and unknown tokens do not match in text: data cannot end a
-prompt by spelling `<eos>`.
+transformers 5 does not save tokenizer.model, so current fine-tunes only contain
+this file. A byte-fallback BPE that replaces spaces and does not split text,
+such as Gemma's, has a SentencePiece model with the same ids for every text,
+except that BOS, EOS, padding and unknown tokens do not match in text: data
+cannot end a prompt by containing `<eos>`.
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ _SPACE = sentencepiece_models.SPACE
 _REPLACE = {'type': 'Replace', 'pattern': {'String': ' '}, 'content': _SPACE}
 _BACK = {'type': 'Replace', 'pattern': {'String': _SPACE}, 'content': ' '}
 _DECODERS = [_BACK, {'type': 'ByteFallback'}, {'type': 'Fuse'}]
-# Gemma's own names come first: fine-tunes keep the vocabulary, but put others
-# into their config, such as eos_token '<end_of_turn>'.
+# Gemma's names take precedence: fine-tunes keep the vocabulary, but may use
+# other names in their config, such as eos_token '<end_of_turn>'.
 _NAMES = {'bos': '<bos>', 'eos': '<eos>', 'pad': '<pad>', 'unk': '<unk>'}
 _MOST_IDS = 2**24
 # Fields of a BPE model that no supported tokenizer sets.
@@ -32,7 +32,7 @@ MODEL_FIELDS_OFF = (
   'continuing_subword_prefix',
   'end_of_word_suffix',
 )
-# The field of a Sequence that holds its members, by the field of the file.
+# Field of a Sequence that contains its members, by field of the file.
 _MEMBERS = {
   'normalizer': 'normalizers',
   'pre_tokenizer': 'pretokenizers',
@@ -45,10 +45,10 @@ def model(folder: added_tokens.Folder) -> bytes:
   """Returns the SentencePiece model equivalent to a folder's tokenizer.json.
 
   Args:
-    folder: the folder's files, its tokenizer.json among them.
+    folder: the contents of the folder's files, including tokenizer.json.
 
   Returns:
-    The serialized ModelProto with all added tokens except those for images.
+    The serialized ModelProto, with all added tokens except those for images.
 
   Raises:
     ConfigError: the file is damaged, or no SentencePiece model is equivalent.
@@ -90,7 +90,7 @@ def _check_form(value: Mapping[str, Any], file: str) -> None:
   if parts(value, 'normalizer') != [_REPLACE]:
     refuse('normalizer', value.get('normalizer'), f'Replace " " by {_SPACE!r}')
   for splitter in parts(value, 'pre_tokenizer'):
-    # The normalizer has left no spaces to split at.
+    # Splits at spaces have no effect, since the normalizer has replaced them.
     pattern = splitter.get('pattern') if isinstance(splitter, dict) else None
     if (
       pattern != {'String': ' '}
@@ -105,7 +105,7 @@ def _check_form(value: Mapping[str, Any], file: str) -> None:
 
 
 def parts(value: Mapping[str, Any], key: str) -> list[Any]:
-  """Returns a component's members: those of a Sequence, or the one itself.
+  """Returns the members of a component: those of a Sequence, or itself.
 
   Args:
     value: the contents of tokenizer.json.
@@ -124,15 +124,15 @@ def ids(folder: added_tokens.Folder, file: str) -> dict[str, int]:
   """Returns the ids of tokenizer.json's vocabulary by text.
 
   Args:
-    folder: the folder's files, its tokenizer.json among them.
-    file: the name of tokenizer.json, for messages.
+    folder: the contents of the folder's files, including tokenizer.json.
+    file: path of tokenizer.json, for messages.
 
   Raises:
     ConfigError: the vocabulary does not map texts to ids.
   """
   part = folder.json.get('model')
   vocabulary = part.get('vocab') if isinstance(part, dict) else None
-  if isinstance(vocabulary, list):  # Of a unigram model: [text, score] by id.
+  if isinstance(vocabulary, list):  # A unigram model: [text, score] by id.
     texts = [
       entry[0] if isinstance(entry, list) and entry else entry
       for entry in vocabulary
@@ -153,12 +153,12 @@ def ids(folder: added_tokens.Folder, file: str) -> dict[str, int]:
 def vocabulary(
   folder: added_tokens.Folder, own: Mapping[str, int], file: str
 ) -> list[str]:
-  """Returns the text of every id, added tokens included.
+  """Returns the text of every id, including added tokens.
 
   Args:
-    folder: holds the added tokens.
-    own: ids of the vocabulary without them, from `ids`.
-    file: the name of tokenizer.json, for messages.
+    folder: folder with the added tokens.
+    own: ids of the vocabulary without added tokens, from `ids`.
+    file: path of tokenizer.json, for messages.
 
   Raises:
     ConfigError: two tokens have one id, or an id has no token.
@@ -197,7 +197,7 @@ def vocabulary(
 def _special(
   folder: added_tokens.Folder, vocabulary: list[str], file: str
 ) -> dict[str, int]:
-  """Returns the ids of bos, eos, pad (-1 if it is missing) and unk."""
+  """Returns the ids of bos, eos, pad (-1 if missing) and unk."""
   by_text = {text: i for i, text in enumerate(vocabulary)}
   unk = folder.json['model'].get('unk_token')
   named = dict(folder.special)
@@ -228,7 +228,7 @@ def _kinds(
   names = dict.fromkeys(bpe.BYTES, _Type.BYTE)
   kinds = [names.get(text, _Type.NORMAL) for text in vocabulary]
   for index in folder.added:
-    # Bytes that stand for images in vocabularies of bytes stay bytes.
+    # Bytes that mark images in byte vocabularies stay bytes.
     if index < len(kinds) and kinds[index] != _Type.BYTE:
       kinds[index] = _Type.USER_DEFINED
   for kind, index in special.items():
@@ -238,11 +238,11 @@ def _kinds(
 
 
 def merges(part: Mapping[str, Any], file: str) -> list[bpe.Merge]:
-  """Returns the merges, which older files write as one string each.
+  """Returns the merges; in older files, each is one string.
 
   Args:
     part: the `model` of tokenizer.json.
-    file: the name of tokenizer.json, for messages.
+    file: path of tokenizer.json, for messages.
 
   Raises:
     ConfigError: the merges are not a list of pairs.

@@ -1,4 +1,4 @@
-"""Loads tokenizers from files, folders, GGUFs and runs."""
+"""Loads tokenizers from files, folders, GGUF files and runs."""
 
 from collections.abc import Sequence
 import os
@@ -25,16 +25,16 @@ class Tokenizer(Protocol):
 
   Attributes:
     vocab_size: number of ids.
-    pad_id: the padding's id; the EOS id where the model has no padding token.
-    bos_id: begins every text, put there by the caller and never by `encode`;
-      None for a model whose texts begin without one.
-    eos_id: ends a plain text.
-    stop_ids: the ids that end a generated answer.
-    image_ids: what begins an image, stands for each of its soft tokens, and
-      ends it; None for a vocabulary without images. That of soft tokens may be
-      vocab_size, as in Gemma's, which has no embedding for them.
-    digest: sha256 (hex); equal digests mean equal ids for every text, and equal
-      texts for all ids.
+    pad_id: id of padding; the EOS id if the model has no padding token.
+    bos_id: id at the beginning of every text, added by the caller and not by
+      `encode`; None for a model without BOS.
+    eos_id: id at the end of a plain text.
+    stop_ids: ids that end a generated answer.
+    image_ids: ids of an image's start, soft tokens and end; None for a
+      vocabulary without images. The id of soft tokens may be vocab_size, as for
+      Gemma, which has no embedding for them.
+    digest: SHA-256 (hex); equal digests mean equal ids for every text, and
+      equal texts for all ids.
   """
 
   vocab_size: int
@@ -49,36 +49,35 @@ class Tokenizer(Protocol):
     """Returns the ids of a text, without BOS or EOS.
 
     Raises:
-      ConfigError: the text has half of a surrogate pair.
+      ConfigError: the text contains half of a surrogate pair.
     """
 
   def encode_with_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the ids of a text and the characters that each came from.
+    """Returns the ids of a text and the range of characters of each.
 
     Args:
       text: any text.
 
     Returns:
-      ids without BOS, int32 [n], and the (begin, end) of the characters of each
-      in `text`, int32 [n, 2]; each byte of a character has that whole
-      character.
+      ids without BOS, int32 [n], and the (begin, end) of each id's characters
+      in `text`, int32 [n, 2]; the range of a byte is its whole character.
 
     Raises:
-      ConfigError: the text has half of a surrogate pair.
+      ConfigError: the text contains half of a surrogate pair.
     """
 
   def decode(self, ids: Sequence[int]) -> str:
     """Returns the text of ids.
 
-    BOS, EOS, padding and ids beyond the vocabulary give no text; bytes that are
-    no whole character give U+FFFD.
+    BOS, EOS, padding and ids beyond the vocabulary are dropped. Bytes of
+    incomplete characters are decoded as U+FFFD.
 
     Args:
       ids: any integers.
     """
 
   def text_of(self, index: int) -> str:
-    """Returns a token as the tokenizer's file writes it, for messages.
+    """Returns the text of a token in the tokenizer's file, for messages.
 
     Args:
       index: an id of the vocabulary.
@@ -91,37 +90,37 @@ class Tokenizer(Protocol):
       index: an id of the vocabulary.
 
     Returns:
-      Never b''; None for a token that stands for no text, or for an unknown
-      one: BOS, EOS, padding.
+      The bytes, never b''; None for a token without text (BOS, EOS, padding)
+      and for the unknown token.
     """
 
   def id_of(self, text: str) -> int | None:
-    """Returns the id as which a text is read; None if it is not one token.
+    """Returns the id of a text; None if it is not encoded as one token.
 
     Args:
-      text: such as the mark of a turn.
+      text: a text such as the mark of a turn.
     """
 
   def files(self) -> dict[str, bytes]:
-    """Returns the files that hold the tokenizer, by name.
+    """Returns the contents of the tokenizer's files by name.
 
-    Written to a folder DIR, they are what `load('workdir:DIR')` reads.
+    When written to a folder DIR, `load('workdir:DIR')` reads them.
     """
 
 
 def load(spec: str, path: str = 'tokenizer') -> Tokenizer:
-  """Loads the tokenizer that a config names.
+  """Loads the tokenizer of a spec.
 
   Args:
-    spec: 'bytes', 'model:FILE' (SentencePiece), 'gguf:FILE' (the vocabulary in
-      it), 'hf:DIR' (see hf_folders) or 'workdir:DIR' (a run's own).
-    path: the config path of the spec, for errors.
+    spec: 'bytes', 'model:FILE' (SentencePiece), 'gguf:FILE' (its vocabulary),
+      'hf:DIR' (see hf_folders) or 'workdir:DIR' (that of a run).
+    path: config path of the spec, for errors.
 
   Returns:
     The tokenizer.
 
   Raises:
-    ConfigError: an unknown kind, a missing file, or a file of another kind.
+    ConfigError: the kind is unknown, or the file is missing or invalid.
   """
   kind, colon, where = spec.partition(':')
   if kind not in KINDS:
@@ -185,7 +184,7 @@ def _from_hf(directory: str) -> Tokenizer:
 
 
 def _from_workdir(workdir: str) -> Tokenizer:
-  """Reads the files that a run keeps; see Tokenizer.files."""
+  """Reads the files of a run; see Tokenizer.files."""
   model = os.path.join(workdir, sentencepiece_models.MODEL_FILE)
   other = os.path.join(workdir, added_tokens.TOKENIZER_JSON)
   if os.path.isfile(other) and not os.path.isfile(model):
@@ -205,15 +204,15 @@ def for_source(init: str, path: str) -> Tokenizer | None:
   """Loads the tokenizer that comes with weights.
 
   Args:
-    init: where weights come from: 'hf:DIR', 'gguf:FILE', 'workdir:DIR', or a
-      source that carries no tokenizer ('random', 'teacher').
-    path: the config path of `init`, for errors.
+    init: source of the weights: 'hf:DIR', 'gguf:FILE', 'workdir:DIR', or a
+      source without a tokenizer ('random', 'teacher').
+    path: config path of `init`, for errors.
 
   Returns:
-    The tokenizer, or None where the source carries none.
+    The tokenizer, or None if the source has none.
 
   Raises:
-    ConfigError: as `load`.
+    ConfigError: see `load`.
   """
   if init.partition(':')[0] not in ('hf', 'gguf', 'workdir'):
     return None

@@ -58,7 +58,7 @@ def test_offsets_cover_the_text(bytes_tokenizer):
     if '<end_of_turn>' in text:
       assert offsets == [(0, len(text))]
       continue
-    # One id a byte, each with the whole character of which it is a part.
+    # One id per byte, each with the offsets of its whole character.
     assert offsets == [
       (i, i + 1) for i, char in enumerate(text) for _ in char.encode()
     ]

@@ -1,4 +1,4 @@
-"""Trains byte-level BPE tokenizers for tests, and writes them as Qwen3's."""
+"""Trains byte-level BPE tokenizers for tests and writes them like Qwen3's."""
 
 import argparse
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ SPECIAL = (
   '<|object_ref_start|>',
 )
 OTHERS = ('<tool_call>', '</tool_call>', '<think>', '</think>')
-VOCABULARY = 600  # Tokens without the added ones.
+VOCABULARY = 600  # Number of tokens without added ones.
 
 
 def _lines() -> Iterable[str]:
@@ -35,10 +35,10 @@ def _lines() -> Iterable[str]:
 
 @functools.cache
 def tokenizer_json() -> str:
-  """Trains a tokenizer in Qwen3's pipeline: NFC, a regex, bytes, merges.
+  """Trains a tokenizer with Qwen3's pipeline: NFC, a regex, bytes, merges.
 
   Returns:
-    tokenizer.json.
+    The contents of tokenizer.json.
   """
   import tokenizers
   from tokenizers import decoders
@@ -70,10 +70,10 @@ def tokenizer_json() -> str:
 
 
 def write(folder: str | os.PathLike, **config: Any) -> str:
-  """Writes a folder as Qwen3's chat models have it, without weights.
+  """Writes a folder like those of Qwen3's chat models, without weights.
 
   Args:
-    folder: exists.
+    folder: existing folder.
     **config: fields of tokenizer_config.json to change.
 
   Returns:
@@ -102,13 +102,13 @@ def write(folder: str | os.PathLike, **config: Any) -> str:
 def metadata(
   tokenizer: byte_level_tokenizer.ByteLevelTokenizer,
 ) -> dict[str, Any]:
-  """Returns what llama.cpp's converter makes of a folder of `write`.
+  """Returns the metadata that llama.cpp's converter writes for such a folder.
 
   Args:
-    tokenizer: the folder's.
+    tokenizer: tokenizer of the folder.
 
   Returns:
-    The fields of `tokenizer.ggml.`, for an embedding of 8 rows more.
+    The fields of `tokenizer.ggml.`, for an embedding with 8 extra rows.
   """
   kinds = [gguf.TokenType.NORMAL] * VOCABULARY
   kinds += [gguf.TokenType.CONTROL] * len(SPECIAL)
@@ -134,12 +134,13 @@ def write_gguf(
   with_tensors: bool = False,
   **fields: Any,
 ) -> str:
-  """Writes the GGUF that llama.cpp's converter makes of a folder of `write`.
+  """Writes the GGUF file that llama.cpp's converter writes for such a folder.
 
   Args:
     path: the file.
-    tokenizer: the folder's.
-    with_tensors: whether to add a tiny model, which llama.cpp needs to load it.
+    tokenizer: tokenizer of the folder.
+    with_tensors: whether to add a tiny model, without which llama.cpp cannot
+      load the file.
     **fields: fields of `tokenizer.ggml.` to change; None leaves one out.
 
   Returns:
@@ -168,7 +169,7 @@ def write_gguf(
 
 
 def _add_model(writer: gguf.GGUFWriter, rows: int) -> None:
-  """Adds a Qwen3 of one layer and width 32."""
+  """Adds a Qwen3 model with one layer and width 32."""
   for key in ('embedding_length', 'feed_forward_length', 'context_length'):
     writer.add_uint32(f'qwen3.{key}', 32)
   for key in ('head_count', 'head_count_kv'):

@@ -1,4 +1,4 @@
-"""Trains SentencePiece models for tests, in a second."""
+"""Trains SentencePiece models for tests within a second."""
 
 import argparse
 import functools
@@ -8,7 +8,7 @@ from typing import Any
 
 import sentencepiece
 
-# The options of Gemma's model that change ids.
+# The options of Gemma's model that affect ids.
 GEMMA = dict(
   model_type='bpe',
   byte_fallback=True,
@@ -38,8 +38,8 @@ def train(**options: Any) -> bytes:
   """Trains a model of 800 pieces on the source of a module.
 
   Args:
-    **options: of SentencePieceTrainer.train, in addition to Gemma's special
-      ids 0 to 3.
+    **options: options of SentencePieceTrainer.train, in addition to Gemma's
+      special ids 0 to 3.
 
   Returns:
     The serialized ModelProto.

@@ -1,4 +1,4 @@
-"""Modules of tasks as users write them, for tests."""
+"""Task modules like those of users, for tests."""
 
 import json
 import time
@@ -11,7 +11,7 @@ from kd.input_pipeline import prepare
 from kd.input_pipeline import retry
 from kd.input_pipeline import tokenizers
 
-# `read` and the last lines are the test's.
+# A test adds the imports and the body.
 _MODULE = """
 import json
 import os
@@ -48,17 +48,17 @@ class User:
   """A folder with a user's module, and the rows prepared from it.
 
   Attributes:
-    folder: of the module, importable.
-    lines: what the last preparation printed.
-    retries: seconds waited before each further attempt.
+    folder: folder of the module, importable.
+    lines: lines that the last preparation printed.
+    retries: seconds waited before each retry.
   """
 
   def __init__(self, folder, monkeypatch):
-    """Makes the folder.
+    """Creates the folder.
 
     Args:
       folder: an empty folder.
-      monkeypatch: of pytest; makes the module importable and replaces sleep.
+      monkeypatch: pytest's; makes the module importable and replaces sleep.
     """
     self.folder, self.rows = folder / 'own', folder / 'rows'
     self.folder.mkdir()
@@ -67,7 +67,7 @@ class User:
     monkeypatch.setattr(time, 'sleep', self.retries.append)
 
   def module(self, name, body, imports=''):
-    """Writes the module of a task that has its name."""
+    """Writes a module with a task of the same name."""
     body = f'NAME = {name!r}\n{body}'
     text = _MODULE.format(imports=imports, body=body)
     (self.folder / f'{name}_tasks.py').write_text(text)
@@ -79,7 +79,7 @@ class User:
     (self.folder / name).write_text(text)
 
   def prepare(self, name, files=(), urls=False, **changes):
-    """Prepares the rows of files and a task; returns the task's part."""
+    """Prepares the rows of files and a task; returns those of the task."""
     self.lines.clear()
     task = mixtures.Component(name, None)
     *_, part = prepare.prepare(
@@ -99,7 +99,7 @@ class User:
     return part
 
   def refused(self, name):
-    """Returns why a task is refused, at once and with exit code 2."""
+    """Returns the error of a task, raised without retries, with exit code 2."""
     with pytest.raises(errors.ConfigError) as e:
       self.prepare(name)
     assert e.value.exit_code == 2 and not self.retries

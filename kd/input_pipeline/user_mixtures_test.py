@@ -1,4 +1,4 @@
-"""Mixtures in a user's own module: rates that cannot be."""
+"""Mixtures in a user's module with invalid rates."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A user's own module: which changes are noticed, and what errors look like."""
+"""A user's module: which changes are detected, and error messages."""
 
 import os
 
@@ -22,7 +22,7 @@ def read(split, shuffle_files):
 
 add(NAME, seqio.FunctionDataSource(read, splits=['train']))
 """
-# TensorFlow opens the file by itself, where Python does not see it.
+# TensorFlow opens the file natively, so Python cannot observe it.
 _TENSORFLOW_READER = """
 def read(split, shuffle_files):
   return tf.data.TextLineDataset(os.path.join(HERE, 'mine.jsonl'))
@@ -79,7 +79,7 @@ def test_a_new_file_of_a_pattern_is_noticed(user):
   user.data(8)
   assert user.prepare('pattern').counts['examples'] == 8
   user.data(3, 'more.jsonl')
-  # Within one process seqio remembers what the pattern matched before.
+  # Within a process, seqio caches the files that a pattern matches.
   assert not user.prepare('pattern').reused
 
 
@@ -92,7 +92,7 @@ def test_files_that_cannot_be_seen_are_warned_of_once(user):
   user.data(40)
   assert user.prepare('unseen').counts['examples'] == 8
   assert not user.lines
-  # What kd reads for another part of a mixture is not what the task reads.
+  # Files that kd reads for another part of a mixture are not the task's.
   user.data(9, 'other.jsonl')
   files = source.Source(str(user.folder / 'other.jsonl'))
   mixed = user.prepare('unseen', files=(mixtures.Component('files', files),))
@@ -101,7 +101,7 @@ def test_files_that_cannot_be_seen_are_warned_of_once(user):
   fresh = user.prepare('unseen', refresh=True)
   assert fresh.counts['examples'] == 40 and not fresh.reused
   assert user.prepare('unseen').folder == fresh.folder
-  # What is refreshed last counts, though these rows are older.
+  # The rows refreshed last are used, although these rows are older.
   user.data(8)
   user.prepare('unseen', refresh=True)
   assert user.prepare('unseen').counts['examples'] == 8

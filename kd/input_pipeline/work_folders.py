@@ -1,7 +1,7 @@
-"""Folders in which shards are prepared, until they are complete.
+"""Manages the folders in which shards are prepared until they are complete.
 
-Their names follow from what is prepared: who prepares the same finds one, with
-the shards that are complete, and may help.
+Their names are derived from the request, so that processes with the same
+request use the same folder, reuse its complete shards and share the work.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,28 +21,28 @@ from kd.input_pipeline import prepared as prepared_lib
 from kd.input_pipeline import shard_files
 
 _PREFIX = '.shards-'
-_OLD = (_PREFIX, '.writing-')  # The second is of earlier versions.
+_OLD = (_PREFIX, '.writing-')  # The second is that of earlier versions.
 _OLD_S = 7 * 24 * 3600.0
 
 
 class GoneError(Exception):
-  """A folder that another process has given its name."""
+  """Another process has completed and renamed the folder."""
 
 
 @contextlib.contextmanager
 def entered(stem: str, key: str) -> Iterator[tuple[str, claims_lib.Claims]]:
-  """Makes or enters a folder; yields it, and what claims pieces of work in it.
+  """Creates or enters a folder; yields its path and the claims in it.
 
-  After an error of the data, and after any other without a complete shard, the
+  After an error in the data, or any other error if no shard is complete, the
   folder is removed, unless another process works in it.
 
   Args:
-    stem: what the path of the folder begins with once it is complete.
-    key: identifies what is prepared.
+    stem: prefix of the folder's path once it is complete.
+    key: identifies the request.
 
   Raises:
-    GoneError: instead of any other Exception, if the folder is gone: another
-      process has completed it.
+    GoneError: another process has completed the folder; raised instead of any
+      other Exception.
   """
   if buckets.is_copy(stem):
     with _entered_in_bucket(stem, key) as both:
@@ -58,7 +58,7 @@ def entered(stem: str, key: str) -> Iterator[tuple[str, claims_lib.Claims]]:
       if isinstance(e, Exception):
         raise GoneError(folder) from e
       raise
-    # Without the claims of this process.
+    # The claims of this process have been released.
     if _is_useless(e, os.listdir(folder)):
       shutil.rmtree(folder, ignore_errors=True)
     raise
@@ -66,10 +66,10 @@ def entered(stem: str, key: str) -> Iterator[tuple[str, claims_lib.Claims]]:
 
 @contextlib.contextmanager
 def _entered_in_bucket(stem, key):
-  """Enters a folder of a bucket, which has its name from the beginning.
+  """Enters a folder of a bucket, which has its final name from the beginning.
 
-  A bucket cannot rename: the manifest, which is written last, makes the folder
-  count. If that folder already has a manifest, takes the next number.
+  Buckets cannot rename folders, so the manifest, which is written last, marks
+  the folder as complete. Folders with a manifest are skipped.
   """
   numbers = itertools.count()
   folders = (f'{stem}-{key}-{number}' for number in numbers)
@@ -87,19 +87,19 @@ def _entered_in_bucket(stem, key):
 
 
 def _is_useless(error, names):
-  """Returns whether to remove a folder after an error, by its files' names."""
+  """Returns whether to remove a folder with certain files after an error."""
   complete = any(name.endswith(shard_files.COUNTS) for name in names)
   is_useless = isinstance(error, errors.ConfigError) or not complete
   return is_useless and not any(map(claims_lib.is_claim, names))
 
 
 def rename(folder: str, name: str, files: Sequence[str]) -> None:
-  """Gives a complete folder its name.
+  """Renames a complete folder to its final name.
 
   Args:
-    folder: from `entered`.
-    name: its new path.
-    files: what belongs to it; the last one makes the others count.
+    folder: a folder of `entered`.
+    name: final path of the folder.
+    files: names of the folder's files, ending with the manifest.
   """
   atomic_files.sync(folder)
   try:
@@ -107,12 +107,12 @@ def rename(folder: str, name: str, files: Sequence[str]) -> None:
   except OSError:
     if not os.path.isdir(name):
       raise
-    # The same rows, of an earlier day, whose files may have been damaged since.
+    # The same rows exist, but their files may have been damaged since.
     for file in files:
       os.replace(os.path.join(folder, file), os.path.join(name, file))
     shutil.rmtree(folder)
-  # Until now claims kept other processes away, and counts were what a process
-  # that was killed here would have found again.
+  # Only now remove the claims, which kept other processes away, and the counts,
+  # which are needed to resume if this process is killed before.
   for other in set(os.listdir(name)) - set(files):
     path = os.path.join(name, other)
     if os.path.isdir(path):
@@ -123,7 +123,7 @@ def rename(folder: str, name: str, files: Sequence[str]) -> None:
 
 
 def remove_old(parent: str) -> None:
-  """Removes what nobody has worked on for a week."""
+  """Removes folders that have not been modified for a week."""
   for name in os.listdir(parent):
     path = os.path.join(parent, name)
     if name.startswith(_OLD):
