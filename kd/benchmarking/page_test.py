@@ -1,4 +1,4 @@
-"""A benchmark's files: written, read back as an earlier one, and shown."""
+"""Tests a benchmark's files: written, read as an earlier one, and shown."""
 
 import json
 import os

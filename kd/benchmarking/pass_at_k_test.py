@@ -1,4 +1,4 @@
-"""pass@k against the enumeration of all choices of k answers."""
+"""Tests pass@k against the enumeration of all choices of k answers."""
 
 import itertools
 

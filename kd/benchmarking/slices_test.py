@@ -1,4 +1,4 @@
-"""Slices of real rows: windows of documents, and fields of files."""
+"""Tests slices of real rows: windows of documents, and fields of files."""
 
 import itertools
 import json
@@ -51,7 +51,7 @@ def _open(tmp_path, **fields):
 
 
 def _result(held_out):
-  """Returns the rows with their ids as scores, without those of padding."""
+  """Returns the rows with their ids as scores, without padding rows."""
   (part,) = held_out.prepared
   numbered = rows_lib.Numbered([part])
   batch = numbered(range(len(numbered)))
@@ -107,7 +107,7 @@ def test_rows_and_answers_of_slices(tmp_path):
   _, result = _result(held_out['chats'])
   whole, even, odd = slices.of(opened.run, held_out['chats'], result)
   assert [*whole.rows] == [0, 1, 2, 3] and [*whole.answers] == [0, 1, 2, 3, 4]
-  # The example that stands in no row is answered all the same.
+  # The example without a row is answered nevertheless.
   assert (even.title, even.rows, even.answers) == ('level 0', [1], [1, 3])
   assert (odd.title, odd.rows, odd.answers) == ('level 1', [0, 2, 3], [0, 2, 4])
 

@@ -1,4 +1,4 @@
-"""Perplexity of text with a stride is transformers', window by window."""
+"""Compares strided perplexity of texts with transformers, by window."""
 
 import json
 
@@ -21,8 +21,8 @@ _TEXTS = [
 
 
 def _windows(ids):
-  """Yields the ids of each window, and how many of its last ids it scores."""
-  scored = begin = 1  # The BOS is given, and begins each window.
+  """Yields the ids of each window, and the number of last ids to score."""
+  scored = begin = 1  # Each window begins with the BOS, which is not scored.
   while scored < len(ids):
     end = min(begin + _LENGTH, len(ids))
     yield [ids[0], *ids[begin:end]], end - scored
@@ -69,7 +69,7 @@ def test_perplexity_of_windows(tmp_path):
   lengths = [len(tokenizer.encode(x)) + 1 for x in _TEXTS]
   assert tokens == sum(lengths)
   assert sum(result.scores['texts']['weight']) == tokens
-  # What a bootstrap draws is a text, whatever its number of windows.
+  # The bootstrap draws texts, whatever their number of windows.
   nll_measure = measures.LIKELIHOODS[0]
   values, weights = measures.per_example(result, 'texts', nll_measure)
   assert weights == lengths

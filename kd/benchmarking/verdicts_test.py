@@ -1,4 +1,4 @@
-"""Verdicts on results whose differences are known."""
+"""Tests verdicts on results with known differences."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_a_verdict_follows_the_direction_of_the_metric():
   assert lower.verdict == verdicts.SHIP and lower.difference.high < 0
   higher = _decide([_result(shift=0.05)], [usual])
   assert higher.verdict == verdicts.WORSE and higher.difference.low > 0
-  # The examples differ far more than the models: pairing tells them apart.
+  # The examples differ far more than the models: this needs pairing.
   alone = intervals.mean(usual.scores[_SET]['nll'])
   assert alone.high - alone.low > 20 * (higher.difference.high - 0.05)
 
@@ -91,7 +91,7 @@ def test_a_metric_that_is_not_there_is_refused():
     verdicts.measure_of([_result()], [without], _SET, 'exact_match')
   auto = verdicts.measure_of([_result()], [without], _SET, 'auto')
   assert auto.metric == 'nll'
-  # A task's own exact match may be no mean over examples.
+  # A task's exact match may not be a mean over examples.
   other = _result()
   other.metrics[f'eval/{_SET}/exact_match'] = 0.9
   auto = verdicts.measure_of([other], [other], _SET, 'auto')

@@ -1,4 +1,4 @@
-"""The chat of the board sends its key to the named servers alone."""
+"""Tests that the board's chat sends its key only to the named servers."""
 
 import contextlib
 from http import server
@@ -12,7 +12,7 @@ from kd.config.fields import serve as serve_fields
 
 @contextlib.contextmanager
 def _server(status, headers=(), body=b''):
-  """Yields the URL of a server, and the list of the keys that it gets."""
+  """Yields the URL of a server, and the list of the keys it receives."""
   keys = []
 
   class Handler(server.BaseHTTPRequestHandler):

@@ -25,7 +25,7 @@ def _names(db, **query):
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
-  """Three runs: of two rates and of another temperature."""
+  """Three runs: two learning rates, and another temperature."""
   root = tmp_path_factory.mktemp('runs')
   for i, peak in enumerate((1e-4, 3e-4, 1e-3)):
     fields = board_cases.config(steps=100, optimizer__lr__peak=peak)
@@ -202,7 +202,7 @@ def test_a_growing_file_is_read_from_where_it_ended(tmp_path):
     f.write(line[20:])
   db.refresh()
   assert (files.step, files.torn, losses.steps[-1]) == (55, 0, 55)
-  # A resumed run writes the file anew, without the lines that will come again.
+  # A resumed run rewrites the file without the lines to be repeated.
   aside = run / 'aside'
   aside.write_text(''.join(board_cases.at(5)))
   os.replace(aside, run / 'metrics.jsonl')
@@ -222,5 +222,5 @@ def test_two_hundred_runs_are_listed_in_about_a_second(tmp_path):
   seconds = time.process_time() - start
   assert (len(selection.rows), selection.total) == (137, 200)
   assert selection.rows[0]['run'] == 'r063'
-  # Of a processor, whatever else runs; about 1 where nothing does.
+  # CPU time, whatever else runs; about 1 on an idle machine.
   assert seconds < 3, seconds

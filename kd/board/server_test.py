@@ -94,7 +94,7 @@ def test_tables_have_the_reports_intervals_and_answers(listener):
   assert table['columns'] == ['teacher', 'student before', 'student after']
   nll = table['rows'][0]['cells'][2]
   assert nll['low'] < nll['value'] < nll['high']
-  # The mean that the case asks for, of examples that weigh about the same.
+  # The requested mean, over examples of about the same weight.
   assert nll['value'] == pytest.approx(0.9, rel=0.03)
   answers = _json(listener, '/api/answers?run=good&set=held_out')
   assert len(answers) == 24

@@ -1,4 +1,4 @@
-"""Split GGUF models, as the gguf package and llama-gguf-split write them."""
+"""Tests split GGUF models from the gguf package and llama-gguf-split."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ def _write(path, tensors, fields=(), **options):
 
 
 def _part(folder, number, tensors, count=3, total=5, model='model', name=None):
-  """Writes a part as llama-gguf-split does; `number` is from 0."""
+  """Writes a part like llama-gguf-split; `number` starts at 0."""
   if name is None:
     name = f'{model}-{number + 1:05d}-of-{count:05d}.gguf'
   fields = [('split.no', number), ('split.count', count)]
@@ -54,7 +54,7 @@ def _read(header):
 
 @pytest.fixture
 def parts(tmp_path):
-  """Parts of which the first has no tensors (--no-tensor-first-split)."""
+  """Parts without tensors in the first (--no-tensor-first-split)."""
   return [
     _part(tmp_path, 0, []),
     _part(tmp_path, 1, _NAMES[:3]),
@@ -84,7 +84,7 @@ def test_parts_of_the_gguf_package_are_its_whole_file(tmp_path, monkeypatch):
   assert metadata.pop('split.tensors.count') == 5
   assert metadata == whole.metadata
   np.testing.assert_equal(_read(split), _read(whole))
-  # What `llama-gguf-split --merge` leaves of a split.
+  # The fields that `llama-gguf-split --merge` leaves.
   _write('merged.gguf', _NAMES, [*field, ('split.count', 0)])
   np.testing.assert_equal(_read(gguf_parts.read('merged.gguf')), _read(whole))
 

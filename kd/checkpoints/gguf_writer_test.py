@@ -1,4 +1,4 @@
-"""GGUF files that we write, and what kd and the gguf package read in them."""
+"""Tests written GGUF files, read by kd and by the gguf package."""
 
 import dataclasses
 import os
@@ -118,7 +118,7 @@ def test_a_query_scale_that_no_field_holds_is_in_a_norm(built, tmp_path):
 @pytest.mark.parametrize(
   'kinds, expected',
   [
-    ('lllllg', None),  # What a missing field means.
+    ('lllllg', None),  # The default of a missing field.
     ('llglll', [True, True, False, True, True, True]),
     ('llgllgl', 3),
     ('lglg', 2),

@@ -6,7 +6,7 @@ from kd.checkpoints import hf_config
 from kd.core import errors
 from kd.models import families
 
-# What the published 1B's config.json says.
+# The published config.json of 1B.
 _OFFICIAL_1B = dict(
   architectures=['Gemma3ForCausalLM'],
   attention_bias=False,
@@ -39,7 +39,7 @@ _OFFICIAL_1B = dict(
   use_cache=True,
   vocab_size=262144,
 )
-# The published 4B's and 27B's: text settings nested, only what differs.
+# Those of 4B and 27B: text settings are nested, without defaults.
 _OFFICIAL_4B = dict(
   model_type='gemma3',
   eos_token_id=[1, 106],
@@ -165,7 +165,7 @@ def test_missing_and_damaged_files_are_named(tmp_path):
 
 def test_saved_config_says_what_the_official_one_says():
   ours = hf_config.to_dict(_variant('1b'), 'bfloat16', 2, [1, 106], 0)
-  # How transformers caches by default, and who wrote the file.
+  # Default cache of transformers, and the version that wrote the file.
   odd = ('cache_implementation', 'transformers_version')
   theirs = _without(_OFFICIAL_1B, *odd)
   assert {k: v for k, v in ours.items() if k in theirs} == theirs

@@ -1,4 +1,4 @@
-"""Folders as other programs write them, and as disks damage them."""
+"""Tests folders written by other programs, and damaged ones."""
 
 import json
 import re
@@ -108,7 +108,7 @@ def test_rows_of_the_table_beyond_the_vocabulary_are_left_out(
   wanted = _load(_write(tmp_path / 'plain', tensors))
   padding = np.full((16, 16), 1e3, np.float32)
   padded = tensors | {_TABLE: np.concatenate([tensors[_TABLE], padding])}
-  # As the config says, and beyond what it says.
+  # As in the config, and more rows than in the config.
   for vocab_size in (64, 48):
     folder = tmp_path / f'padded_{vocab_size}'
     _assert_equal(_load(_write(folder, padded, vocab_size)), wanted)

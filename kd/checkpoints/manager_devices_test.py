@@ -1,4 +1,4 @@
-"""Saved on eight devices, read on one and on two: the same bits."""
+"""Tests saving on eight devices and reading on one and two: equal bits."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Training state on disk: what stays, what comes back, what is refused."""
+"""Tests saving, keeping, restoring and rejecting training state."""
 
 import itertools
 import os
@@ -116,7 +116,7 @@ def test_any_folder_name_can_be_read_back(name, tmp_path, monkeypatch):
 
 
 def test_a_save_that_cannot_be_read_back_fails(tmp_path, monkeypatch):
-  # As Orbax merges nothing where its pattern matches no folder.
+  # Orbax merges nothing if its pattern matches no folder.
   monkeypatch.setattr(manager, '_literal', lambda folder, read_only: folder)
   with pytest.raises(errors.KdError, match='saving failed at step 1'):
     _save(tmp_path / '[8]', [1])
@@ -132,7 +132,7 @@ def test_a_clock_that_jumps_fails_no_save(tmp_path, monkeypatch):
 def test_a_failed_save_names_folder_and_step(tmp_path):
   saving = _save(tmp_path, [1])
   folder = tmp_path / manager.FOLDER
-  # As a disk that went away: no folder to write to, even for root.
+  # Like a lost disk: no folder can be created, even by root.
   folder.rename(tmp_path / 'away')
   folder.write_text('in the way')
   before = threading.enumerate()

@@ -1,4 +1,4 @@
-"""Qwen3's files: config.json and GGUF."""
+"""Tests Qwen3's files: config.json and GGUF."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from kd.models import families
 from kd.models import layer_stack
 from kd.models import tensors as tensors_lib
 
-# What the published 0.6B's config.json says.
+# The published config.json of 0.6B.
 _OFFICIAL = dict(
   architectures=['Qwen3ForCausalLM'],
   attention_bias=False,

@@ -1,4 +1,4 @@
-"""Damaged checkpoints: found whatever is damaged, put aside, never lost."""
+"""Tests that any damaged checkpoint is detected and moved, never lost."""
 
 import os
 import shutil
@@ -109,7 +109,7 @@ def test_what_keeps_one_from_being_listed_is_put_aside(
 
 def test_where_none_is_good_nothing_is_moved(copied):
   for step in ('1', '2'):
-    # As a loader's state that is lost: no beginning anew without a word.
+    # Like a lost loader state: the run must not silently start anew.
     shutil.rmtree(copied / step / 'position')
   for _ in range(2):
     with pytest.raises(errors.ConfigError) as e:

@@ -1,4 +1,4 @@
-"""A vision tower that another program's file holds, without its text model."""
+"""Tests vision towers in other programs' files, without a text model."""
 
 import dataclasses
 

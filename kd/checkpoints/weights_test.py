@@ -41,7 +41,7 @@ def _build(config=_CONFIG):
 
 
 def _random_params():
-  """Values that bfloat16 holds exactly, and that 1 + w doesn't round."""
+  """Values that are exact in bfloat16, and that 1 + w doesn't round."""
   random = np.random.default_rng(0)
   shapes = jax.eval_shape(lambda: _build().init_params(jax.random.key(0)))
   return jax.tree.map(

@@ -1,4 +1,4 @@
-"""The calibration error against its definition, token by token."""
+"""Tests the calibration error against its definition, by token."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_error_and_bins_of_tokens():
   assert error.value == pytest.approx(expected, rel=1e-12)
   assert 0.05 < error.low < expected < error.high
 
-  # The table and the metric are that number.
+  # The table and the metric have the same value.
   scores['nll'] = scores['weight']
   summary = likelihood.summarize(scores)
   assert summary['ece'] == error.value

@@ -1,4 +1,4 @@
-"""Intervals against enumeration of all resamples and against formulas."""
+"""Tests intervals against all resamples and against formulas."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""The files of an evaluation."""
+"""Tests the files of an evaluation."""
 
 import json
 

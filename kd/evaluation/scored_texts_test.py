@@ -1,4 +1,4 @@
-"""Likelihoods of texts and of chats with images, against each alone."""
+"""Tests batched likelihoods of texts and chats against single ones."""
 
 import base64
 
@@ -83,7 +83,7 @@ def test_likelihoods_are_those_of_each_chat_alone():
     np.testing.assert_allclose(nll, expected.sum(), rtol=1e-4)
     assert scored_texts.targets(example) == len(counted)
     if files:
-      # The answer and the mark that ends it, and nothing of an image.
+      # The answer and its end marker, and no image token.
       assert tokenizer.decode(following[counted]).startswith('yes')
   assert abs(measured[1] - measured[2]) > 0.01
   with pytest.raises(errors.ConfigError, match='w: has no answer'):

@@ -1,4 +1,4 @@
-"""Real seqio tasks score answers; cut-off is told apart from wrong."""
+"""Tests scores of real seqio tasks; truncated answers are not wrong ones."""
 
 import itertools
 
@@ -103,7 +103,7 @@ def _longest(targets, predictions):
 
 
 def _spread(targets, predictions):
-  """No mean of examples: it can't be had from one, nor from task's values."""
+  """Not a mean: it follows neither from single examples nor from tasks."""
   import seqio
 
   if len(targets) < 2:
@@ -119,7 +119,7 @@ def _own(by_example):
 
 
 def _errors_per_word(targets, predictions):
-  """Wrong words in all words: an example weighs as much as it has words."""
+  """Word error rate: the weight of an example is its number of words."""
   wrong, weights = [], []
   for target, prediction in zip(targets, predictions, strict=True):
     words, said = target.split(), prediction.split()
@@ -131,7 +131,7 @@ def _errors_per_word(targets, predictions):
 
 
 def test_a_metric_that_brings_its_values_weights_and_direction(tasks):
-  """It is never computed from single examples, and is pooled by its weights."""
+  """Never computed from single examples; pooled with its weights."""
   other = lambda targets, predictions: _errors_per_word(targets, predictions)
   texts = [('a b c d', 'a b x d'), ('e', 'y'), ('f g', 'f g')]
   examples = [{'targets': t, 'id': str(i)} for i, (t, _) in enumerate(texts)]
@@ -168,7 +168,7 @@ def test_metrics_of_any_kind_are_pooled_by_their_own_function(tasks):
   )
   assert scores.pooled['spread'] == pytest.approx(np.std([1, 3, 5, 7]))
   assert scores.by_task['two']['spread'] == 1
-  assert scores.pooled['length'] == 2  # Of the one task that measures it.
+  assert scores.pooled['length'] == 2  # From the only task with this metric.
   assert _own(scores.by_example) == {'length': [1, 3, None, None]}
 
 
@@ -193,7 +193,7 @@ def test_metric_functions_see_all_examples_once(tasks):
 
 
 def test_one_name_from_two_functions(tasks):
-  """Means are pooled by example, and what is neither mean nor count is not."""
+  """Means are pooled by example; anything but means and counts is not."""
   same = lambda targets, predictions: _lengths(targets, predictions)
   examples = [{'targets': '', 'id': str(i)} for i in range(2)]
   first = tasks('first', _lengths), examples, _samples(['a', 'aaa'])

@@ -1,4 +1,4 @@
-"""Answers of several models next to each other."""
+"""Tests answers of several models next to each other."""
 
 import re
 

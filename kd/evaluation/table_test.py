@@ -1,4 +1,4 @@
-"""The table's text, read back."""
+"""Tests the text of tables."""
 
 import re
 

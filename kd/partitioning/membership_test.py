@@ -1,4 +1,4 @@
-"""Finds a run's processes from the config and the environment."""
+"""Tests process settings from the config and the environment."""
 
 import os
 

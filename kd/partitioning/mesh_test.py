@@ -1,4 +1,4 @@
-"""Mesh sizes: pure arithmetic."""
+"""Tests the sizes of meshes."""
 
 import pytest
 
@@ -18,7 +18,7 @@ from kd.partitioning import mesh as mesh_lib
   ],
 )
 def test_the_free_axis_takes_what_is_left(sizes, count, expected):
-  """Axes that are not named are 1."""
+  """Missing axes are 1."""
   named = dict(zip(mesh_lib.AXES, sizes, strict=False))
   resolved = mesh_lib.resolve(named, count)
   assert tuple(resolved[a] for a in mesh_lib.AXES) == expected

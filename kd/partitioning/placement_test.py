@@ -1,4 +1,4 @@
-"""Which meshes give each process the same part of a batch."""
+"""Tests which meshes give each process the same part of a batch."""
 
 import itertools
 
@@ -8,7 +8,7 @@ from kd.partitioning import placement
 
 
 def _part(indices, process, rows, length):
-  """The places of a batch on a process's devices, one device at a time."""
+  """Returns a process's places in a batch, one device at a time."""
   data, fsdp, _, sequence, _ = indices.shape
   found = set()
   for d, f, t, s, p in np.ndindex(indices.shape):
@@ -32,7 +32,7 @@ def test_meshes_split_alike_where_every_device_says_so():
   for one, other in itertools.product(meshes(8), meshes(4)):
     found = placement.split_alike(one, other)
     same = all(_part(one, p, 8, 8) == _part(other, p, 8, 8) for p in (0, 1))
-    # Alternating processes are no block of an axis longer than 2.
+    # Alternating processes are not a block of an axis longer than 2.
     assert same or not found
     if all((np.diff(x.ravel()) >= 0).all() for x in (one, other)):
       assert found == same

@@ -1,4 +1,4 @@
-"""What a run of one process does with what several need."""
+"""Tests that multi-process functions work in a single process."""
 
 import pytest
 

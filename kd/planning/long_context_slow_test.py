@@ -1,7 +1,7 @@
 """Tests splash attention and offloading, compiled for absent TPUs.
 
-The file is also the program that compiles, as a process of its own: libtpu is
-no part of the tests' environment.
+This file is also the program that compiles, in a separate process: the tests'
+environment has no libtpu.
 """
 
 import json
@@ -157,7 +157,7 @@ def _compile(stream):
 def results():
   root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
   done = subprocess.run(
-    # By its path, this folder's libtpu.py would hide the package.
+    # As a script, this folder's libtpu.py would hide the package.
     [sys.executable, '-m', 'kd.planning.long_context_slow_test'],
     check=True,
     text=True,

@@ -1,6 +1,6 @@
 """Tests meshes over two TPU slices, compiled for TPUs that are absent.
 
-The file is also the program that compiles, as a process of its own: the tests'
+This file is also the program that compiles, in a separate process: the tests'
 environment has no libtpu.
 """
 

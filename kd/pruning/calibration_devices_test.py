@@ -1,4 +1,4 @@
-"""Sums over rows do not depend on the mesh, but for rounding."""
+"""Tests that sums over rows do not depend on the mesh, except for rounding."""
 
 import jax
 import numpy as np

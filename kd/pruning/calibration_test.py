@@ -1,4 +1,4 @@
-"""Calibration: interrupted or not, the sums are the same bits."""
+"""Tests that interrupted calibration returns the same bits."""
 
 import dataclasses
 
@@ -44,7 +44,7 @@ def test_an_interrupted_calibration_gives_the_same_bits(job, monkeypatch):
   assert lines == [f'resuming after {n * job.batch_size} rows' for n in (1, 2)]
   for name, value in whole.items():
     np.testing.assert_array_equal(rest[name], value)
-  # What was saved for other weights does not count.
+  # Sums that were saved for other weights are ignored.
   other = dataclasses.replace(
     job, identity='b', read=_until(-1), say=lines.append
   )

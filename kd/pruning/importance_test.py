@@ -1,4 +1,4 @@
-"""Sums of importance against float64 numpy from a forward pass of its own."""
+"""Tests importance sums against a separate forward pass in float64 numpy."""
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from kd.pruning import importance
 from kd.pruning import pruning_cases
 
 _LOCAL, _GLOBAL = gemma3_config.LOCAL, gemma3_config.GLOBAL
-# A scan of two layers, and one layer behind it.
+# A scan of two layers, and one layer after it.
 _CONFIG = gemma3_config.Gemma3Config(
   embed_dim=12,
   mlp_dim=20,
@@ -69,7 +69,7 @@ def _gelu(x):
 
 
 def _row_sums(params, layers, tokens, positions, segments):
-  """Returns by name the sums of one row without padding, of each layer."""
+  """Returns the sums of one row without padding, by name and layer."""
   x = params['embedding'][tokens] * np.sqrt(12)
   mean = lambda a: np.abs(a).mean(0)
   result = []
@@ -100,7 +100,7 @@ def _row_sums(params, layers, tokens, positions, segments):
 
 @pytest.fixture(scope='module')
 def case():
-  """The model, parameters none of which is at its initial value, and rows."""
+  """The model, parameters without initial values, and rows."""
   model = families.build(_CONFIG, 'float32', 'block', '')
   rng = np.random.default_rng(0)
   params = pruning_cases.params(_CONFIG)

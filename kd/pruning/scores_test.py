@@ -1,4 +1,4 @@
-"""Files of scores: they come back, and what is wrong with one is named."""
+"""Tests files of scores: round trips, and errors for damaged ones."""
 
 import json
 

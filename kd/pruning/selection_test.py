@@ -1,4 +1,4 @@
-"""What is kept, against all choices and by hand."""
+"""Tests selections against all choices and by hand."""
 
 import itertools
 
@@ -84,7 +84,7 @@ def test_widths_are_the_largest_of_the_layers_that_are_kept():
     # Maps of 0 and 1 are alike, and of 3 and 5: the one with the smaller
     # activation goes.
     (selection.PATTERN, [0, 2, 4, 5]),
-    # Head 2's activation is small, but 1 repeats what 0 does.
+    # Head 2's activation is small, but head 1 is similar to head 0.
     (selection.BOTH, [0, 2, 4, 5]),
   ],
 )

@@ -1,4 +1,4 @@
-"""Limits of sizes, each with what is legal."""
+"""Tests the limits of sizes and the legal values in messages."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ _4B = families.variant('4b', 'student.variant')
       dict(mlp_dim=2048, num_heads=4),
       r'student\.prune: leaves out nothing: .*mlp_dim 2048',
     ),
-    # 640 / 3 is refused by transformers.
+    # transformers rejects 640 / 3.
     (
       _270M,
       dict(num_heads=3),
@@ -53,7 +53,7 @@ def test_a_size_that_is_not_legal_is_refused(model, changes, message):
 def test_a_query_scale_that_is_no_whole_number_is_reported():
   source = dataclasses.replace(_4B, query_scale=10.5)
   asked = pruning_cases.request(mlp_dim=512)
-  sizes.check(asked, source)  # The model itself is to blame.
+  sizes.check(asked, source)  # The model itself already has the problem.
   lines = sizes.warnings(source, sizes.pruned(asked, source, range(34)))
   assert any('query scale, 10.5, is no whole number' in x for x in lines)
 

@@ -1,4 +1,4 @@
-"""A pruned model computes what the whole one does with parts set to zero."""
+"""Tests that pruned models equal full ones with parts set to zero."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ _SIZES = dict(
   head_dim=4,
   vocab_size=24,
   context=64,
-  # Fewer channels change what it adds to their mean: 1e-6 differs by 1.5e-5.
+  # With fewer channels epsilon has another effect: 1e-6 differs by 1.5e-5.
   norm_epsilon=1e-8,
 )
 _GEMMA3 = gemma3_config.Gemma3Config(
@@ -67,7 +67,7 @@ def _selection(rng, layers, width, channels, heads):
 
 
 def _masked(config, params, selection):
-  """Returns parameters that read or write nothing at what is left out."""
+  """Returns parameters with all removed parts set to zero."""
   result = jax.tree.map(np.array, params)
   for t in families.of(config).tensors(config):
     letters = 'D' if t.dims == 'ED' else _ZEROED.get(t.path[-1], '')

@@ -1,4 +1,4 @@
-"""Tests what stages cost against sums over a table of ticks."""
+"""Tests the cost of stages against sums over a table of ticks."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def test_a_pass_takes_until_the_last_stage_has_the_last_part(
   assert found.ticks == len(busy)
   waits = [not b for tick in busy for b in tick]
   assert found.bubble == pytest.approx(sum(waits) / len(waits))
-  # All layers of all rows once are what a device without stages computes.
+  # A device without stages computes all layers of all rows once.
   each = 1 / (count * micro_batches)
   assert found.repeated == pytest.approx(len(busy) * each * count)
   assert found.gathers == pytest.approx(len(busy) / count)
@@ -32,7 +32,7 @@ def test_a_stage_receives_a_part_at_each_tick():
   two = stages.Stages(2, 4, 1.0)
   assert two.at_a_time(96) == 48
   assert two.sent(96, width=10, itemsize=2) == 5 * 48 * 10 * 2
-  # Between others, one from each side.
+  # An inner stage receives from both sides.
   four = stages.Stages(4, 4, 1.0)
   assert four.sent(96, width=10, itemsize=2) == 2 * 7 * 96 * 10 * 2
 

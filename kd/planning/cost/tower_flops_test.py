@@ -1,4 +1,4 @@
-"""Operations of a tower by formula, and as XLA counts them."""
+"""Tests a tower's operations by formula against XLA's count."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ _CONFIG = config_lib.VisionConfig(
   embed_dim=96,
   mlp_dim=256,
   num_heads=4,
-  num_layers=1,  # The compiler's count has a loop's body once.
+  num_layers=1,  # The compiler counts a loop's body once.
   norm_epsilon=1e-6,
   tokens_per_side=4,
 )

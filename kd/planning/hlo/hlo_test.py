@@ -89,7 +89,7 @@ def test_convolution():
 
   x = jax.ShapeDtypeStruct((2, 4, 9), jnp.float32)  # batch, feature, space
   kernel = jax.ShapeDtypeStruct((5, 4, 6), jnp.float32)
-  # By brute force: which places of the kernel meet an input.
+  # By brute force: the kernel positions that overlap an input.
   dilated = np.zeros(3 + 8 * 3 + 1 + 1, bool)
   dilated[3 : 3 + 8 * 3 + 1 : 3] = True
   starts = range(0, len(dilated) - 2 * 5, 2)
@@ -141,5 +141,5 @@ condition=%cond, body=%body
 
 def test_the_text_of_the_tpu_compiler():
   # A dot of 4 batches, 5 x 6 by 6 x 7, as a dilated convolution; a loop over 1,
-  # 3 and 5 with nothing but its condition and its body to say so.
+  # 3 and 5, which follows only from its condition and its body.
   assert hlo.flops(_TPU, None) == 3 * 4 * 2 * 5 * 6 * 7

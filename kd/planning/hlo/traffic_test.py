@@ -69,7 +69,7 @@ def test_counted_by_hand():
   assert counted.ici == 3 * 256
   counters = 5 * 4  # `next` is on the chip, its operand is in HBM.
   constants = 5 * 4
-  index = 5 * 4  # A slice's place is read too.
+  index = 5 * 4  # The position of a slice is read, too.
   gathered = 2 * 256 + _KIB  # One of the two results stays on the chip.
   slices = 5 * _KIB  # Read from HBM, kept on the chip.
   assert counted.hbm == (
