@@ -1,9 +1,9 @@
 """Divides the examples of a set into slices and computes retention.
 
 Retention is the share of the teacher's quality that a student has. For scores
-where higher is better, such as exact match, it is the ratio of student and
-teacher. For the NLL it is the ratio of the perplexities, teacher over student.
-It is 1 for a student as good as its teacher, and may be larger.
+where higher is better, such as exact match, it is the ratio of the scores,
+student over teacher. For the NLL it is the ratio of the perplexities, teacher
+over student. It is 1 for a student as good as its teacher, and may be larger.
 """
 
 from collections.abc import Sequence

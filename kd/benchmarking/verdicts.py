@@ -158,7 +158,7 @@ def _values(runs, set_name, measure, documents):
 def overall(verdicts: Sequence[Verdict]) -> str | None:
   """Returns the overall verdict; None without any.
 
-  WORSE on one set is WORSE overall. Otherwise, SHIP on one set is SHIP overall.
+  It is WORSE if any verdict is WORSE, else SHIP if any verdict is SHIP.
   """
   said = {verdict.verdict for verdict in verdicts}
   for verdict in (WORSE, SHIP, UNCLEAR):

@@ -113,8 +113,8 @@ def differences(
 def _telling(db, first, run):
   """Returns the differences that can affect the training result.
 
-  Leaves out fields that only one of the configs has, which is due to another
-  version of kd.
+  Leaves out fields that only one of the configs has, which other versions of kd
+  cause. Returns all differences if none remains.
   """
   return [
     (field, old, new)

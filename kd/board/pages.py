@@ -27,7 +27,7 @@ Parameters = Mapping[str, Sequence[str]]
 
 _REFRESH_S = 1.0  # Minimum time between two refreshes.
 _POINTS = 600  # Maximum number of points of a curve.
-# Computes intervals or queries servers, so it does not block other requests.
+# These compute intervals or query servers, without blocking other requests.
 _SLOW = ('/api/tables', '/api/answers', '/api/models')
 _MOST_RUNS = 200  # Maximum number of runs in a request for curves.
 

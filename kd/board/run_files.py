@@ -1,4 +1,4 @@
-"""Reads the files of a run in whatever state they are.
+"""Reads the files of a run, whatever their state.
 
 The run may be writing them, may have been killed, or may be of another version.
 Everything readable is read; `problems` lists the rest.

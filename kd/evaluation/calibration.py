@@ -55,7 +55,7 @@ def is_in(scores: Columns) -> bool:
 
 
 def bins(scores: Columns) -> list[Bin | None]:
-  """Returns the bins by rising confidence; None for empty bins.
+  """Returns the bins by ascending confidence; None for empty bins.
 
   Args:
     scores: scores with calibration columns.

@@ -60,7 +60,7 @@ class Job:
 def run(job: Job) -> dict[str, np.ndarray]:
   """Returns the sums over all rows, resuming from saved sums.
 
-  Interruptions do not change a bit of the sums.
+  The sums are bitwise identical, however often the run is interrupted.
 
   Raises:
     ConfigError: the saved sums are damaged.
