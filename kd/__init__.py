@@ -1,12 +1,12 @@
-"""kd distils large language models into small ones.
+"""kd distills large language models into small ones.
 
-The packages kd.configs and kd.data are the folders configs/ and data/: next to
-this one in a checkout, in it once the wheel has been installed, which brings
-one top-level package only. Both have these names in both places, so a config or
-a module of tasks imports the same wherever it runs.
+The packages kd.configs and kd.data are the folders configs/ and data/. They are
+next to this folder in a checkout and inside it in an installed wheel, which has
+only one top-level package. The names are the same in both places, so a config
+or a module of tasks can import them wherever it runs.
 
-kd.library has what is called from Python; its names are those of this package
-too, imported when they are first used: `import kd` costs nothing.
+kd.library is the Python API. This package exports its names and imports them on
+first use, so `import kd` costs nothing.
 """
 
 import importlib
@@ -26,17 +26,17 @@ if typing.TYPE_CHECKING:
 
 __version__ = '0.1.0'
 
-# Where Python looks for modules of this package: also in the checkout.
+# In a checkout, also look for submodules in the parent folder.
 if not os.path.isdir(os.path.join(__path__[0], 'configs')):
   __path__.append(os.path.dirname(__path__[0]))
 
-# C++ logging that TensorFlow shares with other libraries reads this once, when
-# the first of them is loaded: only here is early enough.
+# The C++ logging that TensorFlow shares with other libraries reads this once,
+# when the first of them is loaded, so it must be set here.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
-# XLA gives a CPU's devices one pool of as many threads as there are cores or
-# devices. A collective that waits holds its thread, so with several in flight
-# the last device of one may find no thread, and XLA aborts the process.
+# All CPU devices of XLA share one pool with one thread per core or device. A
+# waiting collective holds its thread, so with several in flight the last device
+# of one may get no thread, and XLA aborts the process.
 _devices = re.search(
   r'--xla_force_host_platform_device_count=(\d+)',
   os.environ.get('XLA_FLAGS', ''),

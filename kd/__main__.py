@@ -1,7 +1,7 @@
 """Starts the program: kd MODE, or python -m kd --mode=MODE.
 
-On Linux the process starts anew first, with large pages for its arrays: that
-must come before imports, which take seconds.
+On Linux the process first restarts itself with large pages for its arrays,
+before the imports, which take seconds.
 """
 
 import sys

@@ -1,7 +1,7 @@
-"""The words of the command line: kd MODE --config=... --workdir=...
+"""The arguments of the command line: kd MODE --config=... --workdir=...
 
-`kd MODE` is `python -m kd --mode=MODE`. What this file answers itself, the help
-and the version, waits for no library.
+`kd MODE` is `python -m kd --mode=MODE`. This file prints the help and the
+version itself, without importing any library.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def answer(arguments: Sequence[str]) -> str | None:
   """Returns the help or the version, if the arguments ask for it, else None.
 
   Args:
-    arguments: without the program's name.
+    arguments: command-line arguments without the program's name.
   """
   if not arguments or any(a in _HELP for a in arguments):
     return help_text()
@@ -50,7 +50,7 @@ def answer(arguments: Sequence[str]) -> str | None:
 
 
 def help_text() -> str:
-  """Returns what `kd --help` prints."""
+  """Returns the text that `kd --help` prints."""
   return _USAGE.format(
     modes='\n'.join(itertools.starmap(_line, modes.all_modes().items())),
     configs=textwrap.fill(', '.join(packaged.names()), 56).replace(
@@ -66,13 +66,13 @@ def _line(name: str, mode: modes.Mode) -> str:
 
 
 def with_mode(arguments: Sequence[str]) -> list[str]:
-  """Returns the arguments with --mode=MODE for a MODE in front.
+  """Returns the arguments with a leading MODE replaced by --mode=MODE.
 
   Args:
-    arguments: without the program's name.
+    arguments: command-line arguments without the program's name.
 
   Raises:
-    ConfigError: there is no such mode, or there is the flag too.
+    ConfigError: the mode does not exist, or the flag --mode is given too.
   """
   if not arguments or arguments[0].startswith('-'):
     return list(arguments)

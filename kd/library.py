@@ -1,7 +1,7 @@
-"""kd from Python: what `import kd` offers (docs/library.md).
+"""The Python API of kd, as `import kd` exports it (docs/library.md).
 
-It calls what the modes call. Errors are exceptions: errors.ConfigError for what
-the caller got wrong, other errors.KdError as the modes have them.
+It calls the same functions as the modes and raises the same errors, such as
+errors.ConfigError for a mistake of the caller.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,13 +54,13 @@ _NOT_SETTINGS = ('prompts', 'output', 'logprobs', 'quantize')
 
 @dataclasses.dataclass(frozen=True)
 class Distilled:
-  """What a run has made.
+  """The results of a training run.
 
   Attributes:
-    workdir: its folder.
-    metrics: of the last evaluation of the student, by name, such as
+    workdir: path of the run's workdir.
+    metrics: metrics of the student's last evaluation by name, such as
       'eval/held_out/nll'; {} without held-out sets.
-    report: the path of report.md; None without held-out sets.
+    report: path of report.md; None without held-out sets.
   """
 
   workdir: str
@@ -75,12 +75,12 @@ class Distilled:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-  """How likely a text is to a model.
+  """The likelihood of a text under a model.
 
   Attributes:
-    nll: negative log-probability of a text's tokens after the first, or of a
-      chat's answers, in nats.
-    tokens: the number of these.
+    nll: negative log-likelihood of the text's tokens after the first, or of
+      the chat's answers, in nats.
+    tokens: number of scored tokens.
   """
 
   nll: float
@@ -88,15 +88,15 @@ class Score:
 
 
 def get_config(name: str, **changes: Any) -> Config:
-  """Returns a config, with changed fields.
+  """Returns a config with changed fields.
 
   Args:
-    name: as for --config: a config that comes with kd, 'quickstart', a file, or
-      either with ':ARGUMENT'.
-    **changes: values of fields at the top of the config, such as `steps`.
+    name: a value of --config: the name of a config that comes with kd, such as
+      'quickstart', or a file, either with an optional ':ARGUMENT'.
+    **changes: new values of top-level config fields, such as `steps`.
 
   Raises:
-    ConfigError: there is no such config, or no such field.
+    ConfigError: the config or a field does not exist.
   """
   value = command_line.load(name, 'config')
   for key, change in changes.items():
@@ -107,14 +107,14 @@ def get_config(name: str, **changes: Any) -> Config:
 
 
 def distill(config: Config | str, workdir: Path) -> Distilled:
-  """Trains a student, as --mode=train does; resumes the run of the workdir.
+  """Trains a student like --mode=train, or resumes the run of the workdir.
 
   Args:
-    config: a config, or the name of one as for `get_config`.
-    workdir: where the run writes.
+    config: a config, or the name of one; see `get_config`.
+    workdir: path of the run's workdir.
 
   Raises:
-    KdError: see the modes.
+    KdError: the run failed; see kd/modes/train.py.
   """
   folder = _folder(workdir)
   compile_cache.enable()
@@ -133,19 +133,19 @@ def distill(config: Config | str, workdir: Path) -> Distilled:
 def plan(
   config: Config | str, workdir: Path | None = None
 ) -> list[dict[str, Any]]:
-  """Computes what a run needs on a TPU slice, as --mode=plan does.
+  """Plans the memory and time of a run on a TPU slice, like --mode=plan.
 
-  JAX in this process uses the CPU alone afterwards.
+  Afterwards JAX in this process uses only the CPU.
 
   Args:
-    config: with `plan.topology`; see `distill`.
-    workdir: where plan.json, a table and a picture are written; None: nowhere.
+    config: a config with `plan.topology`; see `distill`.
+    workdir: folder for plan.json, a table and a picture; None to write nothing.
 
   Returns:
     The rows of plan.json, one for each length.
 
   Raises:
-    KdError: the config is wrong for the slice, or the compiler failed.
+    KdError: the config is invalid for the slice, or the compiler failed.
   """
   value = _checked(config)
   with tempfile.TemporaryDirectory() as scratch:
@@ -163,17 +163,17 @@ def benchmark(
   """Compares a model with its teacher, a baseline and earlier benchmarks.
 
   Args:
-    models: a model as for `load`, or several that differ in their seed alone.
-    workdir: the results are in its folder `benchmarks`.
-    config: with the held-out sets and the teacher; see `distill`. None: that of
-      the first workdir among the models, or the default one.
-    **fields: of the config's `benchmark`.
+    models: a model as for `load`, or several that differ only in their seed.
+    workdir: folder whose subfolder `benchmarks` receives the results.
+    config: a config with the held-out sets and the teacher; see `distill`. None
+      for that of the first workdir among the models, or the default one.
+    **fields: fields of the config's section `benchmark`.
 
   Returns:
-    What benchmark.json holds, such as `verdict`.
+    The contents of benchmark.json, such as `verdict`.
 
   Raises:
-    KdError: see the modes.
+    KdError: the benchmark failed; see kd/modes/benchmark.py.
   """
   one = isinstance(models, str | os.PathLike)
   places = [os.fspath(x) for x in ((models,) if one else models)]
@@ -197,13 +197,13 @@ def load(path: Path, dtype: str = 'float32', template: str = '') -> 'Model':
 
   Args:
     path: a workdir, a folder for transformers, such as an export, or a GGUF
-      file; 'workdir:DIR', 'hf:DIR' or 'gguf:FILE' where it should be said.
+      file; 'workdir:DIR', 'hf:DIR' or 'gguf:FILE' sets the kind explicitly.
     dtype: data type of the computation, 'float32' or 'bfloat16'.
-    template: how messages are written, a value of data.template; '': as the
-      weights were trained, else 'plain'.
+    template: chat template, a value of data.template; '' for the one that the
+      weights were trained with, or 'plain' if that is unknown.
 
   Raises:
-    ConfigError: there are no weights, or they are damaged.
+    ConfigError: the weights are missing or damaged.
   """
   compile_cache.enable()
   with _quiet_libraries():
@@ -219,9 +219,9 @@ class Model:
     """Initializes the model.
 
     Args:
-      run: from any_model.load, as are the others.
-      model: the model.
-      params: its parameters.
+      run: the run, as any_model.load returns it.
+      model: the model, likewise.
+      params: the model's parameters, likewise.
     """
     self._run, self._model, self._params = run, model, params
     self._words = engine.vocabulary(run.tokenizer)
@@ -234,19 +234,19 @@ class Model:
   def generate(
     self, prompts: Sequence[Prompt], **settings: Any
   ) -> list[list[requests.Sample]]:
-    """Answers prompts.
+    """Samples answers to prompts.
 
     Args:
-      prompts: texts, each a user's only message, or lists of messages. Users'
-        contents may have images, as in files of chats (docs/data.md).
+      prompts: texts, each a user's only message, or lists of messages. User
+        messages may contain images, as in chat files (docs/data.md).
       **settings: fields of the config's `generate`, such as temperature, top_p,
         max_new_tokens, samples, seed, batch_size, stop_strings.
 
     Returns:
-      For each prompt its samples: `text`, `finish`, `ids`, `logprobs`.
+      The samples of each prompt: `text`, `finish`, `ids`, `logprobs`.
 
     Raises:
-      ConfigError: a setting or a message is not legal.
+      ConfigError: a setting or a message is invalid.
       NonFiniteError: the model's logits are NaN or infinite.
     """
     if isinstance(prompts, str):
@@ -268,7 +268,7 @@ class Model:
     return [answers[number] for number in range(len(asked))]
 
   def _generate_fields(self, settings):
-    """Returns the section `generate` with these fields, checked."""
+    """Returns the checked section `generate` with these fields."""
     config = ml_collections.ConfigDict(self._run.config.to_dict())
     for key, value in settings.items():
       if key not in config.generate or key in _NOT_SETTINGS:
@@ -292,21 +292,22 @@ class Model:
     return requests.numbered(ids, seed, number, samples, images)
 
   def _messages(self, chat, where):
-    """Returns a chat's messages, checked, with the images that they name."""
+    """Returns a chat's checked messages with the images that they name."""
     loader = loading.Loader('', self._run.config.data.images.urls)
     return chats.check(list(chat), where, loader)
 
   def score(self, texts: Sequence[Prompt], batch_size: int = 8) -> list[Score]:
-    """Returns how likely texts, or the answers of chats, are.
+    """Computes the likelihood of texts, or of the answers of chats.
 
     Args:
-      texts: texts of two tokens or more, with a BOS, if there is one, in front;
-        or chats as for `generate`, whose assistant's messages are scored.
-      batch_size: texts at a time.
+      texts: texts of at least two tokens, counting the BOS, which is prepended
+        if the tokenizer has one; or chats as for `generate`, whose assistant
+        messages are scored.
+      batch_size: number of texts in a batch.
 
     Raises:
-      ConfigError: a text has fewer tokens, or more than the context has; or a
-        message is not legal.
+      ConfigError: a text is too short or exceeds the context, or a message is
+        invalid.
       NonFiniteError: the model's logits are NaN or infinite.
     """
     if isinstance(texts, str):
@@ -350,7 +351,7 @@ class Model:
 
 @contextlib.contextmanager
 def _quiet_libraries() -> Iterator[None]:
-  """Hides what libraries warn of, as the command does: it is intended."""
+  """Hides warnings of libraries, as the command line does."""
   before = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)
   try:
@@ -360,13 +361,13 @@ def _quiet_libraries() -> Iterator[None]:
 
 
 def _checked(config):
-  """Returns a config, or the one of that name, whose fields are legal."""
+  """Returns a checked config, given the config or its name."""
   if isinstance(config, str):
     config = get_config(config)
   return base.checked(config)
 
 
 def _folder(workdir: Path) -> str:
-  """Returns a workdir's path, or raises ConfigError."""
+  """Returns the expanded path of a workdir, or raises ConfigError."""
   session.check_workdir(os.fspath(workdir))
   return paths.expand(os.fspath(workdir))

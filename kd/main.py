@@ -1,7 +1,7 @@
 """Parses the command line and runs a mode.
 
-Modes are in kd/modes, fields of a config in docs/config.md, exit codes in
-docs/survive.md.
+See kd/modes for the modes, docs/config.md for the config fields and
+docs/survive.md for the exit codes.
 """
 
 from absl import app
@@ -25,10 +25,10 @@ _MODE = flags.DEFINE_string('mode', 'train', ', '.join(modes.all_modes()))
 
 
 def main(argv: list[str]) -> None:
-  """Runs the mode; ends with the exit code of its error, if it has one.
+  """Runs the mode; on an error, exits with the exit code of the error.
 
   Args:
-    argv: the program's name, then the words that are no flags.
+    argv: the program's name, then the arguments that are not flags.
   """
   preemption.STOP_REQUESTS.install()
   compile_cache.enable()
@@ -59,7 +59,7 @@ def _parse_flags(argv):
 def run() -> None:
   """Starts the program."""
   session.enter_users_folder()
-  # Libraries warn of what is intended; the project's own lines are shown.
+  # Hides libraries' warnings about intended behavior, but not kd's own lines.
   logging.set_verbosity(logging.ERROR)
   notices.show(session.say)
   app.run(main, flags_parser=_parse_flags)

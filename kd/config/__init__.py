@@ -1,1 +1,1 @@
-"""The config: fields with defaults and legal values, rules, command line."""
+"""The config: fields with defaults and legal values, rules and flags."""

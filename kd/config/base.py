@@ -10,7 +10,7 @@ A config starts from get_config() and changes what it needs:
     c.losses = dict(kl=base.term('forward_kl', weight=1.0, temperature=2.0))
     return c
 
-docs/config.md has every field with its legal values. Any field can be changed
+docs/config.md lists every field with its legal values. Any field can be changed
 on the command line: --config.optimizer.lr.peak=3e-4.
 """
 
@@ -83,27 +83,27 @@ def term(name: str, weight=1.0, **changes) -> Part:
 
 
 def schedule(name: str, **arguments) -> Part:
-  """Returns a number that changes with the updates."""
+  """Returns a schedule: a number that depends on the step."""
   return schema.option(schema.SCHEDULES, name, **arguments)
 
 
 def adamw(lr, **changes) -> Part:
-  """Returns AdamW, with usual settings for language models."""
+  """Returns AdamW with the usual settings for language models."""
   return schema.option(training.OPTIMIZER, 'adamw', lr=lr, **changes)
 
 
 def adafactor(lr, **changes) -> Part:
-  """Returns Adafactor, with the settings that T5 was trained with."""
+  """Returns Adafactor with the settings of T5."""
   return schema.option(training.OPTIMIZER, 'adafactor', lr=lr, **changes)
 
 
 def lion(lr, **changes) -> Part:
-  """Returns Lion, with the settings of its paper for language models."""
+  """Returns Lion with its paper's settings for language models."""
   return schema.option(training.OPTIMIZER, 'lion', lr=lr, **changes)
 
 
 def muon(lr, **changes) -> Part:
-  """Returns Muon, with AdamW for what is no matrix of a layer."""
+  """Returns Muon, with AdamW for everything but the matrices of layers."""
   return schema.option(training.OPTIMIZER, 'muon', lr=lr, **changes)
 
 
@@ -147,17 +147,17 @@ def rationale(drop_fraction) -> Part:
 
 
 def rollout(**changes) -> Part:
-  """Returns a value of `rollout`: how the student samples its own rows."""
+  """Returns a value of `rollout`: settings for sampling from the student."""
   return _section(sampling.ROLLOUT, changes)
 
 
 def other_teacher(**changes) -> Part:
-  """Returns one teacher of several: a value of teacher.others.<name>."""
+  """Returns a further teacher: a value of teacher.others.<name>."""
   return _section(models.OTHER_TEACHER, changes)
 
 
 def load_plugins(config: Part) -> None:
-  """Imports the modules of `plugins`, before other fields are read.
+  """Imports the modules of `plugins`; call it before reading other fields.
 
   Raises:
     ConfigError: see plugins.load.
@@ -168,10 +168,10 @@ def load_plugins(config: Part) -> None:
 
 
 def checked(config: Part) -> Part:
-  """Returns a config whose fields are legal, each value in its one form.
+  """Returns the checked config with normalized values.
 
   Raises:
-    ConfigError: names the first field that is not.
+    ConfigError: a field is illegal; names the first one.
   """
   if schema.is_part(config):
     load_plugins(config)

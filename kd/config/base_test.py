@@ -1,4 +1,4 @@
-"""The defaults: legal, of their own, and the same after JSON."""
+"""The defaults are legal, not shared, and unchanged by JSON."""
 
 import json
 

@@ -13,13 +13,13 @@ _ENTRY_NAME = r'[\w-]{1,64}'
 
 
 def check(root: schema.Section, config: Any) -> None:
-  """Refuses a config that has a field too many or too few, or an illegal one.
+  """Refuses a config with unknown, missing or illegal fields.
 
-  Rules between fields are in kd/config/rules.py; this looks at each alone, but
-  for a schedule, whose values depend on `steps`.
+  Each field is checked separately, except that the values of a schedule depend
+  on `steps`. Rules between fields are in kd/config/rules.py.
 
   Raises:
-    ConfigError: names the first such field.
+    ConfigError: a field is unknown, missing or illegal; names the first one.
   """
   if not schema.is_part(config):
     raise errors.ConfigError(
@@ -31,7 +31,7 @@ def check(root: schema.Section, config: Any) -> None:
 
 
 def check_node(node: schema.Node, value: Any, path: str) -> None:
-  """Checks a part of a config alone; schedules' values aside."""
+  """Checks a part of a config, but not the values of its schedules."""
   _check(node, value, path)
 
 
@@ -50,7 +50,7 @@ def _check(node, value, path):
     )
   try:
     keys = list(value)
-  except TypeError as e:  # They are sorted, and some are numbers.
+  except TypeError as e:  # ConfigDict cannot sort strings and numbers.
     raise errors.ConfigError(
       path or 'config', 'found keys of several types', legal=_NAMES
     ) from e
@@ -81,19 +81,19 @@ def _fields_of(node):
 def unknown_field(
   path: str, kind: str, name: str, fields: Mapping[str, schema.Node]
 ) -> errors.ConfigError:
-  """Returns the error for a name that no field has, or none has any more.
+  """Returns the error for an unknown or former name of a field.
 
   Args:
-    path: where the name was found.
-    kind: what should have that name, as the message says it.
+    path: config path of the name.
+    kind: what the name stands for, as in the message.
     name: the unknown name.
-    fields: the fields that exist, by name.
+    fields: the existing fields by name.
   """
   return errors.unknown(path, kind, name, list(fields), renamed(name, fields))
 
 
 def renamed(name: str, fields: Mapping[str, schema.Node]) -> str:
-  """Returns today's name of a field that was once called `name`, or ''."""
+  """Returns the current name of a field formerly called `name`, or ''."""
   for key, node in fields.items():
     if isinstance(node, schema.Field) and node.formerly == name:
       return key
@@ -103,12 +103,12 @@ def renamed(name: str, fields: Mapping[str, schema.Node]) -> str:
 def renamed_among(
   name: str, siblings: Collection[str], root: schema.Node
 ) -> str:
-  """Returns today's name of a former field of a part with these fields, or ''.
+  """Returns the current name of a renamed field of some part, or ''.
 
   Args:
     name: the former name.
-    siblings: the names of the part's fields.
-    root: the schema of the config; where the part is in it is not known.
+    siblings: names of the part's fields.
+    root: the schema of the config; the part may be anywhere in it.
   """
   if isinstance(root, schema.Field):
     return ''
@@ -146,7 +146,7 @@ def _text_of(node):
 
 
 def _chosen(node, value, path):
-  """Returns the fields of the option that a part names."""
+  """Returns the fields of the option that a part selects."""
   if 'name' not in value:
     raise errors.ConfigError(
       f'{path}.name',

@@ -1,14 +1,14 @@
-"""The flag --config: a file with get_config(), and fields changed by flags.
+"""The flag --config: a file with get_config(), and flags that change fields.
 
   --config=FILE.py              or --config FILE.py, or FILE.py:ARGUMENT
-  --config=NAME                 the config of that name that comes with kd
+  --config=NAME                 a config that comes with kd
   --config.data.length=512      changes a field
   --config.data.pack            is --config.data.pack=True
   --noconfig.data.pack          is --config.data.pack=False
   --config.losses.kl.name=X     makes that term an X with X's defaults
 
-Names are changed first, whatever the order of the flags, so that arguments of
-the new name can be set too. A --flagfile may hold any of these.
+Names are changed first, regardless of the order of the flags, so arguments of
+the new name can be set too. A --flagfile may contain any of these.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ from kd.config import packaged
 from kd.core import errors
 from kd.core import paths
 
-# The flag is a key flag of the module that defines it by `define`.
+# The flag is a key flag of the module that calls `define`.
 flags.disclaim_key_flags()
 
 _EXAMPLE = (
@@ -39,12 +39,12 @@ _EXAMPLE = (
   'it, the --workdir of a run'
 )
 
-# Called with the arguments that are no flags.
+# Called with the arguments that are not flags.
 Default = Callable[[Sequence[str]], ml_collections.ConfigDict | None]
 
 
 class _Parser(flags.ArgumentParser):
-  """Reads the flag's value: where the config is."""
+  """Parses the flag's value, which is the location of the config."""
 
   def __init__(self, name: str):
     self._flag = f'--{name}'
@@ -56,7 +56,7 @@ class _Parser(flags.ArgumentParser):
 
 
 def define(name: str = 'config') -> flags.FlagHolder:
-  """Defines the flag; its value is the config, once parse_flags has run."""
+  """Defines the flag; its value is the config after parse_flags has run."""
   return flags.DEFINE(
     _Parser(name),
     name,
@@ -66,13 +66,13 @@ def define(name: str = 'config') -> flags.FlagHolder:
 
 
 def default_workdir(name: str = 'config') -> str | None:
-  """Returns the workdir of a run without --workdir, by its config's name.
+  """Returns the default workdir, which is named after the config.
 
   Args:
-    name: the flag of the config.
+    name: name of the config flag.
 
   Returns:
-    kd-NAME in the current folder; None without the flag.
+    kd-NAME in the current folder; None if the flag is not given.
   """
   file = flags.FLAGS[name].parser.location.partition(':')[0]
   return f'kd-{pathlib.Path(file).stem}' if file else None
@@ -84,21 +84,21 @@ def parse_flags(
   default: Default = lambda words: None,
   arguments: Callable[[], str] = lambda: '',
 ) -> list[str]:
-  """Parses the command line; for absl's app.run.
+  """Parses the command line for absl's app.run.
 
   Args:
     argv: the command line.
-    flag_name: the flag of the config file.
-    default: called if there is no such flag, when the other flags are parsed;
-      returns the config, or None if there must be a flag.
-    arguments: called when the flags are parsed; returns the legal arguments
-      that are no flags, as the help shows them; empty: there are none.
+    flag_name: name of the config flag.
+    default: function that is called after parsing if the flag is not given;
+      returns the config, or None if the flag is required.
+    arguments: function that is called after parsing; returns the legal
+      arguments that are not flags, as in the help, or '' if there are none.
 
   Returns:
-    The program's name, and the arguments that are no flags.
+    The program's name and the arguments that are not flags.
 
   Raises:
-    SystemExit: 2, after a message that names what is wrong.
+    SystemExit: the command line is wrong; an error message was printed.
   """
   try:
     return _parse(argv, flag_name, default, arguments)
@@ -129,7 +129,7 @@ def _parse(argv, flag_name, default, arguments):
 
 
 def _expanded(arguments):
-  """Returns the arguments, with those of --flagfile in its place."""
+  """Returns the arguments with --flagfile replaced by its contents."""
   try:
     return flags.FLAGS.read_flags_from_files(list(arguments), force_gnu=True)
   except UnicodeDecodeError as e:
@@ -141,11 +141,11 @@ def _expanded(arguments):
 def _split(
   arguments: Sequence[str], flag_name: str
 ) -> tuple[list[str], list[overrides_lib.Override]]:
-  """Splits off the flags that change fields.
+  """Separates the flags that change fields from other arguments.
 
   Args:
-    arguments: without the program's name.
-    flag_name: the flag of the config file.
+    arguments: command-line arguments without the program's name.
+    flag_name: name of the config flag.
 
   Returns:
     All other arguments, and the changes in order.
@@ -161,7 +161,7 @@ def _split(
     if argument == '--':
       rest += [argument, *waiting]
       break
-    # One line of a flagfile may hold a flag and its value.
+    # A line of a flagfile may contain a flag and its value.
     spaced = re.fullmatch(rf'(-{{1,2}}{flag_name})\s+(.+)', argument)
     if spaced:
       argument = '='.join(spaced.groups())
@@ -191,14 +191,14 @@ def load(location: str, flag: str = '--config') -> ml_collections.ConfigDict:
   """Runs get_config of `FILE`, `NAME`, `FILE:ARGUMENT` or `NAME:ARGUMENT`.
 
   Args:
-    location: where the config is.
-    flag: what the user calls it.
+    location: location of the config.
+    flag: name of the flag or argument, for messages.
 
   Returns:
-    What get_config returned, unchecked.
+    The unchecked result of get_config.
 
   Raises:
-    ConfigError: there is no such file, or it fails.
+    ConfigError: the file does not exist or fails.
   """
   file, colon, argument = location.partition(':')
   file = _file(file, flag)
@@ -223,7 +223,7 @@ def load(location: str, flag: str = '--config') -> ml_collections.ConfigDict:
 
 
 def _file(name, flag):
-  """Returns the file of a config: a path, or the name of one of kd's own."""
+  """Returns the path of a config file, given its path or a name."""
   file = paths.expand(name)
   if os.path.isfile(file):
     return file
@@ -244,7 +244,7 @@ def _file(name, flag):
 
 
 def _module(file):
-  """Runs a config's file."""
+  """Imports a config file."""
   name = 'kd_config_file'
   spec = importlib.util.spec_from_file_location(name, file)
   if spec is None:
@@ -282,7 +282,7 @@ def _last_part(error):
 
 
 def _failed(error: BaseException, file: str) -> errors.KdError:
-  """Returns the user's message for an error that a config's file raised."""
+  """Returns the error to show for an exception that a config file raised."""
   if isinstance(error, errors.KdError):
     return error
   lines = [

@@ -1,4 +1,4 @@
-"""One value of a config: its default, legal values and meaning."""
+"""A value of a config, with its default, legal values and meaning."""
 
 import dataclasses
 from typing import Any
@@ -18,14 +18,14 @@ REQUIRED = _Required()
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Field:
-  """One value of a config.
+  """A value of a config.
 
   Attributes:
-    default: its default, or REQUIRED.
-    legal: its legal values.
-    doc: what it means, with its unit.
-    formerly: the name it had in earlier versions, which is refused with the
-      new one suggested; '' if it never had another.
+    default: default value, or REQUIRED.
+    legal: legal values.
+    doc: meaning of the value, with its unit.
+    formerly: name of the field in earlier versions, which is refused with the
+      new name suggested; '' if it was never renamed.
   """
 
   default: Any

@@ -1,4 +1,4 @@
-"""Legal values of a field: checks, the text that states them, parsers."""
+"""Legal values of a field: how to check, describe and parse them."""
 
 import ast
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ from kd.core import registry
 INT32 = 2**31 - 1
 _NAMES = re.compile(r'[\w.~/][\w.~/:-]*(,[\w.~/][\w.~/:-]*)*,?')
 SEEDS = 2**32 - 1  # jax.random.key reads the low 32 bits of a seed.
-SECONDS = 864_000.0  # Ten days: what waits longer waits for ever.
+SECONDS = 864_000.0  # Ten days; a longer wait is as good as endless.
 
 
 def shown(value: Any) -> str:
-  """Returns the value as a message shows it, short whatever it is."""
+  """Formats a value for a message, shortened if necessary."""
   if isinstance(value, int) and not isinstance(value, bool):
     if value.bit_length() > 128:
       return f'an integer of {value.bit_length()} bits'
@@ -30,11 +30,11 @@ def shown(value: Any) -> str:
 
 
 class Legal:
-  """The values that a field may have.
+  """The legal values of a field.
 
   Attributes:
-    text: states them, as a message shows them.
-    kind: what they are: 'a whole number', ...
+    text: description of the values for messages.
+    kind: type of the values, such as 'a whole number'.
   """
 
   text = ''
@@ -45,19 +45,19 @@ class Legal:
     raise NotImplementedError
 
   def nearest(self, value: Any) -> str:
-    """Returns the legal name that an illegal value comes close to, or ''."""
+    """Returns the legal name closest to an illegal value, or ''."""
     del value
     return ''
 
   def normal(self, value: Any) -> Any:
-    """Returns a legal value in the one form that the program reads."""
+    """Returns a legal value in its normalized form."""
     return value
 
   def parse(self, text: str) -> Any:
-    """Reads a value from the command line.
+    """Parses a value from the command line.
 
     Raises:
-      ValueError: the text is none.
+      ValueError: the text is not such a value.
     """
     raise NotImplementedError
 
@@ -67,7 +67,7 @@ class Legal:
 
 @dataclasses.dataclass(frozen=True)
 class Integer(Legal):
-  """Whole numbers in [least, most], and a few with a meaning of their own."""
+  """Integers in [least, most], and some with a special meaning (`also`)."""
 
   least: int
   most: int = INT32
@@ -104,8 +104,8 @@ class Integer(Legal):
 class Number(Legal):
   """Finite numbers in an interval, each end open or closed.
 
-  Most of the program computes with float32, so a number must be in the interval
-  as it stands and as a float32: 1e-60 is not above 0.
+  Most of the program uses float32, so a number must be in the interval both
+  before and after rounding to float32: 1e-60 is not above 0.
   """
 
   above: float | None = None
@@ -129,10 +129,10 @@ class Number(Legal):
     return ', '.join((usual, *special))
 
   def holds(self, value: float) -> bool:
-    """Returns whether a float32 is finite and in the interval.
+    """Returns whether a number is finite and in the interval as a float32.
 
     Args:
-      value: rounded to float32 first.
+      value: the number, which is rounded to float32.
     """
     with np.errstate(over='ignore'):
       value = np.float32(value)
@@ -210,7 +210,7 @@ class Text(Legal):
 
 @dataclasses.dataclass(frozen=True)
 class Containing(Text):
-  """Text that holds a part."""
+  """Text that contains `part`."""
 
   part: str
 
@@ -224,12 +224,12 @@ class Containing(Text):
 
 @dataclasses.dataclass(frozen=True)
 class Matching(Text):
-  """Text that matches a pattern in full, or is empty where that is said.
+  """Text that matches a whole pattern.
 
   Attributes:
     pattern: a regular expression.
-    text: what it means.
-    formerly: by a value of earlier versions, today's.
+    text: description of the matching values.
+    formerly: current values by values of earlier versions.
   """
 
   pattern: str
@@ -244,7 +244,7 @@ class Matching(Text):
 
 @dataclasses.dataclass(frozen=True)
 class Expression(Text):
-  """A regular expression, as Python's `re` reads it; empty if `optional`."""
+  """A regular expression of Python's `re`; may be empty if `optional`."""
 
   optional: bool = False
 
@@ -266,9 +266,9 @@ class OneOf(Text):
   """One of a few names.
 
   Attributes:
-    names: the legal ones.
-    formerly: by a name of earlier versions, today's name.
-    kind: of the registry that plugins may add names to; '': none.
+    names: the legal names.
+    formerly: current names by names of earlier versions.
+    kind: kind of the registry to which plugins may add names; '' if none.
   """
 
   names: tuple[str, ...]
@@ -285,7 +285,7 @@ class OneOf(Text):
     )
 
   def _all(self) -> list[str]:
-    """Returns the names, with those that plugins have registered."""
+    """Returns the names, including those registered by plugins."""
     known = registry.of(self.kind)
     more = known.names() if known else []
     return [*self.names, *(name for name in more if name not in self.names)]
@@ -340,12 +340,12 @@ class Tuple(Legal):
 
 @dataclasses.dataclass(frozen=True)
 class Scheduled(Legal):
-  """A number, or a schedule all of whose values are legal.
+  """A number, or a schedule with only legal values.
 
   Attributes:
     number: the legal values.
-    constant: whether a number may stand in place of a schedule.
-    ever_positive: whether it must be above 0 at some step.
+    constant: whether a number is legal in place of a schedule.
+    ever_positive: whether the value must be above 0 at some step.
   """
 
   number: Number

@@ -1,4 +1,4 @@
-"""Applies changes of fields from the command line."""
+"""Applies changes from the command line to a config."""
 
 from collections.abc import Iterator, Sequence
 import dataclasses
@@ -17,12 +17,12 @@ _NAME = 'name'
 
 @dataclasses.dataclass(frozen=True)
 class Override:
-  """One change.
+  """A change of one field.
 
   Attributes:
-    path: the field.
-    text: its new value, as typed.
-    argument: the whole argument, for messages.
+    path: path of the field.
+    text: the new value, as typed.
+    argument: the whole command-line argument, for messages.
   """
 
   path: str
@@ -31,7 +31,7 @@ class Override:
 
 
 def is_boolean(path: str) -> bool:
-  """Returns whether a path names a field that is True or False."""
+  """Returns whether a path may name a boolean field."""
   return any(
     isinstance(node, schema.Field) and isinstance(node.legal, legal_lib.Boolean)
     for node in _possible(base.ROOT, path.split('.'))
@@ -39,7 +39,7 @@ def is_boolean(path: str) -> bool:
 
 
 def _possible(node, keys) -> Iterator[schema.Node]:
-  """Yields what a path may name, whatever the names in a config are."""
+  """Yields all nodes of the schema that a path may refer to."""
   if not keys:
     yield node
   elif isinstance(node, schema.Entries):
@@ -56,19 +56,18 @@ def _possible(node, keys) -> Iterator[schema.Node]:
 def apply(
   config: ml_collections.ConfigDict, overrides: Sequence[Override]
 ) -> ml_collections.ConfigDict:
-  """Changes fields of a config, and resolves its references.
+  """Changes fields of a config and resolves its references.
 
   Args:
-    config: what get_config returned; it is changed.
-    overrides: plugins are loaded first, and a name comes before the arguments
-      that it brings, whatever their order here.
+    config: the result of get_config, which is modified.
+    overrides: changes in any order: plugins are loaded first, and names are
+      changed before other fields.
 
   Returns:
     The changed config.
 
   Raises:
-    ConfigError: names a field that the config lacks, or a value that the field
-      cannot have.
+    ConfigError: the config has no such field, or the value is illegal.
   """
   first = [x for x in overrides if x.path == plugins.PATH]
   names = [x for x in overrides if x.path.split('.')[-1] == _NAME]
@@ -84,7 +83,7 @@ def apply(
 
 
 def _set(config, override):
-  """Makes one change."""
+  """Applies one change."""
   keys = override.path.split('.')
   node, holder = base.ROOT, config
   for depth, key in enumerate(keys[:-1]):
@@ -99,7 +98,7 @@ def _set(config, override):
 
 
 def _put(holder, key, value, override):
-  """Sets a field; one that was made with a type may refuse it."""
+  """Sets a field, which may refuse the value if it has a type."""
   try:
     holder[key] = value
   except TypeError as e:
@@ -129,7 +128,7 @@ def _child(node, value, key, parents, override):
 
 
 def _children(node, value):
-  """Returns the schema of the fields that a part may have, by name."""
+  """Returns the schemas of a part's fields by name."""
   choice = schema.choice_of(node)
   if choice:
     has_name = schema.is_part(value) and _NAME in value
@@ -138,7 +137,7 @@ def _children(node, value):
 
 
 def _lacks(node, value, key):
-  """Returns whether a part may have a field that it has not been given yet."""
+  """Returns whether a field that a part does not have yet is legal in it."""
   choice = schema.choice_of(node)
   if not choice or _NAME not in value:
     return False
@@ -146,7 +145,7 @@ def _lacks(node, value, key):
 
 
 def _parsed(node, override):
-  """Returns the value of a field that is typed as text."""
+  """Parses the value of a change."""
   if isinstance(node, schema.Entries) and override.text == '{}':
     return schema.part({})
   if not isinstance(node, schema.Field):
@@ -173,10 +172,10 @@ def _first_field(node):
 
 
 def _renamed(choice, old, override):
-  """Returns the option of that name, with arguments shared with the old one.
+  """Returns the option of the new name, keeping arguments of the old one.
 
-  An argument keeps its value if both names have the same one, by meaning and
-  default: the temperature of all divergences is one, their betas are two.
+  An argument keeps its value if both options share its Field. For example, all
+  divergences share `temperature`, but their `beta`s differ.
   """
   name = override.text
   if name not in choice.names():

@@ -1,4 +1,4 @@
-"""The configs that come with kd, which --config takes by their names."""
+"""The configs that come with kd, which --config accepts by name."""
 
 import os
 
@@ -13,7 +13,7 @@ def names() -> list[str]:
 
 
 def file(name: str) -> str:
-  """Returns the path of the config of that name, which need not exist."""
+  """Returns the path of the config `name`, which need not exist."""
   return os.path.join(_folder(), f'{name}.py')
 
 

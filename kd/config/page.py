@@ -37,7 +37,7 @@ def page() -> str:
 
 
 def _section(path, node) -> Iterator[str]:
-  """Yields the lines of a part, and then those of the parts within."""
+  """Yields the lines of a part, followed by those of its parts."""
   if isinstance(node, schema.Entries):
     yield from _heading(f'{path}.NAME', f'{node.doc} {node.entry.doc}')
     yield from _body(f'{path}.NAME', node.entry)
@@ -77,7 +77,7 @@ def _options(choice):
 
 
 def _by_fields(choice):
-  """Yields the options that have the same fields together."""
+  """Yields the options, grouped by equal fields."""
   groups: list[tuple[list[str], Mapping[str, Any]]] = []
   for name, fields in choice.options.items():
     same = [names for names, other in groups if other == fields]

@@ -1,4 +1,4 @@
-"""docs/config.md is what the fields say."""
+"""docs/config.md matches the fields."""
 
 import pathlib
 

@@ -15,10 +15,10 @@ _LONGEST_PATH = 4000
 
 @dataclasses.dataclass(frozen=True)
 class Path(legal.Text):
-  """A file or folder of this machine; '' where `optional` says what it means.
+  """A local file or folder; may be '' if `optional`.
 
-  A bucket has to be mounted as a folder, unless `in_bucket` says that the field
-  takes its URL: local programs would create a folder called gs: instead.
+  URLs of buckets are legal only if `in_bucket`. Otherwise a bucket must be
+  mounted as a folder, since local programs would create a folder called gs:.
   """
 
   what: str
@@ -39,7 +39,7 @@ class Path(legal.Text):
 
 
 def path_fault(value: str) -> str:
-  """Returns why a text cannot name a local file or folder, or ''."""
+  """Returns why a text cannot be a local path, or ''."""
   if '://' in value or re.match(r'(gs|s3|az|abfs|hdfs):/', value):
     return f'found {legal.shown(value)}, which is no local path'
   if '\0' in value:
@@ -53,12 +53,12 @@ def path_fault(value: str) -> str:
 WORKDIR = (
   'a folder, or one in a bucket: gs://BUCKET/FOLDER or s3://BUCKET/FOLDER'
 )
-# Orbax finds files by patterns of glob: none of their characters.
+# Excludes glob's special characters, since Orbax searches files with globs.
 _BUCKET = re.compile(r'(gs|s3)://[a-z0-9][a-z0-9._-]{2,}(/[\w.=+,@ -]+)+/?')
 
 
 def place_fault(value: str) -> str:
-  """Returns why a text can't be a place of this machine or in a bucket."""
+  """Returns why a text cannot be a local path or one in a bucket, or ''."""
   if not objects.is_url(value):
     return path_fault(value)
   if not _BUCKET.fullmatch(value):
@@ -71,13 +71,11 @@ def place_fault(value: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Source(legal.Text):
-  """Words, or KIND:PLACE.
-
-  PLACE may be in a bucket.
+  """One of a few words, or KIND:PLACE, where PLACE may be in a bucket.
 
   Attributes:
-    words: what may stand alone.
-    kinds: by kind, what PLACE is.
+    words: legal values without a kind.
+    kinds: description of PLACE by kind.
   """
 
   words: tuple[str, ...]
@@ -106,7 +104,7 @@ class Source(legal.Text):
 
 
 class Mixture(legal.Legal):
-  """A name or place of data, or several with rates."""
+  """A source of data, or several with rates."""
 
   text = "text, or a tuple of text and (text, rate): ('a.jsonl', ('b', 2.0))"
   kind = 'a source of data'

@@ -1,8 +1,8 @@
-"""Fields of what plugins register, from the signatures of their builders.
+"""Fields of registered parts, from the signatures of their builders.
 
-A keyword-only argument of a builder becomes a field: its default is that of the
-argument, its legal values follow from its type, a float, int, bool or str, or
-stand in `typing.Annotated[float, legal.Number(above=0), 'what it means']`.
+Each keyword-only argument of a builder becomes a field with the argument's
+default. Its type is float, int, bool or str. Legal values and a meaning may be
+added: `typing.Annotated[float, legal.Number(above=0), 'what it means']`.
 """
 
 from collections.abc import Mapping
@@ -34,14 +34,14 @@ def fields(kind: str, name: str) -> Mapping[str, field.Field]:
   """Returns the fields of a registered part.
 
   Raises:
-    ConfigError: an argument of the builder has no type that a field can have.
+    ConfigError: the type of an argument is not supported for fields.
   """
   return _fields(registry.of(kind)[name], kind, name)
 
 
 @functools.cache
 def _fields(builder: Any, kind: str, name: str):
-  """Returns the fields of a builder, the same object each time."""
+  """Returns the fields of a builder, always as the same object."""
   del builder
   arguments = registry.of(kind).arguments(name)
   return {key: _field(kind, name, p) for key, p in arguments.items()}

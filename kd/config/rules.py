@@ -1,6 +1,6 @@
-"""Rules between fields, one function each; a docstring states its rule.
+"""Rules between fields of the config, one function each.
 
-They need nothing but the config. Rules that need models or devices stand where
+They need only the config. Rules that need models or devices are checked where
 these are built, in kd/run/resolve.py.
 """
 
@@ -14,11 +14,11 @@ from kd.config.fields import training
 from kd.core import errors
 from kd.core import schedules
 
-# Metrics of every held-out set, and those that a live teacher adds.
+# Metrics of every held-out set, and metrics that need a live teacher.
 _LIKELIHOODS = ('nll', 'perplexity', 'accuracy')
 _DISTANCES = ('kl', 'agreement')
 
-# Values of teacher.source with which the student writes rows.
+# Values of teacher.source with which the student samples rows.
 ON_POLICY = ('on_policy', 'on_policy_server')
 
 # Arrays of tokens are indexed by int32.
@@ -29,10 +29,10 @@ def check(config: Any) -> None:
   """Refuses fields that contradict each other.
 
   Args:
-    config: whose fields are legal, each alone.
+    config: a config in which each field by itself is legal.
 
   Raises:
-    ConfigError: names the first field that contradicts another one.
+    ConfigError: a field contradicts another one; names the first such field.
   """
   for rule in RULES:
     rule(config)
@@ -51,7 +51,7 @@ def _extremes(config, path):
 
 
 def batch_fits_int32(config: Any) -> None:
-  """A batch's tokens can be counted."""
+  """Requires the tokens of a batch to be indexable by int32."""
   for section in ('data', 'evaluation', 'cache'):
     rows = config[section].batch_size
     if rows * config.data.length > _MOST_TOKENS:
@@ -63,7 +63,7 @@ def batch_fits_int32(config: Any) -> None:
 
 
 def chunks_advance(config: Any) -> None:
-  """A chunk of a document has tokens that the one before it lacks."""
+  """Requires chunks of a document to be longer than their overlap."""
   overlap, length = config.data.chunk_overlap, config.data.length
   if overlap >= length:
     raise errors.ConfigError(
@@ -74,7 +74,7 @@ def chunks_advance(config: Any) -> None:
 
 
 def rationale_needs_whole_rows(config: Any) -> None:
-  """A cached teacher has scored rows with their whole rationales."""
+  """Forbids dropping rationales with cached targets of whole rows."""
   _, highest = _extremes(config, 'data.rationale.drop_fraction')
   if highest > 0 and config.teacher.source == 'cached':
     raise errors.ConfigError(
@@ -86,7 +86,7 @@ def rationale_needs_whole_rows(config: Any) -> None:
 
 
 def buffer_serves_steps_between(config: Any) -> None:
-  """Rows are kept if, and only if, some steps do not sample."""
+  """Requires a buffer of rows if and only if some steps do not sample."""
   rollout = config.rollout
   if (rollout.every > 1) != (rollout.buffer > 0):
     raise errors.ConfigError(
@@ -98,7 +98,7 @@ def buffer_serves_steps_between(config: Any) -> None:
 
 
 def rollouts_are_rows(config: Any) -> None:
-  """A row of a rollout is one prompt with its answer."""
+  """Requires rows that fit one prompt with its sampled answer."""
   source = config.teacher.source
   if source not in ON_POLICY:
     return
@@ -128,7 +128,7 @@ def rollouts_are_rows(config: Any) -> None:
 
 
 def rollouts_ahead_have_devices(config: Any) -> None:
-  """Devices sample ahead of training if, and only if, rows may be old."""
+  """Requires devices for sampling ahead if and only if rows may be stale."""
   rollout, source = config.rollout, config.teacher.source
   if (rollout.devices > 0) != (rollout.staleness > 0):
     raise errors.ConfigError(
@@ -153,7 +153,7 @@ def rollouts_ahead_have_devices(config: Any) -> None:
 
 
 def traced_steps_exist(config: Any) -> None:
-  """The steps of a trace are steps of the run."""
+  """Requires the traced steps to be steps of the run."""
   profile = config.profile
   if profile.steps and profile.first_step + profile.steps > config.steps:
     last = config.steps - profile.first_step
@@ -166,7 +166,7 @@ def traced_steps_exist(config: Any) -> None:
 
 
 def traces_contain_steps_alone(config: Any) -> None:
-  """No evaluation and no checkpoint is between the steps of a trace."""
+  """Forbids evaluations and checkpoints between the steps of a trace."""
   profile = config.profile
   for section in ('evaluation', 'checkpoint'):
     every = config[section].every
@@ -184,7 +184,7 @@ def traces_contain_steps_alone(config: Any) -> None:
 
 
 def groups_train(config: Any) -> None:
-  """A group of parameters trains within the run, or is frozen."""
+  """Requires a group of parameters to be trained during the run or frozen."""
   for name, group in config.optimizer.groups.items():
     path = f'optimizer.groups.{name}'
     if group.first_step >= config.steps:
@@ -208,7 +208,7 @@ def groups_train(config: Any) -> None:
 
 
 def ranges_are_used(config: Any) -> None:
-  """Ranges of activations are those of rounded ones."""
+  """Requires rounded activations if their ranges are tracked."""
   quantize = config.student.quantize
   if quantize.activation_range == 'running' and quantize.activations == 'none':
     raise errors.ConfigError(
@@ -219,7 +219,7 @@ def ranges_are_used(config: Any) -> None:
 
 
 def averages_exist(config: Any) -> None:
-  """An average of parameters that is evaluated is kept."""
+  """Requires an average of the parameters if it is evaluated."""
   if config.evaluation.params == 'ema' and not config.ema.decay:
     raise errors.ConfigError(
       'evaluation.params',
@@ -229,7 +229,7 @@ def averages_exist(config: Any) -> None:
 
 
 def kept_layers_rise(config: Any) -> None:
-  """Layers are named once each, in order."""
+  """Requires kept layers to be unique and in increasing order."""
   for field in ('keep_layers', 'keep_tower_layers'):
     layers = tuple(config.student[field])
     if layers != tuple(sorted(set(layers))):
@@ -241,7 +241,7 @@ def kept_layers_rise(config: Any) -> None:
 
 
 def layers_are_chosen_once(config: Any) -> None:
-  """Layers are named, or their number is given."""
+  """Forbids giving both the kept layers and their number."""
   count, named = config.student.prune.layers, config.student.keep_layers
   if count and named:
     raise errors.ConfigError(
@@ -252,7 +252,7 @@ def layers_are_chosen_once(config: Any) -> None:
 
 
 def dither_has_matrices(config: Any) -> None:
-  """Noise is added to plain matrices that have a scheme."""
+  """Requires trainable, quantized matrices if noise is added to them."""
   quantize = config.student.quantize
   if not quantize.dither:
     return
@@ -273,7 +273,7 @@ def dither_has_matrices(config: Any) -> None:
 
 
 def evaluation_has_examples(config: Any) -> None:
-  """A held-out set that is named is evaluated."""
+  """Requires examples in each held-out set, and a set if any is evaluated."""
   for name, entry in config.evaluation.sets.items():
     if not entry.examples and not entry.answers:
       raise errors.ConfigError(
@@ -290,7 +290,7 @@ def evaluation_has_examples(config: Any) -> None:
 
 
 def metrics_without_answers(config: Any) -> tuple[str, ...]:
-  """Returns the metrics of a held-out set whatever its tasks are."""
+  """Returns the metrics of a held-out set that do not depend on its tasks."""
   teacher = config.teacher
   has_teacher = teacher.source in ('live', 'on_policy')
   has_teacher &= teacher.tokenizer == 'shared'
@@ -298,12 +298,12 @@ def metrics_without_answers(config: Any) -> tuple[str, ...]:
 
 
 def best_is_measured(config: Any) -> None:
-  """The metric that chooses the best checkpoint is one of the evaluations'."""
+  """Requires the metric of the best checkpoint to be evaluated."""
   _check_metric(config, 'best')
 
 
 def stop_is_measured(config: Any) -> None:
-  """The metric that ends training is one of the evaluations' during it."""
+  """Requires the metric of early stopping to be evaluated during training."""
   stop, evaluation = config.evaluation.stop, config.evaluation
   if not stop.patience:
     return
@@ -318,7 +318,7 @@ def stop_is_measured(config: Any) -> None:
 
 
 def _check_metric(config, section):
-  """Raises ConfigError if the metric that a section names is not measured."""
+  """Raises ConfigError if the metric of a section is not evaluated."""
   chosen, sets = config.evaluation[section], config.evaluation.sets
   path = f'evaluation.{section}'
   if chosen.set and chosen.set not in sets:
@@ -326,13 +326,13 @@ def _check_metric(config, section):
   if not sets:
     return
   known = metrics_without_answers(config)
-  # The metrics of tasks are known once their rows are prepared.
+  # The metrics of tasks are unknown until their rows are prepared.
   if chosen.metric not in known and not sets[chosen.set or min(sets)].answers:
     raise errors.unknown(f'{path}.metric', 'metric', chosen.metric, known)
 
 
 def pass_at_fits_samples(config: Any) -> None:
-  """Of n answers, no more than n are drawn."""
+  """Requires at least k samples for pass@k."""
   benchmark = config.benchmark
   if benchmark.pass_at and max(benchmark.pass_at) > benchmark.samples:
     raise errors.ConfigError(
@@ -344,7 +344,7 @@ def pass_at_fits_samples(config: Any) -> None:
 
 
 def strides_fit_rows(config: Any) -> None:
-  """A window scores no more tokens than it has."""
+  """Requires the stride of a window to be at most its length."""
   stride, length = config.benchmark.stride, config.data.length
   if stride > length:
     raise errors.ConfigError(
@@ -355,7 +355,7 @@ def strides_fit_rows(config: Any) -> None:
 
 
 def references_exist(config: Any) -> None:
-  """An earlier benchmark that is compared with is named."""
+  """Requires an earlier benchmark if it is the reference."""
   benchmark = config.benchmark
   if benchmark.reference == 'earlier' and not benchmark.earlier:
     raise errors.ConfigError(

@@ -1,8 +1,8 @@
 """The schema of a config: fields in sections.
 
-A field is declared once, in kd/config/fields, with its default, its legal
-values and what it means. The defaults (base.py), the check, the command line
-and docs/config.md are all made from these declarations.
+A field is declared once, in kd/config/fields, with its default, legal values
+and meaning. The defaults (base.py), the check, the command line and
+docs/config.md are all derived from these declarations.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,11 +23,11 @@ REQUIRED = field.REQUIRED
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Section:
-  """Fields, and sections within.
+  """A section with fields and nested parts.
 
   Attributes:
-    doc: what it is about.
-    children: by name.
+    doc: description of the section.
+    children: fields and parts by name.
   """
 
   doc: str
@@ -36,16 +36,16 @@ class Section:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Choice:
-  """A part that has a `name`, which decides what other fields it has.
+  """A part with a `name`, which determines its other fields.
 
   Attributes:
-    doc: what it is.
-    kind: what its name is a name of, as messages say it. A plugin may add to
-      the registry of that kind.
-    options: by name, the fields of that option, of those that come with kd.
-    common: fields that it has whatever its name is.
-    default: its default name.
-    docs: by name, what the option is.
+    doc: description of the part.
+    kind: what the name stands for, as in messages. Plugins may add to the
+      registry of that kind.
+    options: fields of each option that comes with kd, by name.
+    common: fields of all options.
+    default: default name.
+    docs: descriptions of the options by name.
   """
 
   doc: str
@@ -56,12 +56,12 @@ class Choice:
   docs: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def names(self) -> list[str]:
-    """Returns the names of all options, also those that plugins registered."""
+    """Returns the names of all options, including those of plugins."""
     return sorted({*self.options, *registered.names(self.kind)})
 
   def children(self, name: str) -> Mapping[str, 'Node']:
-    """Returns the fields of an option; those in common of an unknown one."""
-    if not isinstance(name, str):  # A config may hold anything as a name.
+    """Returns the fields of an option, or the common ones if it is unknown."""
+    if not isinstance(name, str):  # A config may have any value as a name.
       return self.common
     if name not in self.options and name in registered.names(self.kind):
       own = registered.fields(self.kind, name)
@@ -72,13 +72,13 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Entries:
-  """Parts of one kind, by names that the user chooses.
+  """Parts with the same schema, under names that the user chooses.
 
   Attributes:
-    doc: what they are.
-    entry: what each of them is.
-    default: by name, the entries of the defaults.
-    least: how many there must be.
+    doc: description of the parts.
+    entry: schema of each part.
+    default: default parts by name.
+    least: minimum number of parts.
   """
 
   doc: str
@@ -91,7 +91,7 @@ Node = Field | Section | Choice | Entries
 
 
 def choice_of(node: Node) -> Choice | None:
-  """Returns the choice that a part makes by its name, if it makes one."""
+  """Returns the choice that a node is or, as a schedule, may be, or None."""
   if isinstance(node, Field):
     scheduled = isinstance(node.legal, legal_lib.Scheduled)
     return SCHEDULES if scheduled else None
@@ -99,14 +99,14 @@ def choice_of(node: Node) -> Choice | None:
 
 
 def is_part(value: Any) -> bool:
-  """Returns whether a config's value has fields of its own."""
+  """Returns whether a value of a config has fields itself."""
   return isinstance(value, Mapping | ml_collections.ConfigDict)
 
 
 def part(fields: Mapping[str, Any]) -> ml_collections.ConfigDict:
-  """Makes a ConfigDict that takes values of any type.
+  """Creates a ConfigDict that accepts values of any type.
 
-  What is wrong with a value is said by `check`, which knows the field's path.
+  Types are checked later by `check`, whose errors contain the field's path.
   """
   return ml_collections.ConfigDict(dict(fields), type_safe=False)
 
@@ -123,7 +123,7 @@ def defaults(node: Node) -> Any:
 
 
 def option(choice: Choice, name: str, **changes: Any):
-  """Returns an option with its defaults and these changes."""
+  """Returns an option with its defaults and the given changes."""
   fields = {
     key: defaults(node)
     for key, node in choice.children(name).items()
@@ -133,13 +133,13 @@ def option(choice: Choice, name: str, **changes: Any):
 
 
 def completed(node: Node, value: Any) -> Any:
-  """Returns a recorded config with the names and fields of this version.
+  """Updates a recorded config to the names and fields of this version.
 
-  A new field's default is what was done before there was the field, so a config
-  that an earlier version recorded means the same with it.
+  The default of a new field preserves the behavior of earlier versions, so the
+  meaning of the config does not change.
 
   Args:
-    node: the schema of `value`.
+    node: schema of `value`.
     value: JSON values, which need not be legal.
   """
   if isinstance(node, Field):
@@ -161,14 +161,14 @@ def completed(node: Node, value: Any) -> Any:
 
 
 def _renamed(legal, value):
-  """Returns today's form of a value that names something."""
+  """Returns the current name for a value that may be a former name."""
   kinds = legal_lib.OneOf | legal_lib.Matching
   named = isinstance(legal, kinds) and isinstance(value, str)
   return legal.formerly.get(value, value) if named else value
 
 
 def join(path: str, key: str) -> str:
-  """Returns the path of a field in the part at `path`."""
+  """Returns the path of the field `key` in the part at `path`."""
   return f'{path}.{key}' if path else key
 
 
@@ -184,7 +184,7 @@ def leaves(
 
 
 def children_of(node: Section | Choice | Entries, value: Any):
-  """Returns what the fields of a legal part are, by key."""
+  """Returns the schemas of a legal part's fields by key."""
   if isinstance(node, Entries):
     return dict.fromkeys(value, node.entry)
   if isinstance(node, Choice):
@@ -200,9 +200,9 @@ def build_schedule(value: Any, path: str, steps: int) -> schedules.Schedule:
 
 
 def normalized(root: Node, config: Any) -> ml_collections.ConfigDict:
-  """Returns a copy of a legal config with each value in its one form.
+  """Returns a copy of a legal config with normalized values.
 
-  A whole number where a float belongs becomes a float, a list a tuple.
+  For example, integers become floats where a float belongs, and lists tuples.
   """
   if isinstance(root, Field):
     if is_part(config):

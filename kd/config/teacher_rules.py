@@ -9,12 +9,12 @@ from kd.config import teacher_sections
 from kd.config.fields import models
 from kd.core import errors
 
-# Values of teacher.source with which teachers are loaded, or were for a cache.
+# Values of teacher.source with which teachers are loaded, at least for a cache.
 _LOADED = ('live', 'on_policy', 'cached')
 
 
 def others_need_a_teacher(config: Any) -> None:
-  """More teachers contradict a run without any."""
+  """Forbids other teachers in a run without a teacher."""
   if config.teacher.source == 'none' and config.teacher.others:
     names = ', '.join(config.teacher.others)
     raise errors.ConfigError(
@@ -25,10 +25,10 @@ def others_need_a_teacher(config: Any) -> None:
 
 
 def one_place_of_the_teacher(config: Any) -> None:
-  """A teacher on a server is not one that is loaded here."""
+  """Forbids loading the teacher here if it is on a server."""
   url, source = config.teacher.server.url, config.teacher.source
   if config.reasoning.model == 'server':
-    return  # It solves problems, and is nobody's teacher.
+    return  # The server's model solves problems and is not a teacher.
   if url and source in ('live', 'on_policy'):
     raise errors.ConfigError(
       'teacher.server.url',
@@ -38,7 +38,7 @@ def one_place_of_the_teacher(config: Any) -> None:
 
 
 def own_tokenizer_is_live(config: Any) -> None:
-  """A teacher with its own tokenizer is live, and the only teacher."""
+  """Requires a teacher with its own tokenizer to be live and the only one."""
   teacher = config.teacher
   if teacher.tokenizer == 'shared':
     for field in ('template', 'length'):
@@ -72,7 +72,7 @@ def own_tokenizer_is_live(config: Any) -> None:
 
 
 def routes_have_examples(config: Any) -> None:
-  """Teachers that divide the examples are loaded, here or for a cache."""
+  """Requires teachers that divide the examples to be loaded."""
   teacher = config.teacher
   specs = teacher_sections.of(config)
   for path, spec in specs.items():

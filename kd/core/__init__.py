@@ -1,1 +1,1 @@
-"""Registry, config validation, errors, types and run information."""
+"""Registry, errors, types, files and run information."""

@@ -1,13 +1,13 @@
-"""Tells the addresses of this machine from those of others."""
+"""Recognizes addresses that only this machine can reach."""
 
 import ipaddress
 
 
 def is_loopback(host: str) -> bool:
-  """Returns whether only this machine reaches an address.
+  """Returns whether only this machine can reach an address.
 
   Args:
-    host: a name or an address; one of IPv6 may have brackets.
+    host: host name or address; an IPv6 address may be in brackets.
   """
   try:
     return ipaddress.ip_address(host.strip('[]')).is_loopback

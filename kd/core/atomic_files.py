@@ -1,6 +1,6 @@
-"""Writes files aside and renames them: readers never see half of one.
+"""Writes files atomically: to a temporary name that is renamed at the end.
 
-In a bucket an object appears when its upload is whole.
+In a bucket, an object appears once its upload is complete.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,29 +18,29 @@ from kd.core import objects
 
 
 def write_json(path: str, value: Any) -> None:
-  """Writes JSON aside, then renames, so that readers never see half of it.
+  """Writes JSON atomically.
 
   Raises:
-    ValueError: a number is not finite: JSON has no such numbers.
+    ValueError: a number is not finite, which JSON cannot express.
   """
   text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
   write_text(path, text + '\n')
 
 
 def write_text(path: str, text: str) -> None:
-  """Writes text aside, then renames."""
+  """Writes text atomically."""
   write_bytes(path, text.encode('utf-8'))
 
 
 def write_picture(path: str, figure: Any, dpi: int) -> None:
-  """Writes a matplotlib figure as PNG aside, then renames."""
+  """Writes a matplotlib figure as PNG atomically."""
   data = io.BytesIO()
   figure.savefig(data, format='png', dpi=dpi)
   write_bytes(path, data.getvalue())
 
 
 def sync(path: str) -> None:
-  """Makes a file's bytes, or a folder's names, outlive a power cut."""
+  """Syncs a file's bytes, or a folder's names, to disk."""
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)
@@ -49,16 +49,16 @@ def sync(path: str) -> None:
 
 
 def write_all(folder: str, files: Mapping[str, bytes]) -> None:
-  """Writes files by name into a folder, each aside, then renames it."""
+  """Writes files by name into a folder, each atomically."""
   for name, data in files.items():
     write_bytes(os.path.join(folder, name), data)
 
 
 def write_bytes(path: str, value: bytes) -> None:
-  """Writes bytes aside, then renames.
+  """Writes bytes atomically.
 
-  Aside is one name, so that what a killed process left is written over; only
-  one process at a time may write a path.
+  The temporary name is fixed, so leftovers of a killed process are overwritten.
+  Only one process at a time may write a path.
   """
   if objects.is_url(path):
     objects.write(path, value)
@@ -74,9 +74,9 @@ def write_bytes(path: str, value: bytes) -> None:
 
 @contextlib.contextmanager
 def aside(path: str) -> Iterator[str]:
-  """Yields a path to write to; what it holds afterwards replaces `path`.
+  """Yields a temporary path whose file replaces `path` at the end.
 
-  Nothing is left where the block raises; see write_bytes.
+  The file is removed if the block raises; see write_bytes.
   """
   new = path + layout.ASIDE
   try:
@@ -94,7 +94,7 @@ def aside(path: str) -> Iterator[str]:
 def replaced_folder(folder: str) -> Iterator[str]:
   """Yields a new folder that replaces `folder` once it is filled.
 
-  Readers find the old files or the new ones.
+  Readers see either the old files or the new ones.
   """
   folder = os.path.abspath(folder)
   parent, name = os.path.split(folder)

@@ -1,8 +1,8 @@
 """Clamps values without turning NaN into a number.
 
-XLA's CPU backend hands some maxima and minima to kernels that return the other
-operand where one is NaN (YNNPACK, in jaxlib 0.10): a clamp that is written with
-jnp.maximum turns NaN into a number there. No comparison with NaN is true.
+XLA's CPU backend computes some maxima and minima with kernels that return the
+other operand where one is NaN (YNNPACK, in jaxlib 0.10), so a clamp with
+jnp.maximum may turn NaN into a number. A comparison with NaN is always false.
 """
 
 import jax

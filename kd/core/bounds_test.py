@@ -12,7 +12,7 @@ from kd.core import bounds
 def test_nan_stays_and_numbers_are_bounded(rows):
   row = [np.nan, -np.inf, -3.0, 0.5, 7.0, np.inf]
   x = jnp.tile(jnp.array(row), (rows, 50))
-  # As in a mixture of teachers, where jnp.maximum gives the bound for NaN.
+  # As in a mixture of teachers, where jnp.maximum returns the bound for NaN.
   mixed = lambda y: jax.nn.logsumexp(jnp.stack([y, y]), axis=0) - jnp.log(2.0)
   least = jax.jit(lambda y: bounds.at_least(mixed(y), -1.0))(x)
   most = jax.jit(lambda y: bounds.at_most(mixed(y), 1.0))(x)

@@ -1,4 +1,4 @@
-"""The local copy of one folder in a bucket; see buckets."""
+"""The local copy of a folder in a bucket; see buckets."""
 
 import atexit
 import contextlib
@@ -16,23 +16,23 @@ from kd.core import errors
 from kd.core import layout
 from kd.core import objects
 
-# Folders of a workdir without a copy.
+# Folders of a workdir that are not copied.
 _REMOTE = (layout.CHECKPOINTS, layout.DAMAGED_CHECKPOINTS)
-# Folders that are downloaded where `fetch` asks for them: they may be large.
+# Folders that only `fetch` downloads, since they may be large.
 ON_DEMAND = (layout.EXPORT, layout.PRUNE, layout.VERSIONS)
 LEASE = 'lease.json'  # See kd.run.lease.
-# In each folder that is replaced as a whole: its files, once it is complete.
+# Lists the files of a folder that is replaced as a whole, once it is complete.
 CONTENTS = 'kd_contents.json'
 _PREFIX = 'kd-bucket-copy-'  # Of folders in $TMPDIR.
-# Seconds between uploads of files that grow, each of which sends a whole file.
+# Seconds between uploads of growing files; each upload sends the whole file.
 _SYNC_EVERY_S = 30.0
 _POLL_S = 0.1
 
 
 def is_copied(name: str) -> bool:
-  """Returns whether the copy has a file for the object of a name."""
+  """Returns whether the copy has a file for the object `name`."""
   *folders, name = name.split('/')
-  # Nothing outside the copy, nor in two places of it.
+  # A name such as a/../b would be outside the copy or in it twice.
   if any(x in ('', *_REMOTE) or x.startswith('.') for x in folders):
     return False
   unwanted = ('', '.', '..', LEASE, CONTENTS)
@@ -59,10 +59,10 @@ def _signature(path):
 
 
 def _new_folder():
-  """Returns a new folder, which is removed after the end of this process.
+  """Creates a folder that is removed after the end of this process.
 
-  Its lock, which ends with the process, says that it is in use: a process that
-  was killed leaves its folder to the next one that makes one here.
+  A lock, released when the process ends, marks it as in use. The folder of a
+  killed process is removed by the next process that creates one.
   """
   _remove_unused()
   while True:
@@ -71,9 +71,9 @@ def _new_folder():
       descriptor = os.open(folder, os.O_RDONLY)  # Never closed.
     except FileNotFoundError:
       continue
-    with contextlib.suppress(OSError):  # Not every file system has locks.
+    with contextlib.suppress(OSError):  # Some file systems have no locks.
       fcntl.flock(descriptor, fcntl.LOCK_EX)
-    if os.path.isdir(folder):  # Removed where it was seen before its lock.
+    if os.path.isdir(folder):  # Another process may have just removed it.
       atexit.register(shutil.rmtree, folder, ignore_errors=True)
       return folder
     os.close(descriptor)
@@ -84,7 +84,7 @@ def _remove_unused():
   for folder in glob.glob(os.path.join(parent, f'{_PREFIX}*')):
     try:
       descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # Another user's.
+    except OSError:  # It belongs to another user.
       continue
     try:
       fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,32 +96,31 @@ def _remove_unused():
 
 
 class Copy:
-  """The local copy of a folder of a bucket."""
+  """The local copy of a folder in a bucket."""
 
   def __init__(self, url: str, is_sparse: bool = False):
     """Initializes an empty copy.
 
     Args:
-      url: of the folder.
-      is_sparse: whether it holds only what is asked for by name, and files
-        are uploaded only by name.
+      url: URL of the folder.
+      is_sparse: whether files are downloaded and uploaded only by name.
     """
     self.url, self.is_sparse = url, is_sparse
     parent = _new_folder()
-    # Of the same name: a model is called after its workdir.
+    # Keeps the name, since a model is named after its workdir.
     self.folder = os.path.join(parent, os.path.basename(url))
     os.mkdir(self.folder)
-    # By relative name: the generation in the bucket, and the local file's
-    # signature as of then.
+    # The generation in the bucket by relative name, and the signature of the
+    # local file at that time.
     self._generations: dict[str, bytes] = {}
     self._signatures: dict[str, tuple[int, ...]] = {}
     self._synced_at = time.monotonic()
-    self.stopped = ''  # Why nothing may be written any more.
-    # When the lease ends if it is not renewed; of time.monotonic.
+    self.stopped = ''  # The reason why writes are no longer allowed.
+    # End of the lease unless it is renewed, on the clock of time.monotonic.
     self.held_until = math.inf
 
   def download(self, below: str = '') -> None:
-    """Brings the copy, or a folder or file of it, up to date."""
+    """Updates the copy, or a folder or file of it, from the bucket."""
     listed = objects.names(self._url(below))
     if listed:
       names = {os.path.join(below, name) for name in listed}
@@ -141,7 +140,7 @@ class Copy:
     return not self.is_sparse and name.partition('/')[0] not in ON_DEMAND
 
   def _download_changed(self, names):
-    """Downloads what has changed; returns the names of missing objects."""
+    """Downloads changed objects; returns the names of missing ones."""
     missing = set()
     generations = {self._url(n): self._generations.get(n) for n in names}
     for url, read in objects.read_changed(generations):
@@ -162,7 +161,7 @@ class Copy:
 
   def _store(self, name, url, read):
     path = self._path(name)
-    if not name and os.path.isdir(path):  # The URL is that of a file.
+    if not name and os.path.isdir(path):  # The copied URL is a file.
       os.rmdir(path)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     generation = read.generation
@@ -187,10 +186,10 @@ class Copy:
     self._generations[name], self._signatures[name] = generation, signature
 
   def check_owned(self) -> None:
-    """Returns once no other run can have taken the folder over.
+    """Waits until it is certain that this run still holds the folder.
 
-    While the lease is overdue this waits: the next renewal either succeeds, so
-    nobody has taken it over, or stops the writes.
+    This waits while the lease is overdue: the next renewal either succeeds, and
+    then no other run has taken the folder over, or it stops the writes.
 
     Raises:
       KdError: another run has taken the folder over, or may have.
@@ -201,10 +200,10 @@ class Copy:
       raise errors.KdError(f'{self.url}: {self.stopped}')
 
   def sync(self) -> None:
-    """Uploads what has changed, the oldest first; removes what is gone.
+    """Uploads changed files, oldest first; removes objects of deleted files.
 
     Raises:
-      KdError: another run has taken the folder over, also if nothing changed.
+      KdError: another run has taken the folder over, even if nothing changed.
     """
     self.check_owned()
     self._synced_at = time.monotonic()
@@ -220,7 +219,7 @@ class Copy:
     )
 
   def upload_if_due(self) -> None:
-    """Uploads what has changed if that was not done lately."""
+    """Uploads changed files unless that was done recently."""
     if time.monotonic() - self._synced_at > _SYNC_EVERY_S:
       self.sync()
 
@@ -234,8 +233,8 @@ class Copy:
   def upload_folder(self, below: str) -> None:
     """Uploads a folder that replaces the one in the bucket.
 
-    Its contents are written first, as incomplete, and last: a reader finds the
-    old files, the new ones, or learns that there are neither.
+    The list of contents is written first, as incomplete, and again last, so a
+    reader sees the old files, the new ones, or that the folder is incomplete.
     """
     self.check_owned()
     contents = self._url(f'{below}/{CONTENTS}')
@@ -257,7 +256,7 @@ class Copy:
     objects.write(contents, json.dumps(value, indent=1).encode() + b'\n')
 
   def check(self, below: str) -> None:
-    """Raises ConfigError if a folder is not what its contents say."""
+    """Raises ConfigError if a folder does not match its list of contents."""
     url = self._url(below)
     read = objects.read(f'{url}/{CONTENTS}').data
     value = json.loads(read or b'{}')

@@ -1,13 +1,13 @@
-"""Local copies of folders in buckets, for what needs files.
+"""Local copies of folders in buckets, for code that needs files.
 
-A run whose workdir is in a bucket works on a copy in a local folder, one for
-each process. Its files are downloaded when it begins. What is written whole is
-uploaded at once, as one object; files that grow are uploaded at `sync`, before
-a checkpoint that counts on them is committed. Checkpoints have no copy: Orbax
-writes them into the bucket, from all processes (see `remote`).
+If the workdir of a run is in a bucket, each process works on a copy in a local
+folder, which it downloads at the start. Files written as a whole are uploaded
+at once, as one object. Files that grow are uploaded by `sync`, before a
+checkpoint that depends on them is committed. Checkpoints are not copied: Orbax
+writes them directly into the bucket, from all processes (see `remote`).
 
-A process that is killed loses nothing that a later one needs: its local copy is
-never read again.
+The local copy of a killed process is never read again, and nothing in it is
+needed by a later one.
 """
 
 from collections.abc import Iterator
@@ -27,8 +27,8 @@ def local(url: str) -> str:
   """Returns the local copy of a folder or file in a bucket; downloads it once.
 
   Raises:
-    ConfigError: it is the folder of an export that is not whole.
-    OSError: the store refuses or does not answer.
+    ConfigError: the folder contains an incomplete export.
+    OSError: the store refuses the request or does not respond.
   """
   url = url.rstrip('/')
   path = _local_path(url, is_sparse=False)
@@ -37,7 +37,7 @@ def local(url: str) -> str:
     if name.partition('/')[0] in bucket_copy.ON_DEMAND:
       fetch(path)
     return path
-  from kd.core import object_files  # fsspec: not for local paths.
+  from kd.core import object_files  # Imports fsspec, only needed for buckets.
 
   object_files.register()
   copy = bucket_copy.Copy(url)
@@ -47,25 +47,25 @@ def local(url: str) -> str:
 
 
 def sparse(url: str) -> str:
-  """Returns a local copy of a folder in a bucket that begins empty.
+  """Returns an initially empty local copy of a folder in a bucket.
 
-  It holds what `fetch` has downloaded, and `sync` does not upload it: what is
-  written whole is uploaded at once, other files by `upload_file`.
+  It contains what `fetch` downloads. `sync` does not upload it: files written
+  as a whole are uploaded at once, other files by `upload_file`.
 
   Raises:
-    OSError: the store refuses or does not answer.
+    OSError: the store refuses the request or does not respond.
   """
   url = url.rstrip('/')
   path = _local_path(url, is_sparse=True)
   if path is None:
-    objects.read(f'{url}/')  # Refused unless it may be read.
+    objects.read(f'{url}/')  # Raises unless this user may read it.
     _copies.append(bucket_copy.Copy(url, is_sparse=True))
     path = _copies[-1].folder
   return path
 
 
 def _local_path(url, is_sparse):
-  """Returns where a copy has a URL; None if no such copy has it."""
+  """Returns the local path of a URL; None if no such copy contains it."""
   for copy in _copies:
     inside = f'{url}/'.startswith(f'{copy.url}/')
     if inside and copy.is_sparse == is_sparse:
@@ -82,10 +82,10 @@ def _download(copy):
 
 @contextlib.contextmanager
 def refused_unless_accessible(url: str) -> Iterator[None]:
-  """Within it, a bucket that can't be read or written is the config's fault.
+  """Raises ConfigError within it if a bucket can't be read or written.
 
   Raises:
-    ConfigError: there is no such bucket, or this user may not use it.
+    ConfigError: the bucket does not exist, or this user may not use it.
   """
   try:
     yield
@@ -98,7 +98,7 @@ def refused_unless_accessible(url: str) -> Iterator[None]:
 
 
 def remote(path: str) -> str:
-  """Returns the URL of a path in a local copy, of others the absolute path."""
+  """Returns the URL of a path in a local copy, or else the absolute path."""
   path = os.path.abspath(path)
   copy, name = _copy_of(path)
   return os.path.join(copy.url, name).rstrip('/') if copy else path
@@ -112,17 +112,17 @@ def is_copy(path: str) -> bool:
 def names(folder: str) -> list[str]:
   """Returns the names of the objects below a folder of a local copy.
 
-  They are relative to the folder; of any other folder there are none.
+  The names are relative to the folder. For any other folder the list is empty.
   """
   copy, below = _copy_of(folder)
   return objects.names(f'{copy.url}/{below}'.rstrip('/')) if copy else []
 
 
 def refresh(path: str) -> None:
-  """Downloads again what has changed in the bucket of a local copy.
+  """Downloads what has changed in the bucket of a local copy.
 
   Raises:
-    ConfigError: it is the folder of an export that is not whole.
+    ConfigError: the folder contains an incomplete export.
   """
   copy, _ = _copy_of(path)
   if copy:
@@ -130,14 +130,15 @@ def refresh(path: str) -> None:
 
 
 def fetch(path: str, check: bool = True) -> None:
-  """Downloads a folder or file of a local copy, also one that may be large.
+  """Downloads a folder or file of a local copy, even one that may be large.
 
   Args:
     path: the folder or file.
-    check: compares folders with their contents, see upload_folder.
+    check: whether to compare folders with their lists of contents; see
+      upload_folder.
 
   Raises:
-    ConfigError: a folder is not whole.
+    ConfigError: a folder is incomplete.
   """
   copy, below = _copy_of(path)
   if not copy:
@@ -151,14 +152,14 @@ def fetch(path: str, check: bool = True) -> None:
 
 
 def upload_file(path: str) -> None:
-  """Uploads a file of a local copy that was written whole."""
+  """Uploads a file of a local copy that was written as a whole."""
   copy, name = _copy_of(path)
   if copy and bucket_copy.is_copied(name):
     copy.upload_file(name)
 
 
 def upload_if_due(path: str) -> None:
-  """Uploads a file of a local copy that grew, but not each time."""
+  """Uploads a growing file of a local copy unless that was done recently."""
   copy, _ = _copy_of(path)
   if copy and not copy.is_sparse:
     copy.upload_if_due()
@@ -176,7 +177,7 @@ def sync() -> None:
 
   Raises:
     KdError: another run has taken the folder over.
-    OSError: the store refuses or does not answer.
+    OSError: the store refuses the request or does not respond.
   """
   for copy in _copies:
     if not copy.is_sparse:
@@ -185,7 +186,7 @@ def sync() -> None:
 
 @contextlib.contextmanager
 def synced() -> Iterator[None]:
-  """Uploads what has changed at the end, also where that is an error."""
+  """Uploads what has changed at the end, even after an error."""
   try:
     yield
   except BaseException:
@@ -203,25 +204,25 @@ def stop_writes(folder: str, why: str) -> None:
 
 
 def hold_until(folder: str, time_s: float) -> None:
-  """Sets when the lease of a local copy's bucket ends if it is not renewed.
+  """Sets the time at which the lease of a local copy ends unless renewed.
 
   Args:
     folder: the local copy.
-    time_s: of time.monotonic.
+    time_s: end of the lease in seconds, on the clock of time.monotonic.
   """
   copy, _ = _copy_of(folder)
   copy.held_until = time_s
 
 
 def shown(text: str) -> str:
-  """Returns a text with the URLs of local copies in place of their folders."""
+  """Replaces the folders of local copies in a text by their URLs."""
   for copy in _copies:
     text = text.replace(copy.folder, copy.url)
   return text
 
 
 def _copy_of(path):
-  """Returns the copy that a path is in, and its relative name."""
+  """Returns the copy that contains a path, and its name relative to it."""
   path = os.path.abspath(path)
   for copy in _copies:
     if f'{path}/'.startswith(f'{copy.folder}/'):

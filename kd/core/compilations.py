@@ -1,4 +1,4 @@
-"""Counts the programs that this process compiles, from JAX's own events."""
+"""Counts the programs that this process compiles, from JAX's events."""
 
 import dataclasses
 import functools
@@ -15,9 +15,9 @@ class Compilations:
   """Programs compiled so far.
 
   Attributes:
-    seconds: time in the compiler, or reading its results from the cache.
-    programs: number of programs, cached ones among them.
-    cached: number of programs that the compilation cache had.
+    seconds: time spent compiling or reading compiled programs from the cache.
+    programs: number of programs, including cached ones.
+    cached: number of programs read from the compilation cache.
   """
 
   seconds: float = 0.0
@@ -64,5 +64,5 @@ def _counter():
 
 
 def total() -> Compilations:
-  """Returns what was compiled since the first call of this function."""
+  """Returns the compilations since the first call of this function."""
   return _counter().total

@@ -1,4 +1,4 @@
-"""Compilations are counted, with those that the cache had."""
+"""Compilations are counted, including cached ones."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Keeps compiled programs on disk, so that the next start need not compile."""
+"""Caches compiled programs on disk, so that later starts skip compilation."""
 
 import os
 import platform
@@ -15,15 +15,16 @@ _VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
 
 
 def enable() -> None:
-  """Keeps compiled programs in ~/.cache/kd/compiled; call it before compiling.
+  """Caches compiled programs in ~/.cache/kd/compiled; call it before compiling.
 
-  $JAX_COMPILATION_CACHE_DIR names another folder; an empty value keeps none.
+  $JAX_COMPILATION_CACHE_DIR sets another folder; an empty value disables the
+  cache.
   """
-  compilations.total()  # Counts from now on.
+  compilations.total()  # Starts counting.
   if _VARIABLE in os.environ:
     return
-  # A home folder may be shared by machines whose processors differ, and a
-  # program may use instructions that another machine lacks.
+  # Machines with different processors may share a home folder, and a program
+  # may use instructions that another machine lacks.
   folder = identity.digest([jaxlib.__version__, _processor()])
   folder = os.path.join(paths.expand(_FOLDER), folder)
   jax.config.update('jax_compilation_cache_dir', folder)

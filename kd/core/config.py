@@ -8,12 +8,12 @@ import ml_collections
 
 from kd.core import errors
 
-# Stands for the value of a leaf that one of two configs lacks.
+# The value of a leaf that only the other of two configs has.
 ABSENT = 'absent'
 
 
 def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  """Returns leaves by dotted path; an empty sub-dict is a leaf."""
+  """Returns the leaves by dotted path; an empty sub-dict is a leaf."""
   leaves = {}
   for key, value in config.items():
     path = f'{prefix}{key}'
@@ -25,7 +25,7 @@ def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:
-  """Returns the resolved config as JSON, keys in order; tuples become lists."""
+  """Returns the config as JSON with sorted keys; tuples become lists."""
   return json.dumps(config.to_dict(), indent=2, sort_keys=True)
 
 
@@ -46,8 +46,8 @@ def difference_lines(
   """Returns a line 'name: there X, now Y' for each leaf that differs.
 
   Args:
-    recorded: read from JSON.
-    current: what it must be; tuples count as lists, as in JSON.
+    recorded: recorded values, as read from JSON.
+    current: current values; tuples equal lists, as in JSON.
   """
   current = json.loads(json.dumps(current))
   return [
@@ -63,17 +63,17 @@ def refuse_differences(
   what: str,
   legal: str,
 ) -> None:
-  """Refuses a folder that was written for something else.
+  """Refuses a folder that was written with different values.
 
   Args:
-    recorded: what it was written for, as JSON.
-    current: what it must be for; tuples count as lists, as in JSON.
+    recorded: values that the folder was written with, as read from JSON.
+    current: current values; tuples equal lists, as in JSON.
     path: the flag or field that names the folder.
-    what: what the folder holds, as the message says it.
-    legal: what may stand at `path`.
+    what: description of the folder's content, for the message.
+    legal: legal values of `path`, for the message.
 
   Raises:
-    ConfigError: names each field that differs, with both values.
+    ConfigError: a value differs; the message lists all differences.
   """
   lines = difference_lines(recorded, current)
   if lines:

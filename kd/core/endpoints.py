@@ -1,4 +1,4 @@
-"""Requests to servers of the OpenAI API."""
+"""Sends requests to servers of the OpenAI API."""
 
 import http.client
 import json
@@ -12,7 +12,7 @@ from kd.core import errors
 
 
 class _Refuse(urllib.request.HTTPRedirectHandler):
-  """Follows no redirects: they could lead the key to another server."""
+  """Follows no redirects, which could send the key to another server."""
 
   def redirect_request(self, *unused, **unused_too):
     del unused, unused_too
@@ -21,24 +21,24 @@ class _Refuse(urllib.request.HTTPRedirectHandler):
 def open_url(
   url: str, fields: Any, key_variable: str, timeout_s: float
 ) -> http.client.HTTPResponse:
-  """Sends a request; returns the response, whose body is yet to be read.
+  """Sends a request and returns the response with its body unread.
 
   Args:
-    url: of the request.
-    fields: posted as JSON; None: a GET.
-    key_variable: name of the environment variable that may hold the API key.
+    url: URL of the request.
+    fields: JSON body of a POST; None for a GET.
+    key_variable: name of the environment variable that may contain the API key.
     timeout_s: seconds to wait for the server.
 
   Raises:
-    urllib.error.HTTPError: the server answered with an error.
-    OSError, http.client.HTTPException: it cannot be reached.
-    ValueError: the URL is wrong.
-    ConfigError: the key cannot be sent.
+    urllib.error.HTTPError: the server returned an error.
+    OSError, http.client.HTTPException: the server cannot be reached.
+    ValueError: the URL is invalid.
+    ConfigError: the key contains characters that cannot be sent.
   """
   headers = {'Content-Type': 'application/json'}
   key = os.environ.get(key_variable, '').strip()
   if not (key.isascii() and key.isprintable()):
-    # http.client would show it.
+    # The exception of http.client would show the key.
     raise errors.ConfigError(
       key_variable, 'its value is no key', legal='printable ASCII characters'
     )
@@ -54,7 +54,7 @@ def open_url(
 
 
 def detail(body: bytes) -> str:
-  """Returns the message of an error as the OpenAI API has it, or the body."""
+  """Returns the message of an error of the OpenAI API, or else the body."""
   text = body.decode('utf-8', 'replace')
   try:
     return str(json.loads(text)['error']['message'])

@@ -5,22 +5,22 @@ import contextlib
 import difflib
 import errno
 
-_LONGEST = 120  # Characters of a name that a message shows.
-NAMED = 3  # Of many names, those that a message shows.
+_LONGEST = 120  # Maximum number of characters of a name in a message.
+NAMED = 3  # Maximum number of names in a message.
 
 
 class KdError(Exception):
-  """An error whose message is written for the user; main prints no traceback.
+  """An error with a message for the user; main prints no traceback.
 
   Attributes:
-    exit_code: what the process exits with (README, "Exit codes").
+    exit_code: exit code of the process (README, "Exit codes").
   """
 
   exit_code = 1
 
 
 class ConfigError(KdError):
-  """The config, a flag or a file that it names is wrong: never retry."""
+  """The config, a flag or a file that it names is wrong; do not retry."""
 
   exit_code = 2
 
@@ -35,11 +35,11 @@ class ConfigError(KdError):
     """Builds the message from its parts.
 
     Args:
-      path: the field's path (`losses.kl.name`), flag, or file with its line.
-      found: what stands there and why it is wrong.
-      legal: what may stand there.
+      path: path of the field (`losses.kl.name`), flag, or file and line.
+      found: the value that was found, and why it is wrong.
+      legal: the legal values.
       nearest: the closest legal value, if one is close.
-      details: lines that are printed below the message.
+      details: lines to print below the message.
     """
     self.path = path
     self._rest = found
@@ -55,7 +55,7 @@ class ConfigError(KdError):
     return ConfigError, (self.path, self._rest)
 
   def within(self, path: str) -> 'ConfigError':
-    """Returns the same error, its path being relative to `path`."""
+    """Returns the same error with `path` put in front of its own path."""
     joined = f'{path}.{self.path}' if path else self.path
     return ConfigError(joined, self._rest)
 
@@ -68,7 +68,7 @@ class NonFiniteError(KdError):
   """A loss, a gradient or a model's logits are NaN or infinite.
 
   Attributes:
-    teachers: the names of the teachers that are not finite, if any.
+    teachers: names of the teachers with non-finite logits, if any.
   """
 
   exit_code = 3
@@ -79,17 +79,17 @@ class NonFiniteError(KdError):
 
 
 class PreemptedError(KdError):
-  """The machine is being taken away; state is saved, start the run again."""
+  """The machine is being preempted; the state is saved, restart the run."""
 
   exit_code = 42
 
 
-FULL = (errno.ENOSPC, errno.EDQUOT)  # Of a disk: may have room again.
-# What a disk, not a program, is to blame for.
+FULL = (errno.ENOSPC, errno.EDQUOT)  # Temporary: the disk is full.
+# Errors caused by a disk rather than by the program.
 _OF_DISKS = (
   *FULL,
   *(errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM),
-  *(errno.EISDIR, errno.ENOTDIR),  # A folder in the place of a file.
+  *(errno.EISDIR, errno.ENOTDIR),  # A folder where a file belongs.
 )
 
 
@@ -97,15 +97,15 @@ _OF_DISKS = (
 def refused_unless_writable(
   path: str, folder: str, legal: str
 ) -> Iterator[None]:
-  """Within it, what can't be written is the config's fault; a full disk not.
+  """Turns OSErrors within it into ConfigErrors, unless the disk is full.
 
   Args:
-    path: of the field or flag that names the folder.
-    folder: what is written.
-    legal: what would be.
+    path: path of the field or flag that names the folder.
+    folder: the folder being written.
+    legal: legal values of the field.
 
   Raises:
-    ConfigError: for an OSError that does not say that a disk is full.
+    ConfigError: writing failed, and not because the disk is full.
   """
   try:
     yield
@@ -118,14 +118,14 @@ def refused_unless_writable(
 
 
 def for_user(error: KdError | OSError, workdir: str) -> KdError:
-  """Returns the error as main prints it.
+  """Returns the error that main prints.
 
   Args:
-    error: what ended the run.
-    workdir: where it most likely wrote, if the error does not say.
+    error: the error that ended the run.
+    workdir: path to report if the error names no file.
 
   Raises:
-    OSError: the error itself, if it is not a disk's: its traceback is wanted.
+    OSError: the error itself, with its traceback, if no disk caused it.
   """
   if isinstance(error, KdError):
     return error
@@ -138,7 +138,7 @@ def for_user(error: KdError | OSError, workdir: str) -> KdError:
 
 
 def first_of(names: Sequence[str]) -> str:
-  """Returns the first names of a list, and how many more there are."""
+  """Formats the first names of a list and the number of remaining ones."""
   rest = f', and {len(names) - NAMED} more' if len(names) > NAMED else ''
   return ', '.join(names[:NAMED]) + rest
 
@@ -155,11 +155,11 @@ def unknown(
   """Returns an error for a name that is not among the legal ones.
 
   Args:
-    path: the path of the field that holds the name.
-    kind: the kind of thing that the name names, e.g. 'loss' or 'field'.
-    name: the name found.
-    legal: the names that exist.
-    renamed: the legal name that replaced it, if one did.
+    path: path of the field that contains the name.
+    kind: what the name stands for, e.g. 'loss' or 'field'.
+    name: the unknown name.
+    legal: the legal names.
+    renamed: the legal name that replaced it, if any.
 
   Returns:
     The error, to be raised by the caller.

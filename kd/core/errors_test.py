@@ -1,4 +1,4 @@
-"""Which errors of the system end a run with a message, and which are bugs."""
+"""System errors end a run with a message, unless they are bugs."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Makes folders, and checks those that a run is going to write."""
+"""Names new folders, and checks folders that a run is going to write."""
 
 import os
 import uuid
@@ -6,32 +6,32 @@ import uuid
 from kd.core import errors
 from kd.core import paths
 
-_LONGEST_NAME = 255  # bytes of one name, on all usual file systems
+_LONGEST_NAME = 255  # bytes, on all common file systems
 _OF_THE_KERNEL = ('/proc', '/sys', '/dev')
 
 
 def new_name(parent: str, prefix: str) -> str:
-  """Returns a path that nothing has, for what is renamed later.
+  """Returns an unused path for a file or folder that is renamed later.
 
-  What is made there has the permissions that the umask gives; the functions of
-  `tempfile` make everything readable by its owner alone.
+  What is created there gets its permissions from the umask; the functions of
+  `tempfile` make everything readable only by its owner.
 
   Args:
-    parent: the folder.
-    prefix: what the name begins with.
+    parent: the parent folder.
+    prefix: prefix of the name.
   """
   return os.path.join(parent, prefix + uuid.uuid4().hex[:16])
 
 
 def check_writable(path: str, field: str) -> None:
-  """Refuses a folder that cannot be made or written; writes nothing.
+  """Refuses a folder that cannot be created or written; writes nothing.
 
   Args:
     path: the folder, as the user wrote it.
     field: the field or flag that names it.
 
   Raises:
-    ConfigError: names the field, and what is in the way.
+    ConfigError: the folder cannot be written; names the field and the reason.
   """
   folder = os.path.abspath(paths.expand(path))
   legal = 'a folder that this user can write'

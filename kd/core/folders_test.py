@@ -1,4 +1,4 @@
-"""Folders that cannot be written are refused before anything is."""
+"""Folders that cannot be written are refused before anything is written."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Controls how the process takes memory from the system and returns it."""
+"""Controls and reports the memory of the process and its machine."""
 
 import ctypes
 import os
@@ -8,7 +8,7 @@ import sys
 _VARIABLE = 'GLIBC_TUNABLES'
 _MEMINFO = '/proc/meminfo'
 _NAME = 'glibc.malloc.hugetlb'
-# A container's limit and what it uses, in control groups of version 2 and 1.
+# Memory limit and usage of a container, in control groups of version 2 and 1.
 _GROUPS = (
   ('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory.current'),
   (
@@ -19,18 +19,17 @@ _GROUPS = (
 
 
 def use_large_pages() -> None:
-  """Starts this process anew so that its arrays lie in large pages.
+  """Restarts this process so that its arrays are in large pages.
 
-  Else a CPU's arrays of gigabytes lie in pages of 4 KiB: a fifth of a step goes
-  to taking them and to translating addresses. Only at its start can a process
-  tell glibc. The process id stays. Whoever sets
-  GLIBC_TUNABLES=glibc.malloc.hugetlb=0 is left alone, and so is what is not
-  Linux.
+  With the default pages of 4 KiB, a CPU spends a fifth of a step on allocating
+  pages and translating addresses for arrays of gigabytes. glibc reads the
+  setting only when a process starts. The process id stays the same. Nothing
+  changes if GLIBC_TUNABLES sets glibc.malloc.hugetlb, or outside Linux.
   """
   given = os.environ.get(_VARIABLE, '')
   if sys.platform != 'linux' or _NAME in given:
     return
-  # 1: madvise, which takes what is free and never waits for a reserved pool.
+  # 1: madvise, which uses free large pages and needs no reserved pool.
   os.environ[_VARIABLE] = ':'.join(filter(None, (given, f'{_NAME}=1')))
   sys.stdout.flush()
   sys.stderr.flush()
@@ -38,9 +37,9 @@ def use_large_pages() -> None:
 
 
 def total_bytes() -> int | None:
-  """Returns the memory that processes here can take; None if it is unknown.
+  """Returns the memory available to processes here; None if unknown.
 
-  A container may be allowed less than the machine has.
+  The limit of a container may be below the memory of the machine.
   """
   try:
     machine = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
@@ -54,10 +53,7 @@ def total_bytes() -> int | None:
 
 
 def free_bytes() -> int | None:
-  """Returns the memory that processes here can still take.
-
-  Linux alone tells: None elsewhere.
-  """
+  """Returns the free memory; None on systems other than Linux."""
   available = re.search(r'^MemAvailable: +(\d+) kB$', _text(_MEMINFO), re.M)
   if not available:
     return None
@@ -70,7 +66,7 @@ def free_bytes() -> int | None:
 
 
 def _number(path: str) -> int | None:
-  """Returns a control group's number; None for 'max', or without a group."""
+  """Returns a control group's number; None for 'max' or a missing file."""
   text = _text(path).strip()
   return int(text) if text.isdigit() else None
 
@@ -84,7 +80,7 @@ def _text(path: str) -> str:
 
 
 def peak_bytes() -> int:
-  """Returns the most memory that this process has had."""
+  """Returns the peak memory of this process."""
   import resource  # pylint: disable=g-import-not-at-top; not on all systems
 
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -92,9 +88,9 @@ def peak_bytes() -> int:
 
 
 def give_back() -> None:
-  """Returns what malloc holds and nobody uses, where glibc can.
+  """Returns unused memory of malloc to the system, if glibc supports it.
 
-  A compiler leaves hundreds of MiB behind.
+  A compilation leaves hundreds of MiB behind.
   """
   trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
   if trim is not None:

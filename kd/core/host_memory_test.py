@@ -1,4 +1,4 @@
-"""A process that starts itself anew."""
+"""A process that restarts itself."""
 
 import os
 import subprocess
@@ -46,7 +46,7 @@ def test_the_peak_is_that_of_the_system():
   with open('/proc/self/status', encoding='ascii') as f:
     (line,) = [x for x in f if x.startswith('VmHWM:')]
   peak = int(line.split()[1]) * 1024
-  # It may be that of the parent, from before this process was one.
+  # The peak may be the parent's, from before the fork.
   assert 0.9 * peak < host_memory.peak_bytes() < host_memory.total_bytes()
 
 

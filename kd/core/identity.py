@@ -1,4 +1,4 @@
-"""What identifies a result: digests, and the folder that belongs to it."""
+"""Identifies results: by digests, and by the folder of an identity."""
 
 from collections.abc import Mapping
 import hashlib
@@ -35,7 +35,7 @@ def file_digest(path: str) -> str:
 
 
 def bytes_digest(*parts: bytes) -> str:
-  """Returns 16 hex digits of the SHA-256 of bytes, one part after another."""
+  """Returns 16 hex digits of the SHA-256 of the concatenated parts."""
   digest = hashlib.sha256()
   for part in parts:
     digest.update(part)
@@ -50,19 +50,19 @@ def claim(
   holds: str,
   legal: str,
 ) -> None:
-  """Makes a folder for one identity, or refuses one that has another.
+  """Creates a folder for an identity, or checks that it has this identity.
 
   Args:
-    folder: the folder; made if it is missing.
-    file: the name of the file in it that holds the identity.
-    identity: what decides the folder's content, as JSON.
+    folder: the folder; created if it is missing.
+    file: name of the file in it that contains the identity.
+    identity: the values that determine the folder's content, as JSON.
     field: the config field that names the folder.
-    holds: what a folder with another identity holds, for the message.
-    legal: what may stand in the field.
+    holds: the content of a folder with another identity, for the message.
+    legal: legal values of the field, for the message.
 
   Raises:
-    ConfigError: the folder cannot be written, or the identities differ; names
-      each difference.
+    ConfigError: the folder cannot be written, or the identities differ; lists
+      all differences.
   """
   path = os.path.join(folder, file)
   with errors.refused_unless_writable(

@@ -1,4 +1,4 @@
-"""Reads JSON that users bring: what is wrong names the file and the line."""
+"""Reads JSON written by users; errors name the file and the line."""
 
 from collections.abc import Mapping, Sequence
 import json
@@ -18,17 +18,17 @@ _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 80, 40, 80
 
 
 def short(value: Any) -> str:
-  """Returns the `repr` of a JSON value, shortened to fit into a message."""
+  """Returns the `repr` of a JSON value, shortened to fit in a message."""
   return _SHORT.repr(value)
 
 
 def unexpected(path: str, value: Any, legal: str) -> errors.ConfigError:
-  """Returns the error for a JSON value that is not what may stand there.
+  """Returns the error for an illegal JSON value.
 
   Args:
     path: the file and the key.
     value: the value, shortened in the message.
-    legal: what may stand there.
+    legal: the legal values.
   """
   return errors.ConfigError(path, f'found {short(value)}', legal=legal)
 
@@ -37,17 +37,17 @@ def parse(data: bytes, where: str, legal: str, is_file: bool = False) -> Any:
   """Parses JSON that a user may have written.
 
   Args:
-    data: UTF-8 bytes: one line of a file, or a whole one.
-    where: the file, with the line if `data` is one, for messages.
-    legal: what may stand there, for messages.
-    is_file: whether `data` is a whole file, so that a message adds the line.
+    data: UTF-8 bytes of a line or of a whole file.
+    where: the file, and the line if `data` is one, for messages.
+    legal: the legal values, for messages.
+    is_file: whether `data` is a whole file, so that messages add the line.
 
   Returns:
-    The value; its numbers are finite and its texts are valid Unicode.
+    The value, with finite numbers and valid Unicode strings.
 
   Raises:
-    ConfigError: `data` is not UTF-8 or not JSON, is nested too deeply, or has a
-      text with half of a surrogate pair.
+    ConfigError: `data` is not UTF-8 or not JSON, is nested too deeply, or
+      contains half of a surrogate pair.
   """
 
   def fail(problem: str, line: int = 0):
@@ -69,9 +69,9 @@ def parse(data: bytes, where: str, legal: str, is_file: bool = False) -> Any:
     raise fail(f'is not JSON: {e}', e.lineno) from e
   except RecursionError as e:
     raise fail('is nested too deeply') from e
-  except ValueError as e:  # Not finite, or an integer of thousands of digits.
+  except ValueError as e:  # Not finite, or an integer with too many digits.
     raise fail(f'is not JSON: {e}') from e
-  if '\\ud' in text or '\\uD' in text:  # Only an escape can write a surrogate.
+  if '\\ud' in text or '\\uD' in text:  # Surrogates can only be escapes.
     text_files.check_unicode(json.dumps(value, ensure_ascii=False), where)
   return value
 
@@ -82,7 +82,7 @@ def parse_object(
   """Parses JSON that must be an object; see `parse`.
 
   Raises:
-    ConfigError: as `parse`, or the value is no object.
+    ConfigError: as `parse`, or the value is not an object.
   """
   value = parse(data, where, legal, is_file)
   if not isinstance(value, dict):
@@ -93,18 +93,18 @@ def parse_object(
 
 
 def read(path: str, field: str = '') -> dict[str, Any]:
-  """Reads a file that holds one JSON object.
+  """Reads a file that contains one JSON object.
 
   Args:
     path: the file.
     field: the config field that names the file, for messages.
 
   Returns:
-    The object; its numbers are finite.
+    The object, with finite numbers.
 
   Raises:
-    ConfigError: the file is missing, is not UTF-8, or is no JSON object; the
-      message names the file and, where known, the line.
+    ConfigError: the file is missing, is not UTF-8 or is not a JSON object; the
+      message names the file and, if known, the line.
   """
   try:
     return _read(path)
@@ -128,7 +128,7 @@ def _read(path):
 
 
 def read_in(directory: str, name: str, field: str = '') -> dict[str, Any]:
-  """Reads DIRECTORY/NAME if there is such a file, else returns {}.
+  """Reads DIRECTORY/NAME; returns {} if there is no such file.
 
   Args:
     directory: the folder.
@@ -150,17 +150,17 @@ def texts(
   required: Sequence[str],
   optional: Sequence[str] = (),
 ) -> dict[str, str]:
-  """Returns the texts of an object; other keys are left out.
+  """Returns the strings of an object under the given keys.
 
   Args:
     value: the object.
-    where: its file and line, for messages.
-    legal: what it may hold, for messages.
-    required: keys that must be there.
-    optional: keys that may be there.
+    where: file and line of the object, for messages.
+    legal: legal contents of the object, for messages.
+    required: keys that must be present.
+    optional: keys that may be present.
 
   Raises:
-    ConfigError: a key is missing, or its value is no text.
+    ConfigError: a required key is missing, or a value is not a string.
   """
   found = {}
   for key in (*required, *optional):

@@ -1,7 +1,7 @@
-"""Files of JSON lines that grow while a run goes on, and outlive its end.
+"""Files of JSON lines that grow during a run and that later runs continue.
 
-A process that is killed may leave half a line at the end of such a file. The
-next one reads the whole lines, cuts that rest off, and continues.
+A killed process may leave an incomplete line at the end of such a file. The
+next process reads the complete lines, truncates the rest, and continues.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,28 +16,28 @@ from kd.core import json_files
 
 
 def encode(record: Mapping[str, Any]) -> bytes:
-  """Returns a record as one line.
+  """Encodes a record as one line.
 
   Raises:
-    ValueError: a number is not finite: JSON has no such numbers.
+    ValueError: a number is not finite, which JSON cannot express.
   """
   line = json.dumps(record, ensure_ascii=False, allow_nan=False)
   return line.encode('utf-8') + b'\n'
 
 
 def write(path: str, records: Iterable[Mapping[str, Any]]) -> bytes:
-  """Writes a whole file aside, then renames it; returns its bytes."""
+  """Writes a whole file atomically and returns its bytes."""
   data = b''.join(map(encode, records))
   atomic_files.write_bytes(path, data)
   return data
 
 
 def append(file: BinaryIO, records: Iterable[Mapping[str, Any]]) -> None:
-  """Writes records so that they outlive a power cut.
+  """Appends records to a file and syncs it to disk.
 
   Args:
-    file: open for appending, in binary mode.
-    records: written as one line each.
+    file: a file opened for appending, in binary mode.
+    records: the records, one per line.
   """
   file.write(b''.join(map(encode, records)))
   file.flush()
@@ -46,20 +46,20 @@ def append(file: BinaryIO, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def resume(path: str, legal: str) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Reads a file's whole lines, then cuts off the half one behind them.
+  """Reads a file's complete lines, then truncates an incomplete last line.
 
-  Nothing is cut if the caller stops before the end, so that a file of
-  something else stays as it is.
+  Nothing is truncated if the caller stops before the end, so that a file of
+  another kind stays unchanged.
 
   Args:
-    path: the file; without one there are no lines.
-    legal: what a line may hold, for messages.
+    path: the file; a missing file has no lines.
+    legal: legal content of a line, for messages.
 
   Yields:
-    'FILE:LINE', for messages, and the object of that line.
+    'FILE:LINE', for messages, and the object on that line.
 
   Raises:
-    ConfigError: a line is no JSON object; names it. Or the path is a folder.
+    ConfigError: a line is not a JSON object, or the path is a folder.
   """
   if not os.path.exists(path):
     return

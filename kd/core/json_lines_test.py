@@ -1,4 +1,4 @@
-"""Files of JSON lines that a killed process leaves, and the next one reads."""
+"""The next process continues JSON lines that a killed process left."""
 
 import json
 

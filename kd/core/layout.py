@@ -1,9 +1,9 @@
-"""Names of folders and files of a workdir that several modules know."""
+"""Names of a workdir's folders and files that several modules use."""
 
 CHECKPOINTS = 'checkpoints'
 DAMAGED_CHECKPOINTS = 'damaged-checkpoints'
 EXPORT = 'export'
 PRUNE = 'prune'
-VERSIONS = 'versions'  # Of a registry.
-COMMIT = 'commit_success.txt'  # Orbax writes it last into a checkpoint.
-ASIDE = '.tmp'  # Ends the name of a file that is renamed once it is whole.
+VERSIONS = 'versions'  # In a registry.
+COMMIT = 'commit_success.txt'  # The last file that Orbax writes.
+ASIDE = '.tmp'  # Suffix of a file that is renamed once it is complete.

@@ -1,15 +1,15 @@
-"""Which machine this process runs on."""
+"""Identifies the machine that this process runs on."""
 
 import socket
 
 
 def name() -> str:
-  """Names this machine since its last start; no other one has that name.
+  """Returns a unique name of this machine, which changes when it reboots.
 
-  Names of hosts are not enough: clones of a virtual machine share one.
+  Host names are not unique: clones of a virtual machine share one.
   """
   try:
     with open('/proc/sys/kernel/random/boot_id', encoding='ascii') as f:
       return f.read().strip()
-  except OSError:  # Linux alone has it.
+  except OSError:  # Not on Linux.
     return socket.gethostname()

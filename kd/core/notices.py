@@ -5,7 +5,7 @@ import logging
 
 
 class _Handler(logging.Handler):
-  """Hands each line to a function."""
+  """Passes each line to a function."""
 
   def __init__(self, say: Callable[[str], None]):
     super().__init__()
@@ -16,12 +16,12 @@ class _Handler(logging.Handler):
 
 
 def show(say: Callable[[str], None]) -> None:
-  """Shows what modules of kd log at INFO and above.
+  """Shows log lines of kd's modules at INFO and above.
 
-  What libraries log is not affected.
+  Log lines of libraries are not affected.
 
   Args:
-    say: prints a line.
+    say: function that prints a line.
   """
   logger = logging.getLogger('kd')
   logger.setLevel(logging.INFO)

@@ -1,8 +1,8 @@
 """Makes etils.epath, which Orbax uses, read and write buckets through objects.
 
-epath calls fsspec's file systems. Those that fsspec knows (gcsfs, s3fs) pin
-versions that other libraries of this project exclude, and would be second
-clients with retries and credentials of their own.
+epath uses file systems of fsspec. The common ones (gcsfs, s3fs) pin versions
+that conflict with this project's other libraries, and would be a second client
+with separate retries and credentials.
 """
 
 import functools
@@ -17,7 +17,7 @@ from kd.core import objects
 
 
 class _Upload(io.BytesIO):
-  """A file that becomes an object when it is closed, whole or not at all."""
+  """A file that is uploaded as one object when it is closed."""
 
   def __init__(self, url: str):
     super().__init__()
@@ -37,12 +37,12 @@ class _Upload(io.BytesIO):
       self.drop()
     super().__exit__(kind, *error)
 
-  def __del__(self):  # Nobody closed it: what it holds may be half a file.
+  def __del__(self):  # It was never closed, so it may be incomplete.
     self.drop()
 
 
 class _TextUpload(io.TextIOWrapper):
-  """The same for text."""
+  """A text file that is uploaded as one object when it is closed."""
 
   def __exit__(self, kind, *error):
     if kind is not None:
@@ -57,8 +57,8 @@ class _TextUpload(io.TextIOWrapper):
 class _Files(fsspec.AbstractFileSystem):
   """The objects of buckets as files.
 
-  A folder is what has objects below it, or an object whose name ends with a
-  slash, which `mkdir` writes.
+  A folder is a prefix with objects below it, or an object whose name ends with
+  a slash, which `mkdir` writes.
   """
 
   scheme: str
@@ -138,7 +138,7 @@ class _Files(fsspec.AbstractFileSystem):
     del maxdepth
     url = self._url(path)
     if recursive:
-      # First what says that the folder is whole, in case that this is killed.
+      # The commit marker goes first, in case this process is killed.
       objects.remove([f'{url}/{layout.COMMIT}'])
       objects.remove_folder(url)
     elif self.isdir(path):
@@ -160,10 +160,10 @@ class _S3(_Files):
 
 
 class _Backend(type(epath_backend.fsspec_backend)):
-  """Operations of epath, with these file systems.
+  """Operations of epath with these file systems.
 
-  They are not registered with fsspec: other libraries of this process find the
-  file systems that they expect.
+  They are not registered with fsspec, so that other libraries in this process
+  get the file systems that they expect.
   """
 
   def _get_filesystem(self, name):
@@ -175,8 +175,8 @@ class _Backend(type(epath_backend.fsspec_backend)):
 def register() -> None:
   """Makes epath use these file systems for gs:// and s3://.
 
-  Where TensorFlow is installed epath would use its client, which knows neither
-  s3:// nor another server.
+  If TensorFlow is installed, epath would use its client, which supports neither
+  s3:// nor other servers.
   """
   backend = _Backend()
   its_own = gpath._GPath._backend.fget

@@ -1,8 +1,8 @@
 """Reads and writes objects of buckets: gs://BUCKET/NAME and s3://BUCKET/NAME.
 
-TensorStore is the client: Orbax brings it, it finds the credentials that the
-tools of Google Cloud and of AWS use, retries what a store refuses for a while
-(429, 5xx, lost connections), and can write on condition that nobody else has.
+TensorStore is the client: it is a dependency of Orbax, finds the credentials of
+the Google Cloud and AWS tools, retries temporary failures (429, 5xx, lost
+connections), and supports conditional writes.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,22 +13,23 @@ import os
 from typing import Any, BinaryIO
 
 _SCHEMES = ('gs://', 's3://')
-# With doubling delays: about two minutes in all, after which a run ends.
+# The delays double, for about two minutes in total; then the run ends.
 _RETRIES = {'max_retries': 12, 'initial_delay': '0.25s', 'max_delay': '16s'}
-_AT_A_TIME = 16  # Requests.
+_AT_A_TIME = 16  # Number of concurrent requests.
 _PART = 1 << 25  # Bytes; larger objects are read in parts of this size.
-_MOST_S3 = 5 << 30  # Bytes of an object that is not sent in parts.
+_MOST_S3 = 5 << 30  # Maximum bytes of an object sent in one request.
 _PAST_SLASH = chr(ord('/') + 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Object:
-  """An object as it was read.
+  """The result of reading an object.
 
   Attributes:
-    data: its bytes; None where there is no such object, or it is large.
-    generation: which write of the object this is; of a missing object too.
-    is_large: whether it is to be read with read_large.
+    data: bytes of the object; None if it is missing or large.
+    generation: identifier of the write that produced it; a missing object has
+      one too.
+    is_large: whether the object must be read with read_large.
   """
 
   data: bytes | None
@@ -37,15 +38,15 @@ class Object:
 
 
 def is_url(path: str) -> bool:
-  """Returns whether a path names a bucket or something in one."""
+  """Returns whether a path is a bucket or is in a bucket."""
   return str(path).startswith(_SCHEMES)
 
 
 def read(url: str) -> Object:
-  """Returns an object.
+  """Reads an object.
 
   Raises:
-    OSError: the store refuses or does not answer.
+    OSError: the store refuses the request or does not respond.
   """
   store, key = _place(url)
   answer = _result(store.read(key), url)
@@ -57,19 +58,19 @@ def read(url: str) -> Object:
 def read_changed(
   generations: dict[str, bytes | None],
 ) -> Iterator[tuple[str, Object | None]]:
-  """Reads objects, many at a time, but not large ones.
+  """Reads objects that changed, concurrently, without the data of large ones.
 
   Args:
-    generations: by URL, the one that the caller has; None without one.
+    generations: the caller's generation of each object, or None, by URL.
 
   Yields:
-    URL and object; None instead of an object that has that generation.
+    URL and object; None for an object that still has the caller's generation.
 
   Raises:
-    OSError: the store refuses or does not answer.
+    OSError: the store refuses the request or does not respond.
   """
   for urls in _batches(generations):
-    # Asks for one byte past the first part: only large objects have it.
+    # Requests one byte past the first part, which only large objects have.
     past = dict.fromkeys(urls, slice(_PART, _PART + 1))
     read = dict(_read_all(past, generations))
     small = {url: slice(None) for url in urls if read[url] is None}
@@ -85,7 +86,7 @@ def read_changed(
 
 
 def _read_all(ranges, generations):
-  """Yields URL and answer for each range; None if the object ends before."""
+  """Yields URL and result of each range; None if the object ends before it."""
   futures = {}
   for url, wanted in ranges.items():
     store, key = _place(url)
@@ -103,11 +104,11 @@ def read_large(url: str, file: BinaryIO) -> bytes:
   """Writes an object that is larger than a part to a file, part by part.
 
   Returns:
-    Its generation.
+    The object's generation.
 
   Raises:
-    OSError: the store refuses or does not answer, or the object was replaced
-      meanwhile.
+    OSError: the store refuses the request or does not respond, or the object
+      was replaced during the read.
   """
   store, key = _place(url)
   begin, generations, is_last = 0, set(), False
@@ -117,7 +118,7 @@ def read_large(url: str, file: BinaryIO) -> bytes:
       answer = _result(store.read(key, byte_range=wanted), url)
       data = answer.value
     except _PastEndError:
-      # With the byte before: the object may end here.
+      # Includes the byte before, since the object may end here.
       wanted = slice(begin - 1, None)
       answer = _result(store.read(key, byte_range=wanted), url)
       data, is_last = answer.value[1:], True
@@ -132,19 +133,19 @@ def read_large(url: str, file: BinaryIO) -> bytes:
 def write(
   url: str, data: bytes | None, if_generation: bytes | None = None
 ) -> bytes | None:
-  """Writes or removes an object: all of it, or nothing.
+  """Writes or removes an object atomically.
 
   Args:
-    url: of the object.
-    data: its bytes; None removes it.
-    if_generation: the object must still have this generation.
+    url: URL of the object.
+    data: bytes to write; None to remove the object.
+    if_generation: write only if the object still has this generation.
 
   Returns:
-    The new generation; None where the object had another one. A write whose
-    answer was lost is repeated, and then finds the generation that it made.
+    The new generation; None if the object had a different one. A write whose
+    response was lost is repeated, and then sees the generation that it created.
 
   Raises:
-    OSError: the store refuses or does not answer.
+    OSError: the store refuses the request or does not respond.
   """
   store, key = _place(url)
   stamp = _result(store.write(key, data, if_equal=if_generation), url)
@@ -152,21 +153,21 @@ def write(
 
 
 def write_file(url: str, file: BinaryIO) -> bytes:
-  """Writes an object from a file: all of it, or nothing.
+  """Writes an object from a file atomically.
 
-  TensorStore sends an object in one request, and so takes all of it into
-  memory. There it exists once: the bytes that are read here are freed.
+  TensorStore sends an object in one request, so the whole object is in memory.
+  There is only one copy: the bytes that are read here are freed.
 
   Args:
-    url: of the object.
-    file: open at its beginning.
+    url: URL of the object.
+    file: a file opened at its beginning.
 
   Returns:
     The new generation.
 
   Raises:
-    OSError: the store refuses or does not answer, or does not take a request
-      of that size.
+    OSError: the store refuses the request or does not respond, or the file is
+      too large for one request.
   """
   store, key = _place(url)
   size = os.fstat(file.fileno()).st_size
@@ -181,10 +182,10 @@ def write_file(url: str, file: BinaryIO) -> bytes:
 
 
 def remove(urls: Iterable[str]) -> None:
-  """Removes objects; those that are missing are no error.
+  """Removes objects; missing ones are ignored.
 
   Raises:
-    OSError: the store refuses or does not answer.
+    OSError: the store refuses the request or does not respond.
   """
   for batch in _batches(urls):
     futures = []
@@ -199,10 +200,10 @@ def names(folder: str) -> list[str]:
   """Returns the names of all objects below a folder, relative to it, sorted.
 
   Args:
-    folder: the URL, without a slash at its end.
+    folder: URL without a trailing slash.
 
   Raises:
-    OSError: the store refuses or does not answer.
+    OSError: the store refuses the request or does not respond.
   """
   import tensorstore as ts
 
@@ -215,8 +216,8 @@ def names(folder: str) -> list[str]:
     begin, wanted = '', ts.KvStore.KeyRange()
   keys = _result(store.list(wanted), folder)
   if not keys:
-    # TensorStore lists nothing where Cloud Storage refuses the listing. To a
-    # user who may not list, it also refuses to read what is missing.
+    # TensorStore returns an empty list if Cloud Storage refuses the listing. A
+    # user who may not list may not read missing objects either, so this raises.
     read(f'{folder}/')
     keys = _result(store.list(wanted), folder)
   return sorted(key.decode()[len(begin) :] for key in keys)
@@ -226,13 +227,13 @@ def remove_folder(folder: str) -> None:
   """Removes all objects below a folder.
 
   Raises:
-    OSError: the store refuses or does not answer.
+    OSError: the store refuses the request or does not respond.
   """
   remove(f'{folder}/{name}' for name in names(folder))
 
 
 def _place(url):
-  """Returns the store of a URL's bucket, and the name in it."""
+  """Returns the store of a URL's bucket, and the object's name in it."""
   scheme, _, rest = url.partition('://')
   bucket, _, key = rest.partition('/')
   return _store(scheme, bucket), key
@@ -250,13 +251,13 @@ def _store(scheme, bucket):
 
 
 def spec(url: str) -> dict[str, Any]:
-  """Returns TensorStore's specification of a folder of a bucket."""
+  """Returns TensorStore's specification of a folder in a bucket."""
   scheme, _, rest = url.partition('://')
   bucket, _, key = rest.partition('/')
   if scheme == 'gs':
     return {'driver': 'gcs', 'bucket': bucket, 'path': key}
   result = {'driver': 's3', 'bucket': bucket, 'path': key}
-  # AWS's own variables; TensorStore itself does not read them.
+  # Standard AWS variables that TensorStore does not read.
   endpoint = os.environ.get('AWS_ENDPOINT_URL')
   region = os.environ.get('AWS_REGION') or os.environ.get('AWS_DEFAULT_REGION')
   if endpoint:
@@ -266,7 +267,7 @@ def spec(url: str) -> dict[str, Any]:
 
 
 class _PastEndError(OSError):
-  """A range of bytes was asked for that the object does not have."""
+  """The requested range of bytes is past the end of the object."""
 
 
 def _result(future, url):

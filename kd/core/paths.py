@@ -1,13 +1,12 @@
-"""Expands paths as a user writes them in a config or a flag."""
+"""Expands paths that users write in configs and flags."""
 
 import os
 
 from kd.core import buckets
 from kd.core import objects
 
-# Stands for the folder that holds configs/ and data/. A config that names a
-# file of the project with it means the same in every checkout, in Bazel's copy
-# and in an installed wheel.
+# Stands for the folder that contains configs/ and data/, so that configs can
+# name files of the project in any checkout, Bazel's copy or installed wheel.
 PROJECT = '{project}'
 
 
@@ -17,23 +16,24 @@ def package_folder() -> str:
 
 
 def project_folder() -> str:
-  """Returns the absolute path of the folder that holds configs/ and data/.
+  """Returns the absolute path of the folder that contains configs/ and data/.
 
-  That is the package itself where the wheel is installed.
+  In an installed wheel, that is the package itself.
   """
   package = package_folder()
   return os.path.dirname(package) if is_checkout() else package
 
 
 def is_checkout() -> bool:
-  """Returns whether this program is a checkout, or Bazel's copy of one."""
+  """Returns whether kd runs from a checkout, or Bazel's copy of one."""
   return not os.path.isdir(os.path.join(package_folder(), 'configs'))
 
 
 def expand(path: str) -> str:
   """Expands `{project}/` and `~` at the beginning of a path.
 
-  A folder or file in a bucket is downloaded: returns its copy, see buckets.
+  A folder or file in a bucket is downloaded, and the path of the local copy is
+  returned; see buckets.
 
   Raises:
     ConfigError: the bucket cannot be read.
@@ -45,7 +45,7 @@ def expand(path: str) -> str:
 
 
 def expand_sparse(path: str) -> str:
-  """Expands the path of a folder; one in a bucket has an empty copy.
+  """Expands the path of a folder; one in a bucket gets a sparse copy.
 
   See buckets.sparse.
 

@@ -1,6 +1,6 @@
 """Imports the user's modules, which add to kd's registries (docs/extend.md).
 
-A config names them in `plugins`. They are imported before the config's other
+A config lists them in `plugins`. They are imported before the config's other
 fields are checked, since these may name what the modules register.
 """
 
@@ -20,7 +20,7 @@ def load(names: Sequence[str]) -> None:
   """Imports modules, each once.
 
   Raises:
-    ConfigError: there is no such module, or importing it fails: shows the
+    ConfigError: the module does not exist, or its import fails; shows the
       module's own lines.
   """
   for name in names:
@@ -30,7 +30,7 @@ def load(names: Sequence[str]) -> None:
 
 
 def loaded() -> tuple[str, ...]:
-  """Returns the names of the modules that were loaded in this process."""
+  """Returns the names of the plugins loaded in this process."""
   return tuple(_loaded)
 
 

@@ -1,4 +1,4 @@
-"""Entropy, nuclei and random draws of distributions over token ids."""
+"""Entropy, nuclei and sampling of distributions over token ids."""
 
 from collections.abc import Callable
 
@@ -9,17 +9,17 @@ from kd.core import bounds
 
 Array = jax.Array
 
-# A finite stand-in for log 0: its exponential is 0 at any temperature, and
-# differences and products with 0 are numbers, unlike those of -inf.
+# A finite stand-in for log 0. Its exponential is 0 at any temperature, but
+# unlike with -inf, differences and products with 0 are not NaN.
 LOG_ZERO = -1e9
 
-_SEARCH_STEPS = 30  # The bits of floats from 0 up to 2.
+_SEARCH_STEPS = 30  # Number of bits of floats in [0, 2).
 
 
 def entropy(log_p: Array) -> Array:
   """Computes -sum p log p in nats: [...] from log-probabilities [..., V].
 
-  A log-probability of -inf adds nothing; one of NaN makes the result NaN.
+  A log-probability of -inf adds 0; NaN makes the result NaN.
   """
   log_p = bounds.at_least(log_p, LOG_ZERO)
   return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
@@ -28,17 +28,16 @@ def entropy(log_p: Array) -> Array:
 def nucleus_threshold(p: Array, mass: Array | float) -> Array:
   """Computes the lowest probability in the nucleus of each distribution.
 
-  The nucleus is the smallest set of the most likely ids that hold `mass`; ids
-  as likely as its least likely one belong to it too. The threshold is found by
-  bisection: sorting a vocabulary is slow.
+  The nucleus is the smallest set of the most likely ids whose probability is at
+  least `mass`, plus ids that tie with its least likely one. The threshold is
+  found by bisection, since sorting a vocabulary is slow.
 
   Args:
-    p: float32 [..., V], from 0 and below 2; a row need not sum to 1.
-    mass: probability that the nucleus holds, above 0; broadcast against
-      [..., 1].
+    p: float32 [..., V] in [0, 2); a distribution need not sum to 1.
+    mass: probability of the nucleus, above 0; broadcast against [..., 1].
 
   Returns:
-    float32 [..., 1]; 0 where all ids together hold less than `mass`.
+    float32 [..., 1]; 0 where the sum over all ids is below `mass`.
   """
   bits = _bits(p)
 
@@ -54,31 +53,31 @@ def nucleus_threshold(p: Array, mass: Array | float) -> Array:
 
 
 def in_nucleus(p: Array, mass: Array | float) -> Array:
-  """Returns which ids are in the nucleus: bool, of the shape of p.
+  """Returns whether each id is in the nucleus: bool [..., V].
 
   Args:
     p: see nucleus_threshold.
     mass: likewise.
   """
-  # A device that flushes subnormal numbers to 0 compares bits correctly.
+  # Comparing bits is correct even if the device flushes subnormals to 0.
   return _bits(p) >= _bits(nucleus_threshold(p, mass))
 
 
 def in_sorted_nucleus(p: Array, mass: Array | float) -> Array:
-  """Returns which of some descending probabilities are in the nucleus.
+  """Returns whether each of K sorted probabilities is in the nucleus.
 
   Args:
-    p: float32 [..., K], from the highest to the lowest.
+    p: float32 [..., K], in descending order.
     mass: see nucleus_threshold.
 
   Returns:
-    bool [..., K]; all of them if together they hold less than `mass`.
+    bool [..., K]; all True if their sum is below `mass`.
   """
   return jnp.cumsum(p, axis=-1) - p < mass
 
 
 def _bits(p):
-  """Returns the bits of floats, whose order is that of floats from 0."""
+  """Returns the bits of non-negative floats, which sort like the floats."""
   return jax.lax.bitcast_convert_type(p, jnp.int32)
 
 
@@ -87,18 +86,17 @@ def draw_by_blocks(
 ) -> Array:
   """Draws ids with replacement: first a block of ids, then an id of the block.
 
-  Sums over few numbers keep the precision of float32; in one running sum over
-  a large vocabulary, unlikely ids would be rounded away. An id without mass is
-  never drawn.
+  One cumulative sum over a large vocabulary would round unlikely ids away in
+  float32, but short sums do not. An id without mass is never drawn.
 
   Args:
     block_mass: float32 [T, n], the mass of each block; it need not sum to 1.
-    mass_within: maps blocks, int32 [T, N], to the mass of each of their K ids,
-      float32 [T, N, K].
-    uniform: float32 [T, 2, N], from 0 and below 1.
+    mass_within: function of blocks, int32 [T, N], that returns the mass of each
+      of their K ids, float32 [T, N, K].
+    uniform: float32 [T, 2, N] in [0, 1).
 
   Returns:
-    int32 [T, N]: block x K + place in the block; n x K or more in a row whose
+    int32 [T, N]: block x K + index in the block; n x K or more in a row whose
     masses are all 0 or not finite.
   """
   blocks = jax.vmap(_invert)(block_mass, uniform[:, 0])
@@ -108,19 +106,19 @@ def draw_by_blocks(
 
 
 def _invert(mass, uniform):
-  """Returns where the running sum of mass [n] exceeds a fraction of its total.
+  """Returns where the cumulative sum of `mass` exceeds a fraction of its total.
 
   Args:
     mass: float32 [n].
-    uniform: the fractions, of any shape.
+    uniform: fractions of any shape.
 
   Returns:
-    int32 of the shape of `uniform`.
+    int32 with the shape of `uniform`.
   """
-  # Parallel sums are each rounded differently: they may rise where there is no
-  # mass, or fall.
+  # The elements of a parallel sum are rounded differently, so they may rise
+  # where the mass is 0, or fall.
   sums = jax.lax.cummax(jnp.where(mass > 0, jnp.cumsum(mass), 0.0))
-  # Right: a place without mass has the same sum as the place before it.
+  # Right: an index without mass has the same sum as the index before it.
   method = 'compare_all' if uniform.size == 1 else 'scan'  # The faster one.
   wanted = uniform * sums[-1]
   return jnp.searchsorted(sums, wanted, side='right', method=method)

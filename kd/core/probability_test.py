@@ -51,7 +51,7 @@ def test_a_nucleus_is_what_sorting_finds(size, mass):
     # The sum of float32 numbers may be rounded across the boundary.
     fewest = np.searchsorted(np.cumsum(ranked), mass - 2e-7)
     most = min(np.searchsorted(np.cumsum(ranked), mass + 1e-6), size - 1)
-    # All ids that are as likely as the last one.
+    # All ids that tie with the last one.
     assert kept.sum() in {
       (row >= ranked[n]).sum() for n in range(fewest, most + 1)
     }
@@ -124,7 +124,7 @@ def test_unlikely_ids_of_a_large_vocabulary_are_drawn():
   mass[0] = 1.0
   rng = np.random.default_rng(3)
   uniform = rng.random((2, 100_000))
-  # Among the unlikely ids alone.
+  # Only unlikely ids.
   uniform[0] = 1 - uniform[0] * (1 - (1 + 511e-8) / mass.sum())
   uniform = np.minimum(uniform, 1 - 2.0**-24)
   ids = np.asarray(_draw(mass, uniform, block))
@@ -134,8 +134,8 @@ def test_unlikely_ids_of_a_large_vocabulary_are_drawn():
 
 
 def test_places_without_mass_are_never_drawn():
-  # Sums over many places are made in parallel, each rounded in its own way:
-  # draw at and around every value that a sum has.
+  # Long sums are computed in parallel, with different rounding of each element,
+  # so this draws at and around each value of a sum.
   rng = np.random.default_rng(0)
   for size in (128, 2048):
     mass = rng.exponential(1, size).astype(np.float32)

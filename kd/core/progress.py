@@ -1,4 +1,4 @@
-"""Prints progress lines of a long task: how much is done, and the ETA."""
+"""Prints progress lines of a long task: completed items, speed and ETA."""
 
 from collections.abc import Callable
 import math
@@ -9,26 +9,26 @@ import time
 from kd.core import durations
 
 _TERMINAL_S = 10.0  # between lines on a terminal
-_LOG_S = 60.0  # between lines in a log, after a first one at _TERMINAL_S
+_LOG_S = 60.0  # between lines in a log, except the first
 
 Say = Callable[[str], None]
 
 
 def interval_s(lines: int) -> float:
-  """Returns the seconds from one line to the next.
+  """Returns the seconds until the next line.
 
   Args:
     lines: number of lines already printed.
   """
-  # A log gets an early line too: it shows that the task has begun.
+  # The first line in a log is early, to show that the task has begun.
   return _LOG_S if lines and not sys.stdout.isatty() else _TERMINAL_S
 
 
 class Progress:
   """Prints a line every few seconds while a task runs.
 
-  A context manager. A thread prints, so that a task that waits for the compiler
-  or the disk is reported as well:
+  This is a context manager. A thread prints the lines, so they also appear
+  while the task waits for the compiler or the disk:
 
     with progress.Progress('evaluating', say, len(rows), 'rows') as task:
       for row in rows:
@@ -49,13 +49,13 @@ class Progress:
     """Initializes the task.
 
     Args:
-      label: what the line begins with, e.g. 'compiling the update'.
-      say: prints one line; called from another thread.
-      total: number of items of the task, over all processes; 0: not counted.
-      unit: the plural noun of an item, e.g. 'rows'.
-      tokens: of an item. Speed is in tokens a second if it isn't 0, else in
-        items a second.
-      clock: returns seconds.
+      label: beginning of the line, e.g. 'compiling the update'.
+      say: function that prints one line; called from another thread.
+      total: number of items of the task over all processes; 0 if not counted.
+      unit: plural noun for the items, e.g. 'rows'.
+      tokens: number of tokens of an item; 0 to report the speed in items per
+        second instead of tokens per second.
+      clock: function that returns the time in seconds.
     """
     self._label, self._say = label, say
     self._total, self._unit, self._tokens = total, unit, tokens
@@ -83,19 +83,19 @@ class Progress:
     """Sets the number of completed items."""
     self._done = done
     if self._counted_from is None and done:
-      # Speed and time left exclude the first items, which wait for compilation.
+      # The speed excludes the first items, which wait for compilation.
       self._counted_from, self._skipped = self._clock(), done
 
   @property
   def per_s(self) -> float:
-    """Tokens, or else items, completed in a second; 0 where it is unknown."""
+    """Tokens, or else items, completed per second; 0 if unknown."""
     if self._counted_from is None:
       return 0.0
     elapsed = max(self._clock() - self._counted_from, 1e-9)
     return (self._done - self._skipped) * (self._tokens or 1) / elapsed
 
   def line(self) -> str:
-    """Returns the line for this moment."""
+    """Returns the current progress line."""
     parts = [f'{self._label}:']
     if self._total:
       parts.append(f'{self._done:,}/{self._total:,} {self._unit} ')

@@ -1,4 +1,4 @@
-"""Progress lines: what they say, and how often."""
+"""Progress lines: contents and frequency."""
 
 import time
 

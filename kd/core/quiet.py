@@ -1,4 +1,4 @@
-"""Silences what imports print and no user can act on."""
+"""Silences output of imports that users cannot act on."""
 
 from collections.abc import Iterator
 import contextlib
@@ -8,11 +8,10 @@ import sys
 
 @contextlib.contextmanager
 def imports() -> Iterator[None]:
-  """Within it, what libraries print to standard error is dropped.
+  """Drops everything that is written to standard error within it.
 
-  TensorFlow writes lines on CUDA and oneDNN there while it is imported, from
-  C++ and before any setting of its log level counts. Python's own exceptions
-  pass as ever.
+  While it is imported, TensorFlow's C++ code writes lines about CUDA and oneDNN
+  there before any log level takes effect. Exceptions propagate as usual.
   """
   sys.stderr.flush()
   kept = os.dup(2)

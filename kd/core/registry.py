@@ -1,4 +1,4 @@
-"""Named, swappable parts whose arguments come from the config."""
+"""Registries of named parts whose arguments come from the config."""
 
 from collections.abc import Callable, Mapping
 import inspect
@@ -10,17 +10,17 @@ _BY_KIND: dict[str, 'Registry'] = {}
 
 
 def of(kind: str) -> 'Registry | None':
-  """Returns the registry of a kind, if the module that has it is imported."""
+  """Returns the registry of a kind, or None if its module is not imported."""
   return _BY_KIND.get(kind)
 
 
 class Registry:
   """Builders of one kind by name; each builder's signature is its schema.
 
-  A builder's positional parameters are supplied by the code; its keyword-only
-  parameters are the config's fields except `name`. It refuses a value with a
-  ConfigError whose path is the argument's name. A plugin may register more;
-  kd/config/registered.py makes fields of what it registers.
+  A builder gets its positional arguments from the code and its keyword-only
+  arguments from the config, except for `name`. It refuses a value by raising a
+  ConfigError with the argument's name as the path. Plugins may register more
+  builders, whose config fields kd/config/registered.py derives.
   """
 
   def __init__(self, kind: str):
@@ -30,9 +30,9 @@ class Registry:
     _BY_KIND[kind] = self
 
   def register(self, name: str) -> Callable[[Callable], Callable]:
-    """Returns a decorator that files a builder under `name`.
+    """Returns a decorator that registers a builder under `name`.
 
-    Where parts have no arguments, the part itself stands for its builder.
+    If parts have no arguments, the part itself is registered.
     """
 
     def add(builder):
@@ -49,7 +49,7 @@ class Registry:
     return sorted(self._builders)
 
   def for_each(self, listener: Callable[[str], None]) -> None:
-    """Calls `listener` with each name, also with those registered later."""
+    """Calls `listener` with each name, including those registered later."""
     for name in self.names():
       listener(name)
     self._listeners.append(listener)
@@ -62,7 +62,7 @@ class Registry:
     return name in self._builders
 
   def arguments(self, name: str) -> dict[str, inspect.Parameter]:
-    """Returns the keyword-only parameters of the builder of that name."""
+    """Returns the keyword-only parameters of a builder."""
     signature = inspect.signature(self._builders[name], eval_str=True)
     parameters = signature.parameters
     return {
@@ -72,11 +72,11 @@ class Registry:
     }
 
   def check(self, spec: Mapping[str, Any], path: str) -> None:
-    """Raises ConfigError if `spec` names no part or has wrong arguments.
+    """Raises ConfigError if `spec` has an unknown name or wrong arguments.
 
     Args:
       spec: `name` and the arguments.
-      path: the config path of `spec`, for the message.
+      path: config path of `spec`, for the message.
     """
     if spec['name'] not in self._builders:
       raise errors.unknown(
@@ -95,7 +95,7 @@ class Registry:
         )
 
   def build(self, spec: Mapping[str, Any], path: str, *args: Any) -> Any:
-    """Checks `spec`, then calls its builder with `args` and its arguments."""
+    """Checks `spec` and calls its builder with `args` and the arguments."""
     self.check(spec, path)
     arguments = {k: v for k, v in spec.items() if k != 'name'}
     try:

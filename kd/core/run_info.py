@@ -1,4 +1,4 @@
-"""Collects versions, devices and command line of a run."""
+"""Collects the versions, devices and command line of a run."""
 
 import datetime
 from importlib import metadata
@@ -26,7 +26,7 @@ _PACKAGES = (
 
 
 def collect() -> dict[str, Any]:
-  """Returns versions, devices and command line of this process."""
+  """Returns the versions, devices and command line of this process."""
   return {
     'command': sys.argv,
     'python': platform.python_version(),
@@ -40,13 +40,13 @@ def collect() -> dict[str, Any]:
 
 
 def _device_bytes() -> int | None:
-  """Returns the memory of a device; None where it does not tell."""
+  """Returns the memory of a device; None if it is not reported."""
   stats = jax.local_devices()[0].memory_stats() or {}
   return stats.get('bytes_limit')
 
 
 def packages() -> dict[str, str]:
-  """Returns the versions of the libraries that compute and read."""
+  """Returns the versions of the main libraries."""
   return {name: metadata.version(name) for name in _PACKAGES}
 
 
@@ -54,21 +54,21 @@ _DATE = '%Y-%m-%d %H:%M:%SZ'
 
 
 def now() -> str:
-  """Returns this moment in UTC, as 2026-11-29 03:04:05Z."""
+  """Returns the current time in UTC, such as 2026-11-29 03:04:05Z."""
   return datetime.datetime.now(datetime.UTC).strftime(_DATE)
 
 
 def date(path: str) -> str:
-  """Returns when a file was last written, as `now` does."""
+  """Returns the time of a file's last modification, formatted as in `now`."""
   moment = datetime.datetime.fromtimestamp(os.path.getmtime(path), datetime.UTC)
   return moment.strftime(_DATE)
 
 
 def json_number(value: float | None) -> float | str | None:
-  """Returns a number, or its name where JSON has none: float() reads both.
+  """Returns a float, or its name if it is not finite; float() parses both.
 
   Args:
-    value: None, for one that is missing, stays.
+    value: the number; a missing one, None, is returned unchanged.
   """
   if value is None:
     return None
@@ -79,9 +79,9 @@ def json_number(value: float | None) -> float | str | None:
 
 
 def jsonable(value: Any) -> Any:
-  """Returns a value of dicts, lists and scalars as strict JSON has it.
+  """Converts a value of dicts, lists and scalars to strict JSON.
 
-  Numbers that JSON lacks become their names; see `json_number`.
+  Numbers that are not finite become strings; see `json_number`.
   """
   if isinstance(value, float):
     return json_number(value)

@@ -1,6 +1,7 @@
-"""Schedules: numbers that change with the optimizer's updates.
+"""Schedules of numbers that depend on the step.
 
-Learning rates, and the weights, temperatures and shares of losses.
+They are used for learning rates and for weights, temperatures and fractions of
+losses.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,13 +29,13 @@ def _check(**values):
 
 @dataclasses.dataclass(frozen=True)
 class _Piecewise:
-  """A schedule that rises or falls steadily between a few updates.
+  """A schedule that is monotonic between a few steps.
 
   Attributes:
-    function: its value by update, which a compiled step computes.
-    plain: the same in Python's floats. A config is checked with it before
-      devices may be touched: jax.distributed must be initialized first.
-    turns: the updates at which it may begin to rise or fall.
+    function: value at a step, computed in a compiled program.
+    plain: the same in Python floats. Configs are checked with it, since devices
+      must not be used before jax.distributed is initialized.
+    turns: steps at which it may begin to rise or fall.
   """
 
   function: Schedule
@@ -46,7 +47,7 @@ class _Piecewise:
 
 
 def _warm_up(peak, warmup_steps, then, plain_then):
-  """Rises linearly from 0 to `peak`, reached at update `warmup_steps`."""
+  """Rises linearly from 0 to `peak` over `warmup_steps`, then runs `then`."""
   rise = optax.linear_schedule(0.0, peak, max(warmup_steps, 1))
   function = optax.join_schedules([rise, then], [warmup_steps])
 
@@ -76,7 +77,7 @@ def _decay_steps(steps, warmup_steps):
 def warmup_cosine(
   steps: int, *, peak: float, warmup_steps: int, final: float
 ) -> Schedule:
-  """Half a cosine (arXiv 1608.03983) from `peak` to `final` at the last."""
+  """Returns half a cosine (arXiv 1608.03983) from `peak` to `final`."""
   _check(peak=peak, warmup_steps=warmup_steps, final=final)
   decay = _decay_steps(steps, warmup_steps)
   share = final / peak if peak else 0.0
@@ -94,7 +95,7 @@ def warmup_cosine(
 def warmup_linear(
   steps: int, *, peak: float, warmup_steps: int, final: float
 ) -> Schedule:
-  """Returns a straight line from `peak` to `final` at the last update."""
+  """Returns a straight line from `peak` to `final` at the last step."""
   _check(peak=peak, warmup_steps=warmup_steps, final=final)
   decay = _decay_steps(steps, warmup_steps)
   return _warm_up(
@@ -107,7 +108,7 @@ def warmup_linear(
 
 @SCHEDULES.register('constant')
 def constant(steps: int, *, peak: float, warmup_steps: int) -> Schedule:
-  """`peak` from the end of the warm-up on."""
+  """Returns a warm-up followed by a constant `peak`."""
   del steps
   _check(peak=peak, warmup_steps=warmup_steps)
   return _warm_up(
@@ -117,13 +118,13 @@ def constant(steps: int, *, peak: float, warmup_steps: int) -> Schedule:
 
 @SCHEDULES.register('inverse_sqrt')
 def inverse_sqrt(steps: int, *, peak: float, warmup_steps: int) -> Schedule:
-  """`peak` x sqrt(warmup_steps / update) after the warm-up (1706.03762)."""
+  """Returns `peak` x sqrt(warmup_steps / step) after warm-up (1706.03762)."""
   del steps
   _check(peak=peak, warmup_steps=warmup_steps)
   start = max(warmup_steps, 1)
 
   def decay(count):
-    # Also evaluated, and thrown away, during the warm-up: count < 0 there.
+    # Also evaluated, with count < 0, and discarded during the warm-up.
     return peak * (start / (jnp.maximum(count, 0) + start)) ** 0.5
 
   plain = lambda count: peak * (start / (count + start)) ** 0.5
@@ -153,7 +154,7 @@ def _ramp(begin, end, first_step, last_step, shape, plain_shape):
 def linear(
   steps: int, *, begin: float, end: float, first_step: int, last_step: int
 ) -> Schedule:
-  """`begin` up to first_step, a straight line, `end` from last_step on."""
+  """Returns a line from `begin` at first_step to `end` at last_step."""
   del steps
   straight = lambda x: x
   return _ramp(begin, end, first_step, last_step, straight, straight)
@@ -163,7 +164,7 @@ def linear(
 def cosine(
   steps: int, *, begin: float, end: float, first_step: int, last_step: int
 ) -> Schedule:
-  """As linear, along half a cosine."""
+  """Returns half a cosine from `begin` at first_step to `end` at last_step."""
   del steps
   return _ramp(
     begin,
@@ -176,7 +177,7 @@ def cosine(
 
 
 def text(spec: float | Mapping[str, Any]) -> str:
-  """Returns a number of the config, or the name of its schedule."""
+  """Formats a number of the config, or returns the name of its schedule."""
   return f'{spec:g}' if isinstance(spec, int | float) else spec['name']
 
 
@@ -185,11 +186,11 @@ def build(value: Any, path: str, steps: int) -> Schedule:
 
   Args:
     value: a number, or a mapping with `name` and arguments.
-    path: its config path.
-    steps: updates of the whole run.
+    path: config path of the value.
+    steps: number of steps of the whole run.
 
   Raises:
-    ConfigError: it is neither, or an argument is not legal.
+    ConfigError: the value is neither, or an argument is illegal.
   """
   if isinstance(value, Mapping):
     if 'name' not in value:
@@ -214,18 +215,18 @@ class _Constant:
 
 
 def changes(schedule: Schedule) -> bool:
-  """Returns whether it was built from a schedule's spec, not from a number."""
+  """Returns whether a schedule was built from a spec, not from a number."""
   return not isinstance(schedule, _Constant)
 
 
 def extremes(schedule: Schedule, steps: int) -> tuple[float, float]:
-  """Returns its smallest and largest value over updates 0 to `steps`.
+  """Returns the smallest and largest value over steps 0 to `steps`.
 
-  Uses no device.
+  This uses no device.
   """
   if isinstance(schedule, _Constant):
     return schedule.value, schedule.value
   points = {0, steps, *(turn for turn in schedule.turns if turn < steps)}
-  # Rounded as a step computes them: a bound of 1 is met by 0.99999999.
+  # Rounds to float32 as a step does, so 0.99999999 satisfies a bound of 1.
   values = [float(np.float32(schedule.plain(step))) for step in points]
   return min(values), max(values)

@@ -1,4 +1,4 @@
-"""Bounds of schedules are found without a device."""
+"""Bounds of schedules are computed without a device."""
 
 import numpy as np
 import pytest

@@ -12,9 +12,9 @@ def save(
   arrays: Mapping[str, np.ndarray],
   metadata: Mapping[str, str] | None = None,
 ) -> None:
-  """Writes a safetensors file with the permissions that the umask gives.
+  """Writes a safetensors file with the permissions of the umask.
 
-  The library itself makes its files readable by their owner alone.
+  The library itself makes its files readable only by their owner.
 
   Args:
     path: the file; replaced if it exists.

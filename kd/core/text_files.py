@@ -1,4 +1,4 @@
-"""Reads text that users bring; errors name the line."""
+"""Reads text files of users; errors name the line."""
 
 from kd.core import errors
 
@@ -6,10 +6,10 @@ _UTF8 = 'text in UTF-8'
 
 
 def read(path: str) -> str:
-  """Returns a file's text.
+  """Reads a text file.
 
   Args:
-    path: a file in UTF-8.
+    path: path of a UTF-8 file.
 
   Raises:
     ConfigError: the bytes are not UTF-8; names the line.
@@ -29,13 +29,13 @@ def not_utf8(where: str, error: UnicodeDecodeError) -> errors.ConfigError:
 
 
 def check_unicode(text: str, where: str) -> None:
-  """Refuses half of a surrogate pair, which no encoding can write.
+  """Refuses half of a surrogate pair, which cannot be encoded.
 
-  Programs that count UTF-16 units leave one when they cut an emoji in two.
+  Programs that truncate text by UTF-16 units may split an emoji.
 
   Args:
     text: any string.
-    where: file and line, or whatever the text came from, for errors.
+    where: file and line, or another source of the text, for errors.
 
   Raises:
     ConfigError: names the code point and its position.

@@ -1,4 +1,4 @@
-"""Errors of a user's own code, told without the frames of libraries."""
+"""Reports errors of a user's own code without the frames of libraries."""
 
 from collections.abc import Iterator
 import functools
@@ -13,7 +13,7 @@ from kd.core import errors
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
 _NODE = re.compile(r'^\{\{.*?\}\}\s*')
-# Bazel runs links to the files, so the folder is that of the file itself.
+# Bazel runs links to the files, hence the real path.
 _KD = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 _PACKAGE_FOLDERS = {'site-packages', 'dist-packages'}
 _LONGEST = 300  # characters of an exception's message
@@ -28,9 +28,9 @@ def _installed_folders() -> tuple[str, ...]:
 
 
 def is_installed(path: str) -> bool:
-  """Returns whether a file is Python's own or an installed package's."""
+  """Returns whether a file belongs to Python or to an installed package."""
   path = os.path.realpath(path)
-  # Other environments' folders may be on the path too, by PYTHONPATH or .pth.
+  # PYTHONPATH or .pth files may add folders of other environments.
   is_package = not _PACKAGE_FOLDERS.isdisjoint(path.split(os.sep))
   return is_package or path.startswith(_installed_folders())
 
@@ -40,14 +40,14 @@ def refuse(
 ) -> errors.ConfigError:
   """Returns the ConfigError for an exception of a user's code.
 
-  Its first line says what failed; below are the user's own lines of the
-  traceback, without those of kd, TensorFlow, seqio and Python.
+  Its first line is a summary. Below are the traceback lines of the user's code,
+  without those of kd, TensorFlow, seqio and Python.
 
   Args:
-    error: what the code raised, possibly within TensorFlow.
+    error: exception that the code raised, possibly within TensorFlow.
     path: the config field that names the code.
-    what: what was done, e.g. "task 'mine', split 'train'".
-    nearest: the legal name that was meant, if the error is about a name.
+    what: what failed, e.g. "task 'mine', split 'train'".
+    nearest: the closest legal name, if the error is about a name.
   """
   frames = list(dict.fromkeys(_own_frames(error)))
   summary = _summary(error)
@@ -66,8 +66,8 @@ def refuse(
 
 
 def _summary(error: Exception) -> str:
-  """Returns 'KeyError: 'question'', also of an exception within TensorFlow."""
-  if hasattr(error, 'ag_error_metadata'):  # Autograph has rewritten it.
+  """Returns a line such as "KeyError: 'question'", also within TensorFlow."""
+  if hasattr(error, 'ag_error_metadata'):  # Rewritten by Autograph.
     error = error.__cause__ or error.__context__ or error
   text = _NODE.sub('', str(error)).strip()
   if is_python_error(text):
@@ -78,15 +78,15 @@ def _summary(error: Exception) -> str:
 
 
 def is_python_error(message: str) -> bool:
-  """Returns whether TensorFlow's message holds a Python traceback."""
+  """Returns whether a message of TensorFlow contains a Python traceback."""
   return 'Traceback (most recent call last)' in message
 
 
 def python_error_name(message: str) -> str:
-  """Returns the class of the Python exception that such a message begins with.
+  """Returns the name of the exception class that such a message begins with.
 
   Args:
-    message: of an error of TensorFlow.
+    message: message of a TensorFlow error.
   """
   return _NODE.sub('', message).partition(':')[0].strip()
 

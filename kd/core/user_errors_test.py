@@ -1,4 +1,4 @@
-"""What counts as an installed package, and what as the user's code."""
+"""Installed packages and the user's code are told apart."""
 
 import os
 

@@ -1,3 +1,3 @@
-"""Verdicts of a benchmark, as reports and registries write them."""
+"""The verdicts of a benchmark in reports and registries."""
 
 SHIP, UNCLEAR, WORSE = VERDICTS = 'ship', 'not distinguishable', 'worse'

@@ -1,16 +1,16 @@
 """The modes of the program: `--mode=NAME` runs kd/modes/NAME.py.
 
 A mode is a file of this package with `main(config, workdir)`. The first line of
-the file's docstring is its help text. Nothing else lists the modes, and a mode
-is imported only when it runs. Constants of a file change how it is called:
+the file's docstring is its help text. There is no other list of modes, and a
+mode is imported only when it runs. Constants of a file change how it is called:
 
-  ARGUMENTS = 'MODEL...'   the words that follow its flags, as the help shows
-                           them: its main has a third argument, their list, and
-                           --workdir may be missing
-  CONFIG_OPTIONAL = True   without --config, and without a run in --workdir, its
-                           config is the default one
-  CONFIG_OF_ARGUMENT = True   the first word that is a run's folder comes before
-                           the default: its config is that run's
+  ARGUMENTS = 'MODEL...'   its arguments besides the flags, as shown in the
+                           help; main gets their list as a third argument, and
+                           --workdir is optional
+  CONFIG_OPTIONAL = True   uses the default config if there is neither --config
+                           nor a run in --workdir
+  CONFIG_OF_ARGUMENT = True   uses the config of the first argument that is the
+                           folder of a run, before the default one
 """
 
 import ast
@@ -33,10 +33,10 @@ class Mode:
 
   Attributes:
     help: the first line of its docstring.
-    arguments: the words that follow its flags; empty if it takes none.
+    arguments: its arguments besides the flags; empty if it takes none.
     config_optional: whether it runs without a config.
-    config_of_argument: whether an argument may be the folder of a run, whose
-      config is taken.
+    config_of_argument: whether to use the config of an argument that is the
+      folder of a run.
   """
 
   help: str
@@ -47,7 +47,7 @@ class Mode:
 
 @functools.cache
 def all_modes() -> dict[str, Mode]:
-  """Returns all modes by name, as their files describe them."""
+  """Returns all modes by name."""
   files = sorted(p for p in _FOLDER.glob('*.py') if p.stem != '__init__')
   return {p.stem: _read(p) for p in files if not p.stem.endswith('_test')}
 
@@ -70,14 +70,14 @@ def _read(path: pathlib.Path) -> Mode:
 
 
 def get(name: str, path: str) -> Mode:
-  """Returns the mode of that name.
+  """Returns a mode.
 
   Args:
-    name: the name.
-    path: where it was found, for the message.
+    name: name of the mode.
+    path: flag or other source of the name, for the message.
 
   Raises:
-    ConfigError: there is no such mode.
+    ConfigError: the mode does not exist.
   """
   if name not in all_modes():
     raise errors.unknown(path, 'mode', name, list(all_modes()))
@@ -88,7 +88,7 @@ def load(name: str) -> Main:
   """Returns the function that runs a mode.
 
   Raises:
-    ConfigError: there is no such mode.
+    ConfigError: the mode does not exist.
   """
   get(name, '--mode')
   return importlib.import_module(f'kd.modes.{name}').main

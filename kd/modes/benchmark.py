@@ -21,13 +21,13 @@ def main(
   workdir: str | None,
   arguments: Sequence[str],
 ) -> None:
-  """Benchmarks the models, or without any the run in the workdir.
+  """Benchmarks the given models, or else the run in the workdir.
 
-  Writes <workdir>/benchmarks/NAME: benchmark.md, benchmark.json and pictures.
-  Several models are runs of one config with different seeds.
+  Writes benchmark.md, benchmark.json and pictures to <workdir>/benchmarks/NAME.
+  Several models must be runs of one config with different seeds.
 
   Raises:
-    VerdictError: the verdict is one that benchmark.fail_on names.
+    VerdictError: benchmark.fail_on contains the verdict.
   """
   places = list(arguments)
   if not places:

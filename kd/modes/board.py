@@ -1,4 +1,4 @@
-"""Serves a page about runs to the browser of this machine."""
+"""Serves a web page about runs on this machine."""
 
 import contextlib
 
@@ -21,7 +21,7 @@ def main(
   """Serves the board until Ctrl-C; see docs/board.md.
 
   Raises:
-    ConfigError: a folder cannot be read, the port is taken, or a field of
+    ConfigError: a folder cannot be read, the port is in use, or a field of
       `board` is wrong.
   """
   fields = base.checked(config).board

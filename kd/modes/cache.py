@@ -1,4 +1,4 @@
-"""Computes the teacher's targets once, for runs that train from them."""
+"""Computes the teacher's targets once, for training runs to reuse."""
 
 from collections.abc import Sequence
 import contextlib
@@ -40,19 +40,19 @@ _PATH = 'cache.folder'
 
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Writes a cache, or reports on the one that is there; see docs/cache.md.
+  """Writes a cache, or checks and reports an existing one; see docs/cache.md.
 
   Raises:
-    ConfigError: the cache belongs to another run, is damaged, does not belong
-      to its rows, or its folder can't be written.
+    ConfigError: the cache belongs to another run or other rows, is damaged, or
+      its folder cannot be written.
     NonFiniteError: the teacher's logits are not finite.
   """
   computed_by = source.of(config).computed_by
   if computed_by:
-    # The config of a run that reads the cache also says how it is made.
+    # The config of a run that reads the cache is also used to compute it.
     config = config.copy_and_resolve_references()
     config.teacher.source = computed_by
-    # They are the student's; the teacher reads pixels here.
+    # Image features are the student's; here the teacher needs pixels.
     config.data.images.features = features.NONE
   run = resolve.resolve(config, session.devices(config))
   say = session.say
@@ -63,15 +63,15 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   prepared = training_rows.prepare(run, say)
   with lock.shared(folder, _PATH, say):
     is_complete = writer.is_complete(folder)
-    # Before they are loaded: files that change during scoring are
-    # then noticed when training from the cache.
+    # Must come before loading, so that training from the cache notices files
+    # that change during scoring.
     files = processes.from_first(
       lambda: teacher_files.describe(
         cached_feed.teacher_inits(run.config),
         paths.expand_sparse(run.config.data.folder),
       )
     )
-    # Also for a complete cache: its targets must be this teacher's.
+    # Also for a complete cache, whose targets must be those of this teacher.
     if run.teachers:
       job = job_of(run, prepared, live_feed.load(run), folder, say)
     else:
@@ -83,7 +83,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
         writer.write(job)
       processes.from_first(lambda: teacher_files.record(folder, files))
       if jax.process_count() > 1:
-        buckets.refresh(folder)  # Process 0 has written the last files.
+        buckets.refresh(folder)  # Process 0 wrote the last files.
       cache = cached_feed.open_cache(run, prepared)
       report.report(cache, prepared, workdir, say)
       if run.config.cache.verify:
@@ -97,19 +97,19 @@ def job_of(
   folder: str,
   say: progress.Say,
 ) -> writer.CacheJob:
-  """Returns what a config says of a cache, once its teachers are loaded.
+  """Returns the job that computes the cache of a config.
 
   Args:
-    run: with live teachers.
+    run: the resolved config, with live teachers.
     prepared: the rows of each task.
-    teachers: the run's, with their parameters.
-    folder: where the cache is.
-    say: called with a line for the user.
+    teachers: the run's teachers with their parameters.
+    folder: folder of the cache.
+    say: function that prints a line for the user.
   """
   config, method = run.config, _method(run.config)
   size = run.student.config.vocab_size
   if method.entries:
-    # Unembedding rows beyond the tokenizer's ids are padding.
+    # Rows of the unembedding beyond the tokenizer's ids are padding.
     size = run.tokenizer.vocab_size
   scorer = scorer_lib.LiveScorer(
     *(teachers, method, size, config.objective.chunk_tokens),
@@ -130,7 +130,7 @@ def job_of(
 
 
 def _served_job(run, prepared, folder, say) -> writer.CacheJob:
-  """Returns the job of a teacher on a server; raises if it cannot be asked."""
+  """Returns the job for a teacher on a server; raises if it is unusable."""
   teacher = server_feed.open_teacher(run, prepared, _method(run.config).entries)
   described = {'digest': teacher.digest, 'dtype': 'float32', **teacher.told}
   scorer = scorer_lib.ServedScorer(teacher, run.mesh)
@@ -162,9 +162,9 @@ def _job(run, prepared, scorer, described, folder, say):
 
 
 def _recorded(method: dict[str, Any]) -> dict[str, Any]:
-  """Returns a method as manifests record it."""
+  """Returns a method in the form that manifests record."""
   if 'temperature' in method and method['temperature'] == 1:
-    # Caches of earlier versions, which had no other, keep their digests.
+    # Caches of earlier versions, where it was always 1, keep their digests.
     del method['temperature']
   return method
 

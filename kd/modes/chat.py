@@ -1,4 +1,4 @@
-"""Talks to the student, on a terminal or through pipes."""
+"""Chats with the student on a terminal or through pipes."""
 
 from collections.abc import Sequence
 import contextlib
@@ -26,8 +26,8 @@ from kd.sampling import requests
 from kd.sampling import streaming
 from kd.train import preemption
 
-# One step at a time shows each token as it comes. A dialogue passes through
-# few lengths of prompts, and nearly all of them share one program of steps.
+# Single steps show each token immediately. A dialogue needs few prompt lengths,
+# and nearly all of them share one decoding program.
 _SHAPES = engine.Shapes(steps=1, prompt=128, slots=2048)
 
 CONFIG_OPTIONAL = True
@@ -43,10 +43,10 @@ A line that ends in a backslash continues in the next one."""
 
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Answers messages, one after the other, until they end.
+  """Answers messages until the input ends.
 
   Raises:
-    ConfigError: the config leaves no room for a prompt; or a line that is not
+    ConfigError: the config leaves no room for a prompt, or a line that was not
       typed on a terminal cannot be answered.
     NonFiniteError: the model's logits are NaN or infinite.
   """
@@ -88,7 +88,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 
 class _Stopped(Exception):
-  """Ctrl-C came in the middle of an answer."""
+  """Ctrl-C interrupted an answer."""
 
 
 class _Session:
@@ -106,17 +106,17 @@ class _Session:
     self._run, self._settings = run, settings
     self._turns, self._console = turns, console
     self._words = engine.vocabulary(run.tokenizer)
-    # Devices share rows, and one of the rows is used.
+    # Rows are sharded over devices, but only one row is used.
     rows = rules.row_shards(run.mesh)
     self._engine = engine.Engine(student.module, self._words, rows, _SHAPES)
     self._params, self._weights = params, self._engine.weights(params)
     self._buckets: set[int] = set()
     self._number = 0  # of the next message
     self._answering = self._stop = False
-    self._typed = False  # when Ctrl-C came at the prompt
+    self._typed = False  # whether there was text at the last Ctrl-C
 
   def compile(self) -> None:
-    """Compiles what short dialogues need."""
+    """Compiles the programs for short dialogues."""
     start = time.monotonic()
     bos = requests.numbered([self._run.tokenizer.eos_id], 0, 0, samples=1)
     self._buckets.add(self._engine.bucket(bos, self._settings))
@@ -142,7 +142,7 @@ class _Session:
 
   def talk(self) -> None:
     """Answers all messages."""
-    interrupted = False  # by the last Ctrl-C, and nothing was sent since
+    interrupted = False  # by Ctrl-C since the last message
     if self._console.interactive:
       self._console.say('/help lists commands; Ctrl-D leaves')
       interrupts = preemption.STOP_REQUESTS.interrupts_left_to(self._interrupt)
@@ -171,7 +171,7 @@ class _Session:
     raise KeyboardInterrupt
 
   def _turn(self) -> bool:
-    """Reads and answers one message; False if there is none."""
+    """Reads and answers a message; returns False at the end of the input."""
     self._stop = False
     try:
       message = self._console.read()
@@ -186,7 +186,7 @@ class _Session:
     return True
 
   def _obey(self, name: str, text: str) -> bool:
-    """Obeys a command; returns False if the chat ends."""
+    """Runs a command; returns False if the chat ends."""
     names = ('exit', 'help', 'reset', 'system')
     if name not in names:
       legal = [f'/{n}' for n in names]
@@ -236,7 +236,7 @@ class _Session:
     speed = _Speed()
 
     def watch(request: int, sample: int, ids: Sequence[int]) -> None:
-      del request, sample  # There is one.
+      del request, sample  # There is only one.
       speed.count(len(ids))
       self._console.write(part.add(ids))
       if self._stop:
@@ -258,7 +258,7 @@ class _Session:
     self._report(speed, finish)
 
   def _report(self, speed: '_Speed', finish: str) -> None:
-    """Shows how fast an answer came, and whether it is whole."""
+    """Shows the speed of an answer, and whether it is complete."""
     limit = self._settings.max_new_tokens
     cut = f'cut at generate.max_new_tokens ({limit})'
     ends = {'stop': '', 'length': cut, 'stopped': 'stopped'}
@@ -270,7 +270,7 @@ class _Session:
 
 
 class _Speed:
-  """Measures how fast the tokens of an answer come."""
+  """Measures the generation speed of an answer."""
 
   def __init__(self):
     self._start = time.monotonic()
@@ -278,14 +278,14 @@ class _Speed:
     self._last = (self._start, 0)
 
   def count(self, tokens: int) -> None:
-    """Notes that there are this many tokens now."""
+    """Records the current number of tokens."""
     self._last = (time.monotonic(), tokens)
     self._first = self._first or self._last
 
   def parts(self) -> list[str]:
-    """Returns the number of tokens, tokens a second and the first one's time.
+    """Formats the number of tokens, tokens per second and time to first token.
 
-    Speed excludes the prompt, which is read before the first token.
+    The speed excludes the prompt, which is read before the first token.
     """
     end, tokens = self._last
     parts = [f'{tokens} token{"s" * (tokens != 1)}']

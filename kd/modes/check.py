@@ -1,4 +1,4 @@
-"""Prints what the config means; writes nothing."""
+"""Checks the config and prints what it resolves to; writes nothing."""
 
 import jax
 import ml_collections
@@ -21,12 +21,12 @@ _MIB = 2**20
 
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Validates a config and prints what it means; writes nothing.
+  """Validates a config and prints what it resolves to; writes nothing.
 
-  The tasks are looked up last: that imports TensorFlow, which takes seconds.
+  The tasks are looked up last, since importing TensorFlow takes seconds.
 
   Raises:
-    ConfigError: names the first field or flag that is wrong.
+    ConfigError: a field or flag is wrong; names the first one.
   """
   run = resolve.resolve(config, jax.devices())
   hf_tokenizer.check(run.tokenizer, 'data.tokenizer')
@@ -62,7 +62,7 @@ def changed(config: ml_collections.ConfigDict) -> list[str]:
 
 
 def memory(run: resolved.Run) -> str:
-  """Returns a line on the bytes that a device holds between steps."""
+  """Formats the bytes that a device holds between steps in a line."""
   resident = costs.resident_memory(run)
   parts = {
     'parameters': resident.parameters,

@@ -1,4 +1,4 @@
-"""Shows and counts what a run learns from its data; trains nothing."""
+"""Prints statistics and example rows of a run's data; does not train."""
 
 import os
 import sys
@@ -23,14 +23,14 @@ from kd.run import resolved
 from kd.run import session
 
 FILE = 'data.json'
-_ROWS = 3  # rows that are shown as text, of all sources
-_KEPT = 64  # examples of a source that these are made of
+_ROWS = 3  # number of rows to show as text, over all sources
+_KEPT = 64  # number of examples per source to pack into these rows
 _WIDTH = 40  # characters of the longest bar
-_WHOLE = 2**40  # positions: no example is longer
+_WHOLE = 2**40  # positions, more than in any example
 
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Reads all examples, prints what they amount to, and writes data.json.
+  """Reads all examples, prints their statistics and writes data.json.
 
   Raises:
     ConfigError: the config or the data is wrong; names the field, or the file
@@ -61,13 +61,13 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 
 class _Source:
-  """What was read of one task.
+  """The examples of a task.
 
   Attributes:
-    name: of the task.
-    statistics: of its examples.
+    name: name of the task.
+    statistics: statistics of its examples.
     kept: the first examples, encoded for rows.
-    skipped: the wrong ones.
+    skipped: the invalid examples.
   """
 
   def __init__(self, name: str, encoder: encoding.Encoder, on_error: str):
@@ -89,9 +89,9 @@ def _read(
   limit: int,
   label: str,
 ) -> list[_Source]:
-  """Reads and counts the examples that a run would read of a mixture."""
+  """Reads and counts the examples of a mixture that a run would read."""
   data = run.config.data
-  # Long examples that training refuses are counted here.
+  # Long examples are counted here even if training refuses them.
   long = 'chunk' if data.long == 'chunk' else 'drop'
   rest = (long, data.chunk_overlap)
   start = (run.tokenizer, data.template)
@@ -121,7 +121,7 @@ def _read(
 
 
 def _rows(run: resolved.Run, sources: list[_Source]) -> list[str]:
-  """Returns the first rows of the sources, _ROWS in all, as text."""
+  """Formats the first rows of the sources, _ROWS in total, as text."""
   data = run.config.data
   color = sys.stdout.isatty()
   how = 'in color' if color else 'in [[brackets]]'
@@ -146,7 +146,7 @@ def _rows(run: resolved.Run, sources: list[_Source]) -> list[str]:
 
 
 def _record(run, trained, sets) -> dict[str, Any]:
-  """Returns what data.json holds."""
+  """Returns the contents of data.json."""
   data = run.config.data
   length = data.length
   seed = run.config.seed if data.seed < 0 else data.seed
@@ -180,7 +180,7 @@ def _record(run, trained, sets) -> dict[str, Any]:
 
 
 def _lines(record: dict[str, Any]) -> list[str]:
-  """Returns the record as text for people."""
+  """Formats the record as text."""
   lines = [_counts(name, c, record) for name, c in record['sources'].items()]
   for name, bins in record['histograms'].items():
     lines += ['', f'tokens per example of {name}:', *_bars(bins)]

@@ -1,4 +1,4 @@
-"""Checks that a model can go into production, and writes its manifests."""
+"""Checks a model for production and writes its deployment manifests."""
 
 from collections.abc import Sequence
 import json
@@ -24,7 +24,7 @@ from kd.versions import model_files
 ARGUMENTS = 'check [MODEL] | manifests [MODEL] | vllm [MODEL]'
 CONFIG_OPTIONAL = True
 
-# In production, its fallback, the canary, and the one that is being loaded.
+# The production version, its fallback, the canary, and one being loaded.
 _VERSIONS = 4
 _COMMANDS = ('check', 'manifests', 'vllm')
 
@@ -34,11 +34,11 @@ def main(
 ) -> None:
   """Runs a command; see docs/deploy.md.
 
-  MODEL is an export, a folder or a GGUF file. Without it, the command is about
-  the version that is in production in `registry.folder`.
+  MODEL is an export, a folder or a GGUF file. The default is the version in
+  production in `registry.folder`.
 
   Raises:
-    ConfigError: the command is wrong, or there is no such model.
+    ConfigError: the command is wrong, or the model does not exist.
     KdError: a check failed.
   """
   del workdir
@@ -67,7 +67,7 @@ def main(
 def _target(
   config: ml_collections.ConfigDict, words: Sequence[str]
 ) -> tuple[checks.Target, str]:
-  """Returns what is to be deployed, and the data type of its weights."""
+  """Returns the model to deploy and the data type of its weights."""
   if words:
     _check_not_followed(config, words[0])
     init, files, problems = model_files.exported(paths.expand(words[0]))
@@ -94,7 +94,7 @@ def _target(
 
 
 def _check_not_followed(config: ml_collections.ConfigDict, model: str) -> None:
-  """Raises ConfigError if a registry is served, and not the named model."""
+  """Raises ConfigError if a registry is served instead of the named model."""
   served = config.deploy.model
   if served and os.path.isfile(os.path.join(served, journal.FILE)):
     raise errors.ConfigError(

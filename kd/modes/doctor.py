@@ -1,4 +1,4 @@
-"""Names the likely causes of what went wrong in a run, with what shows them."""
+"""Reports the likely causes of problems in a run, with the evidence."""
 
 from collections.abc import Sequence
 
@@ -22,10 +22,10 @@ def main(
   """Reads workdirs and prints causes, the most likely first; writes nothing.
 
   Raises:
-    ConfigError: no workdir is given, or one holds no run.
+    ConfigError: no workdir is given, or one contains no run.
   """
-  del config  # That of each run is in its workdir.
-  # The accelerator is the run's, which may be in progress.
+  del config  # Each workdir contains the config of its run.
+  # A run in progress may be using the accelerator.
   jax.config.update('jax_platforms', 'cpu')
   folders = [*([workdir] if workdir else []), *map(paths.expand, arguments)]
   if not folders:

@@ -22,11 +22,11 @@ from kd.train.feeds import live
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Evaluates a student on every held-out set.
 
-  Writes evaluations/eval_last.json (or eval_best or eval_init: what was
-  evaluated) and the answers into the file next to it; prints a table.
+  Writes evaluations/eval_last.json (or eval_best, eval_init, by the evaluated
+  parameters) and the answers into the file next to it; prints a table.
   """
   say = session.say
-  # With a teacher, the scores include the distance from it.
+  # With a teacher, the scores include the distance to it.
   with_teachers = bool(config.teacher.init)
   run = session.open_trained(config, workdir, with_teachers)
   teacher_targets = None
@@ -38,7 +38,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     run, run.student, teacher_targets, held_out, say
   )
   result = evaluator(params, lambda: None)
-  # Asked of all processes: each holds a part of the parameters.
+  # Runs on all processes, since each holds a part of the parameters.
   model = run.student.identity(param_digest.of(params))
   if jax.process_index() == 0:
     _write(run, workdir, result, model, say)

@@ -1,4 +1,4 @@
-"""Writes the student for other systems: config, weights, tokenizer."""
+"""Exports the student for other systems: config, weights, tokenizer."""
 
 from collections.abc import Callable
 import dataclasses
@@ -37,8 +37,8 @@ class Weights:
   """The student's weights.
 
   Attributes:
-    params: its parameters; deleted by the first use of `plain`, unless the
-      student is plain.
+    params: parameters of the student; deleted by the first use of `plain`,
+      unless the student is plain.
   """
 
   def __init__(self, student: resolved.Model, params: types.PyTree):
@@ -46,26 +46,26 @@ class Weights:
 
   @functools.cached_property
   def plain(self) -> types.PyTree:
-    """Returns those of the plain model with the same outputs."""
+    """Returns the parameters of the plain model with the same outputs."""
     return load_params.plain(self._student, self.params)
 
 
-# Writes files of weights about which the claims are made, and their card.
+# Writes files with the given weights, claims and model card.
 Write = Callable[[Weights, dict[str, Any], str], None]
 
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Writes <workdir>/export/{hf,gguf,peft}: export.formats."""
+  """Writes <workdir>/export/{hf,gguf,peft}, according to export.formats."""
   run = session.open_trained(config, workdir)
-  # All are asked before the weights are read, which may take minutes.
+  # All checks come before the weights are read, which may take minutes.
   writers = [
     FORMATS[name](run, workdir)
-    # Adapters first: plain weights take their place.
+    # Adapters come first, since plain weights replace them.
     for name in FORMATS
     if name in run.config.export.formats
   ]
   params = outputs.student_params(run, workdir)
-  # Asked of all processes: each holds a part of the parameters.
+  # Runs on all processes, since each holds a part of the parameters.
   weights = param_digest.of(params)
   claims, result = provenance.collect(run, workdir, weights)
   has_turns = templates.has_turns(run.config.data.template)
@@ -76,7 +76,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 
 def _hf(run: resolved.Run, workdir: str) -> Write:
-  """Returns what writes the Hugging Face folder."""
+  """Returns a function that writes the Hugging Face folder."""
   folder = os.path.join(workdir, layout.EXPORT, 'hf')
   hf_tokenizer.check(run.tokenizer, 'data.tokenizer')
 
@@ -106,7 +106,7 @@ def _hf(run: resolved.Run, workdir: str) -> Write:
 
 
 def _gguf(run: resolved.Run, workdir: str) -> Write:
-  """Returns what writes a GGUF file for each type."""
+  """Returns a function that writes a GGUF file for each type."""
   c, config = run.config.export, run.student.config
   folder = os.path.join(workdir, layout.EXPORT, 'gguf')
   kinds = {
@@ -126,8 +126,8 @@ def _gguf(run: resolved.Run, workdir: str) -> Write:
   towers = dict.fromkeys(map(mmproj.tower_type, kinds)) if config.vision else ()
 
   def write(weights, claims, card):
-    del card  # It says how transformers loads the model.
-    # Metrics are of the parameters, not of these weights.
+    del card  # It describes loading with transformers.
+    # The metrics were measured with other weights than these.
     claims = claims | {'evaluation': None}
     is_first = jax.process_index() == 0
     if is_first:
@@ -158,7 +158,7 @@ def _gguf(run: resolved.Run, workdir: str) -> Write:
 
 
 def _peft(run: resolved.Run, workdir: str) -> Write:
-  """Returns what writes the adapters, and the base if it has no folder."""
+  """Returns a function that writes the adapters, and the base if needed."""
   module = run.student.module
   if not isinstance(module, lora.LoraModel):
     raise errors.ConfigError(
@@ -171,7 +171,7 @@ def _peft(run: resolved.Run, workdir: str) -> Write:
   base_folder = base or os.path.join(workdir, layout.EXPORT, 'peft_base')
 
   def write(weights, claims, card):
-    del card  # It says how transformers loads the whole model.
+    del card  # It describes loading the whole model with transformers.
     if not base:
       bare = dataclasses.replace(run.student, module=module.inner)
       base_params = module.base_params(weights.params)
@@ -190,7 +190,7 @@ def _peft(run: resolved.Run, workdir: str) -> Write:
 
 
 def _base_folder(run) -> str:
-  """Returns the folder of the model that has the adapters; '' without one."""
+  """Returns the folder of the adapters' base model; '' if there is none."""
   if run.student.keep_layers or run.student.prune is not None:
     return ''
   spec = run.config.student

@@ -24,10 +24,10 @@ from kd.teachers import param_digest
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Answers the prompts of generate.prompts, one JSON line each.
 
-  Resumes a file of answers that is not complete.
+  Resumes an incomplete file of answers.
 
   Raises:
-    ConfigError: a file is missing, a line of it is wrong, or devices don't
+    ConfigError: a file is missing or has a wrong line, or the devices do not
       divide generate.batch_size.
   """
   say = session.say

@@ -1,4 +1,4 @@
-"""Computes what a run needs on a TPU slice, without a TPU."""
+"""Plans the memory and time of a run on a TPU slice, without a TPU."""
 
 from collections.abc import Iterator, Sequence
 
@@ -23,17 +23,17 @@ from kd.run import session
 
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Compiles the run's programs, prints what they need, and writes it down.
+  """Compiles the run's programs, then prints and writes what they need.
 
   Raises:
-    ConfigError: the config is wrong for the slice, or libtpu is missing.
+    ConfigError: the config is invalid for the slice, or libtpu is missing.
     KdError: the compiler failed.
   """
-  # Nothing runs: no accelerator of this machine is touched.
+  # No program runs, so the accelerators of this machine are not needed.
   jax.config.update('jax_platforms', 'cpu')
   config = base.checked(config)
   chosen = chips.parse(config.plan.topology)
-  records.read(workdir)  # Refused now, not after an hour of compilation.
+  records.read(workdir)  # Fails now, not after an hour of compilation.
   lengths = tuple(dict.fromkeys(config.plan.lengths)) or (config.data.length,)
   analytic_estimates = [
     _by_formula(config, chosen, length) for length in lengths
@@ -65,7 +65,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 
 def _by_formula(config, chosen, length):
-  """Returns the estimate by formula of rows of a length."""
+  """Returns the analytic estimate for rows of a length."""
   try:
     return suggestions.estimate(
       planned_run.changed(config, {'data.length': length}), chosen
@@ -100,14 +100,14 @@ def _add(workdir, row):
 
 
 def _estimates(config, chosen, analytic_estimates):
-  """Returns pairs of estimates: by formula, and the one to show."""
+  """Returns pairs of estimates: the analytic one, and the one to show."""
   if not config.plan.compile:
     return zip(analytic_estimates, analytic_estimates, strict=True)
   return compiled(config, chosen, analytic_estimates)
 
 
 def _help(estimate):
-  """Returns changes that would make it fit; [] if it does."""
+  """Returns changes that would make a plan fit; [] if it fits."""
   if not estimate.does_not_fit:
     return []
   return suggestions.lines(
@@ -120,10 +120,10 @@ def compiled(
   chosen: chips.Slice,
   analytic_estimates: Sequence[estimates.Estimate],
 ) -> Iterator[tuple[estimates.Estimate, estimates.Estimate]]:
-  """Compiles the run's programs for the length of each estimate by formula.
+  """Compiles the run's programs for the length of each analytic estimate.
 
   Yields:
-    That estimate and the compiler's, once all its programs are compiled.
+    The analytic and the compiler's estimate, once all programs are compiled.
 
   Raises:
     KdError: see compile_client.run.
@@ -154,14 +154,14 @@ def compiled(
 
 
 def _search(config, chosen, workdir):
-  """Compiles the candidates that are best by formula, and ranks them."""
+  """Compiles the best candidates by analytic estimate, and ranks them."""
   ranked = search.ranked(config, chosen)
   session.say(f'{len(ranked)} different ways fit by formula; trying the best')
   tried = []
   for candidate in ranked[: config.plan.compiled]:
     session.say(candidate.flags)
     changed = planned_run.changed(config, candidate.changes)
-    # A candidate's estimate shares the model of its mesh's first candidate.
+    # Estimates of the same mesh share the model of the first candidate.
     whole = suggestions.estimate(changed, chosen)
     for analytic, estimate in _estimates(changed, chosen, [whole]):
       tried.append((candidate, estimate))

@@ -1,4 +1,4 @@
-"""Plans by formula, as --mode=plan writes them."""
+"""Analytic plans of --mode=plan."""
 
 import json
 

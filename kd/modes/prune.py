@@ -1,4 +1,4 @@
-"""Measures what a model can do without, and writes it without that."""
+"""Measures the importance of a model's parts and writes a pruned model."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -55,13 +55,13 @@ WEIGHTS = 'hf'
 
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Writes <workdir>/prune: scores, their picture, a plan and the weights.
+  """Writes scores, their picture, a plan and the weights to <workdir>/prune.
 
-  The model is the workdir's student, or else what student.init names. Without
-  sizes in student.prune, the scores and their picture alone are written.
+  The model is the workdir's student, or else that of student.init. Without
+  sizes in student.prune, only the scores and their picture are written.
 
   Raises:
-    ConfigError: a size is not legal, or there are no weights.
+    ConfigError: a size is illegal, or there are no weights.
     NonFiniteError: see calibration.run.
   """
   say = session.say
@@ -76,12 +76,12 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   prepared = () if named else training_rows.prepare(run, say)
   folder = os.path.join(workdir, FOLDER)
   with lock.shared(workdir, '--workdir', say):
-    # An incomplete prune/hf is no error: it is written again.
+    # An incomplete prune/hf is no error, since it is rewritten.
     buckets.fetch(folder, check=False)
     if jax.process_index() == 0:
       os.makedirs(folder, exist_ok=True)
     params = outputs.student_params(run, workdir)
-    # What adapters and few bits were trained to is in the plain weights.
+    # The plain weights include trained adapters and quantization.
     params = load_params.plain(run.student, params)
     run = dataclasses.replace(run, student=load_params.core_of(run.student))
     if named:
@@ -97,7 +97,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 
 def _whole(config, workdir) -> resolved.Run:
-  """Resolves the run of the model to prune, with all that it has."""
+  """Resolves the run of the model to prune, with all its layers and sizes."""
   changed = config.copy_and_resolve_references()
   student = changed.student
   is_trained = manager.latest_step(workdir) is not None
@@ -122,7 +122,7 @@ def _whole(config, workdir) -> resolved.Run:
       'are',
       legal='1',
     )
-  # The workdir's student may be pruned once more.
+  # The workdir's student may be pruned again, to other sizes.
   allowed = (*workdirs.NOT_TRAINED, f'{sizes.PATH}.')
   workdirs.check(config, workdir, allowed)
   workdirs.check_tokenizer(run, workdir)
@@ -130,20 +130,20 @@ def _whole(config, workdir) -> resolved.Run:
 
 
 def _keep_layers(config, workdir) -> Sequence[int]:
-  """Returns the layers that the config names; () of a student so made."""
+  """Returns the layers to keep; () if the student was trained with them."""
   is_trained = manager.latest_step(workdir) is not None
   return () if is_trained else tuple(config.student.keep_layers)
 
 
 def _check(config, run, request, workdir):
-  """Reports limits before anything is measured or written.
+  """Checks the sizes and prints warnings, before measuring or writing.
 
   Raises:
-    ConfigError: a size or a layer is not legal, or the mesh does not divide it.
+    ConfigError: a size or layer is illegal, or the mesh does not divide it.
   """
   source = run.student.config
   sizes.check(request, source)
-  # Scores may choose layers of other kinds, but of the same sizes.
+  # The scores may select layers of other kinds, but with the same sizes.
   layers = _keep_layers(config, workdir)
   layers = layers or range(request.layers or source.num_layers)
   model = _model(config, run, request, layers, workdir)
@@ -155,7 +155,7 @@ def _check(config, run, request, workdir):
 
 
 def _model(config, run, request, layers, workdir) -> resolved.Model:
-  """Returns the pruned model, without its parameters."""
+  """Returns the pruned model without its parameters."""
   keep = _keep_layers(config, workdir)
   weights.check_keep_layers(
     keep, run.student.config.num_layers, 'student.keep_layers'
@@ -179,7 +179,7 @@ def _scores(
   prepared: Sequence[prepare_lib.Prepared],
   folder: str,
 ) -> scores_lib.Scores:
-  """Returns the scores that the folder has, or measures them."""
+  """Reads the scores from the folder, or measures them."""
   config = run.config
   rows = min(
     config.student.prune.calibration_rows,
@@ -224,7 +224,7 @@ def _scores(
 
 
 def _identity(folder) -> str | None:
-  """Returns what identifies the scores that the folder has, None for none."""
+  """Returns the identity of the scores in the folder; None without scores."""
   return json_files.read_in(folder, scores_lib.FILE).get('identity')
 
 
@@ -270,7 +270,7 @@ def _write(config, run, request, scores, params, workdir):
 
 
 def costs(config: family.Config, length: int) -> dict[str, Any]:
-  """Returns what a model takes, for rows of `length` tokens, by name."""
+  """Returns the costs of a model for rows of `length` tokens, by name."""
   work = flops.as_computed(config, length, attention.XLA)
   operations = flops.forward(config, 1, length, work)
   operations += flops.logits(config, length, config.vocab_size)
@@ -284,7 +284,7 @@ def costs(config: family.Config, length: int) -> dict[str, Any]:
 
 
 def table(plan: dict[str, dict[str, Any]]) -> list[str]:
-  """Returns lines that compare costs before and after."""
+  """Formats a table of the costs before and after pruning."""
   before, after = plan['before'], plan['after']
   rows = [('', 'before', 'after', 'left')]
   rows += [

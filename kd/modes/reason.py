@@ -39,7 +39,7 @@ from kd.teachers.served import answers
 _Config = ml_collections.ConfigDict | ml_collections.FrozenConfigDict
 
 _PATH = 'reasoning.folder'
-# Few-shot examples, prompts, and the strings that end a reply.
+# Few-shot examples, prompts, and stop strings.
 _Asked = tuple[
   list[questions_lib.Question], list[chains.Prompt], tuple[str, ...]
 ]
@@ -49,7 +49,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Samples solutions and writes traces and a report; see docs/reasoning.md.
 
   Raises:
-    ConfigError: problems are missing or wrong, the folder holds samples of
+    ConfigError: problems are missing or wrong, the folder contains samples of
       another run, or there are no weights.
     NonFiniteError: the model's logits are NaN or infinite.
   """
@@ -96,8 +96,8 @@ def _folder(config, workdir):
 
 
 def _ask(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Has the model of a server solve; no weights are needed here."""
-  session.devices(config)  # Where processes find each other.
+  """Solves the problems with the model of a server, without local weights."""
+  session.devices(config)  # Connects the processes.
   config = base.checked(config)
   fields, spec = config.reasoning, config.teacher.server.to_dict()
   if not spec['url']:
@@ -134,15 +134,15 @@ def _write(
   claims: dict[str, Any],
   folder: str,
 ) -> None:
-  """Samples, writes traces and a report, and says what was kept.
+  """Samples solutions, writes traces and a report, and prints a summary.
 
   Args:
-    config: the run's.
+    config: the run's config.
     prompts: the prompts.
-    solve: samples solutions.
-    identity: what determines the samples.
-    claims: identity, and what else traces say of their origin.
-    folder: of the traces.
+    solve: function that samples solutions.
+    identity: the values that determine the samples.
+    claims: identity, and further information on the origin of traces.
+    folder: folder of the traces.
   """
   fields = config.reasoning
   solved = chains.sample(
@@ -186,11 +186,11 @@ def _prompts(
   config: _Config,
   encode: Callable[[list[templates.Message]], list[int]] | None,
 ) -> _Asked:
-  """Returns few-shot examples, prompts, and the strings that end a reply.
+  """Returns few-shot examples, prompts, and stop strings.
 
   Args:
-    config: the run's.
-    encode: from messages to ids; None if a server encodes them.
+    config: the run's config.
+    encode: function from messages to ids; None if a server encodes them.
   """
   fields, data = config.reasoning, config.data
   if fields.problems:

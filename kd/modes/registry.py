@@ -1,4 +1,4 @@
-"""Keeps versions of a model, and the stage that each has reached."""
+"""Manages the versions of a model and their stages."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ ARGUMENTS = (
 )
 CONFIG_OPTIONAL = True
 
-# By command, how many words may follow it.
+# Minimum and maximum number of arguments by command.
 _WORDS = {
   'add': (1, 2),
   'list': (0, 0),
@@ -34,7 +34,7 @@ def main(
   """Reads or changes the registry in `registry.folder`; see docs/versions.md.
 
   Raises:
-    ConfigError: a command is wrong, or refused.
+    ConfigError: a command is wrong or refused.
   """
   del workdir
   command, words = _parsed(arguments)
@@ -59,7 +59,7 @@ def main(
 
 
 def _parsed(arguments: Sequence[str]) -> tuple[str, list[str]]:
-  """Returns the command and the words behind it."""
+  """Returns the command and its arguments."""
   command, *words = arguments or ['']
   if command not in _WORDS:
     raise errors.unknown(

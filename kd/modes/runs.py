@@ -1,4 +1,4 @@
-"""Lists runs: status, best metric, differences of their configs."""
+"""Lists runs with their status, best metric and config differences."""
 
 import ml_collections
 

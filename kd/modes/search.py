@@ -1,4 +1,4 @@
-"""Searches trees of thought; plots them, turns them into training data."""
+"""Searches trees of thought, draws them and writes training data."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -46,14 +46,14 @@ _NOT_IN_IDENTITY = (
 
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Searches the instances of `search`; resumes where it was.
+  """Searches the instances of `search`, or resumes an earlier search.
 
   Writes trees, pictures of the first ones, training data and summary.json into
   search.folder.
 
   Raises:
-    ConfigError: the data is missing or wrong, the folder holds another search,
-      or there are no weights.
+    ConfigError: the data is missing or wrong, the folder contains another
+      search, or there are no weights.
   """
   say = session.say
   if _asks_model(config.search):
@@ -89,7 +89,7 @@ def _search(
   digest: str | None,
   folder: str,
 ) -> None:
-  """Searches the instances, and writes what `main` names into the folder."""
+  """Searches the instances and writes the results into the folder."""
   fields, say = run.config.search, session.say
   problem = problems.SOURCES[fields.problem].problem
   trees = tree_run.run(
@@ -116,7 +116,7 @@ def _search(
 
 
 def _asks_model(fields) -> bool:
-  """Returns whether a search needs a model at all."""
+  """Returns whether a search needs a model."""
   return (
     fields.proposals == 'sampled'
     or fields.evaluator in tree_search.MODEL_EVALUATORS
@@ -124,7 +124,7 @@ def _asks_model(fields) -> bool:
 
 
 def _plan(fields) -> tree_search.SearchSettings:
-  """Returns the fields that decide the search of one tree."""
+  """Returns the fields that determine the search of a tree."""
   names = [
     field.name for field in dataclasses.fields(tree_search.SearchSettings)
   ]
@@ -132,12 +132,12 @@ def _plan(fields) -> tree_search.SearchSettings:
 
 
 def _settings(fields) -> requests.SamplingSettings:
-  """Returns sampling settings: an answer is a line."""
+  """Returns the sampling settings, where an answer is a line."""
   return sampling_fields.settings(fields, ('\n',))
 
 
 def _model(run, sampler) -> tree_run.ThoughtModel:
-  """Returns the student, which proposes and judges."""
+  """Returns the student as the model that proposes and evaluates thoughts."""
   template = run.config.data.template
 
   def encode(inputs, so_far):
@@ -150,7 +150,7 @@ def _model(run, sampler) -> tree_run.ThoughtModel:
 
 
 def _identity(run, digest: str | None) -> dict[str, Any]:
-  """Returns what decides a tree, without its instance."""
+  """Returns the values that determine a tree, except for its instance."""
   identity = {
     name: value
     for name, value in run.config.search.to_dict().items()
@@ -180,7 +180,7 @@ def _draw(folder, problem, trees):
 
 
 def summarize(trees: Sequence[tree_lib.Tree]) -> dict[str, Any]:
-  """Returns the counts over all trees that summary.json holds."""
+  """Returns the contents of summary.json: counts over all trees."""
   faults: dict[str, int] = {}
   stopped: dict[str, int] = {}
   for tree in trees:
@@ -202,7 +202,7 @@ def summarize(trees: Sequence[tree_lib.Tree]) -> dict[str, Any]:
 
 
 def describe(summary: Mapping[str, Any]) -> str:
-  """Returns a summary in one line."""
+  """Formats a summary in one line."""
   faults = ', '.join(f'{n:,} {k}' for k, n in sorted(summary['faults'].items()))
   return (
     f'{summary["solved"]} of {summary["trees"]} solved, '

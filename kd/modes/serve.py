@@ -1,4 +1,4 @@
-"""Serves models by the OpenAI API."""
+"""Serves models with the OpenAI API."""
 
 from collections.abc import Mapping, Sequence
 import os
@@ -36,15 +36,15 @@ def main(
   """Serves models until SIGTERM or Ctrl-C.
 
   Args:
-    config: its `serve`, `generate.quantize` and `data.images.urls` are read;
-      all else is each model's own.
-    workdir: the run that is served if `arguments` names no model.
-    arguments: what any_model.load loads, or a registry, whose versions are
-      followed; each may be NAME=MODEL; without a name, that of the file or
+    config: the config; `serve`, `generate.quantize` and `data.images.urls` are
+      used, and other fields come from each model.
+    workdir: the run to serve if `arguments` names no model.
+    arguments: models for any_model.load, or a registry whose versions are
+      followed. Each may be NAME=MODEL; the default name is that of the file or
       folder.
 
   Raises:
-    ConfigError: a model or a field is wrong, or the port is taken.
+    ConfigError: a model or a field is wrong, or the port is in use.
   """
   say, fields = session.say, config.serve
   key = os.environ.get(serve_fields.KEY_VARIABLE, '')
@@ -96,7 +96,7 @@ def main(
       follower.start(scheduler)
     listener.run(listening)
     scheduler.close()
-    # All requests have ended; what compiles is not waited for.
+    # All requests have ended; does not wait for compilations.
     scheduler.join(timeout_s=5)
     if follower:
       follower.close()
@@ -107,7 +107,7 @@ def main(
 
 
 def _by_name(words: Sequence[str]) -> dict[str, str]:
-  """Returns the path of each model by its name."""
+  """Returns the paths of the models by name."""
   places = {}
   for word in words:
     name, equals, path = word.partition('=')
@@ -133,7 +133,7 @@ def _registry(places: Mapping[str, str]) -> tuple[str, str] | None:
   """Returns the name and folder of a registry; None if models are named.
 
   Raises:
-    ConfigError: something else is named, too.
+    ConfigError: a registry and something else are named.
   """
   for name, place in places.items():
     folder = paths.expand(place)

@@ -1,4 +1,4 @@
-"""Trains and evaluates; writes the report."""
+"""Trains and evaluates the student and writes the report."""
 
 import dataclasses
 import functools
@@ -110,12 +110,11 @@ class Data:
   """Prepared rows.
 
   Attributes:
-    train: the rows of each task of the training mixture.
-    held_out: the evaluation sets.
-    opened: the files of the run's source of targets; see
-      source_lib.Source.open.
-    best: what makes a checkpoint the best one.
-    stop: the metric that may end training early.
+    train: rows of each task of the training mixture.
+    held_out: held-out sets.
+    opened: files of the run's source of targets; see source_lib.Source.open.
+    best: metric that selects the best checkpoint.
+    stop: metric for early stopping.
   """
 
   train: list[prepare_lib.Prepared]
@@ -129,8 +128,8 @@ def prepare(run: resolved.Run, say: progress.Say) -> Data:
   """Prepares all rows, before anything is written to the workdir.
 
   Raises:
-    ConfigError: an unknown mixture or split, data that is not there, or a cache
-      of something else.
+    ConfigError: a mixture or split is unknown, data is missing, or a cache does
+      not match.
   """
   prepared = training_rows.prepare(run, say)
   training_rows.check_rationale(run, prepared, say)
@@ -153,9 +152,9 @@ class Teachers:
   """The live teachers of a run.
 
   Attributes:
-    models: with their parameters on their devices; empty without a live
-      teacher.
-    digests: of the parameters of each.
+    models: teachers with their parameters on their devices; empty without a
+      live teacher.
+    digests: digests of the parameters of each teacher.
   """
 
   models: list[live.Teacher]
@@ -171,7 +170,7 @@ def load_teachers(run: resolved.Run) -> Teachers:
 def _inputs(
   run: resolved.Run, data: Data, teachers: Teachers
 ) -> dict[str, str]:
-  """Returns digests of what a run reads, by the field that names it."""
+  """Returns digests of a run's inputs by the field that names them."""
   specs = source_lib.of(run.config).teacher_specs()
   weights = dict(zip(specs, teachers.digests, strict=True))
   own = {}
@@ -189,7 +188,7 @@ def _inputs(
 
 
 class _Training:
-  """The trainings of one run: the student's, and the baseline's."""
+  """The trainings of one run: of the student and of the baseline."""
 
   def __init__(
     self,
@@ -256,7 +255,7 @@ class _Training:
   def fit(
     self, objective: objective_lib.Objective, folder: str, label: str
   ) -> early_stop.End:
-    """Trains a student to its end; raises as loop.train."""
+    """Trains a student to the last step; raises as loop.train."""
     os.makedirs(folder, exist_ok=True)
     return loop.train(
       train_job.TrainJob(
@@ -288,7 +287,7 @@ class _Training:
     params = load_params.load(
       run.student, run.config.seed, 'student.init', teacher_params
     )
-    # The baseline may begin in a later process: from the same parameters.
+    # The baseline may begin in a later process, but with the same parameters.
     workdirs.check_input(self._workdir, 'student.init', param_digest.of(params))
     return params
 
@@ -297,7 +296,7 @@ class _Training:
     source = source_lib.of(run.config)
     rows = training_rows.read(run, data.train, self._read_images)
     if not objective.needs_teacher:
-      # Labels alone train on the data's own rows, whatever the source adds.
+      # Without a teacher, rows do not depend on the source of targets.
       digest = training_rows.digest(run, data.train, None)
       return feed_lib.Feed(run, rows, digest)
     digest = training_rows.digest(run, data.train, source.digest(data.opened))
@@ -305,12 +304,12 @@ class _Training:
 
   def _compile(self, objective):
     if not objective.needs_teacher:
-      return lambda *_: None  # Labels alone, see _feed.
+      return lambda *_: None  # No teacher, see _feed.
     source = source_lib.of(self._run.config)
     return functools.partial(source.compile, self._run, self._data.train)
 
   def _folder(self, folder, step):
-    # Both students start from the same parameters: measured once.
+    # Both students start with the same parameters, which are evaluated once.
     return folder if step else self._workdir
 
   def _evaluate(self, folder, step, params, check):
@@ -333,7 +332,7 @@ class _Training:
 
 
 def baseline(objective: objective_lib.Objective) -> objective_lib.Objective:
-  """Returns the baseline's objective: cross-entropy alone, everywhere.
+  """Returns the baseline's objective: only cross-entropy, at all positions.
 
   The weights of modalities are those of the run.
   """

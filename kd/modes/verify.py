@@ -1,4 +1,4 @@
-"""Checks what the workdir's exports claim: digests and metrics, measured."""
+"""Checks the claims of the workdir's exports: digests and metrics."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
@@ -29,21 +29,21 @@ from kd.teachers import param_digest
 from kd.train import evaluate as evaluate_lib
 from kd.train.feeds import live
 
-# What a check found: whether the claim is true, and a line about it.
+# The result of a check: whether the claim is true, and a line about it.
 Finding = tuple[bool, str]
 
 _HF = os.path.join('hf', provenance.FILE)
-# By the type of the files: by how much a metric measured again may differ, as a
-# fraction of the claim and in its own unit. Float32 may be summed in another
-# order; the metrics are those of the parameters before they were rounded.
+# Tolerances of remeasured metrics by data type of the files, relative and
+# absolute. Float32 sums may be in another order, and the claimed metrics are of
+# the parameters before rounding.
 _LIMITS = {'float32': (1e-3, 1e-4), 'bfloat16': (0.01, 0.01)}
 
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Checks what the provenance.json of each export in <workdir>/export says.
+  """Checks the provenance.json of each export in <workdir>/export.
 
   Raises:
-    ConfigError: there is no export, or a claim is not true.
+    ConfigError: there is no export, or a claim is false.
   """
   folder = os.path.join(workdir, layout.EXPORT)
   buckets.fetch(folder)
@@ -66,7 +66,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
 def _findings(
   run: resolved.Run, workdir: str, claims: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[Finding]:
-  """Yields what is found, the quickest checks first."""
+  """Yields all findings, those of the fastest checks first."""
   for path, claimed in claims.items():
     stored = functools.partial(_stored, path, claimed, workdir)
     yield from processes.from_first(stored)
@@ -79,7 +79,7 @@ def _findings(
 def _checkpoint(
   run: resolved.Run, workdir: str, claims: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[Finding]:
-  """Yields findings on the weights that were exported, where they still are."""
+  """Yields findings on the exported checkpoints that still exist."""
   by_choice = {}
   for path, claimed in claims.items():
     student = claimed['student']
@@ -102,7 +102,7 @@ def _checkpoint(
 
 
 def _with_choice(run: resolved.Run, choice: Sequence[str]) -> resolved.Run:
-  """Returns the run with the `export` fields that an export was made with."""
+  """Returns the run with the `export` fields that an export used."""
   config = ml_collections.ConfigDict(run.config)
   with config.unlocked():
     config.export.update(dict(zip(provenance.SELECTION, choice, strict=True)))
@@ -116,7 +116,7 @@ def _hf(folder: str) -> str:
 
 
 def _paths(folder: str) -> list[str]:
-  """Returns the files of the claims."""
+  """Returns the paths of the claims."""
   names = []
   for pattern in (provenance.FILE, f'*.{provenance.FILE}'):
     names += sorted(glob.glob(os.path.join('*', pattern), root_dir=folder))
@@ -147,7 +147,7 @@ def _metrics(claims: Mapping[str, Any]) -> dict[str, float]:
 def _stored(
   path: str, claims: Mapping[str, Any], workdir: str
 ) -> list[Finding]:
-  """Returns findings on what is on the disk."""
+  """Returns findings on files and recorded digests."""
   findings, folder = [], os.path.dirname(path)
   for name, claimed in claims['files'].items():
     file = os.path.join(folder, name)
@@ -181,7 +181,7 @@ def _stored(
 
 
 def _code(code: Mapping[str, Any]) -> str:
-  """Returns what identifies a program, as a message says it."""
+  """Formats the identity of a program for a message."""
   commit = code.get('commit') or 'no commit'
   return f'{commit} (sources {code.get("sources")})'
 
@@ -189,7 +189,7 @@ def _code(code: Mapping[str, Any]) -> str:
 def _measured(
   run: resolved.Run, folder: str, claims: Mapping[str, Any]
 ) -> Iterator[Finding]:
-  """Evaluates the exported weights, and yields findings on the metrics."""
+  """Evaluates the exported weights and yields findings on the metrics."""
   inputs, teachers = claims['inputs'], []
   if run.teachers:
     teachers = live.load(run)
@@ -204,7 +204,7 @@ def _measured(
     digest = identity.digest(entry.identity['examples'])
     if field in inputs:
       yield _compared(f'{field}, its examples', inputs[field], digest)
-  # A folder holds the plain model, whose outputs are the student's.
+  # The folder contains the plain model with the student's outputs.
   model = load_params.core_of(run.student)
   params = _load(model, folder)
   if claims['dtype'] == 'float32' and model.module is run.student.module:
@@ -222,7 +222,7 @@ def _measured(
     limit = relative * abs(claimed) + absolute
     set_name, _, metric = name.removeprefix('eval/').partition('/')
     if not _is_likelihood(metric):
-      # An answer or two may change where two words are about as likely.
+      # One or two answers may change where two words are about equally likely.
       answers = measures.counts(result, set_name).get('answers', 0)
       limit += 2 / max(answers, 1)
     line = (

@@ -1,1 +1,1 @@
-"""What a config resolves to: models, tokenizer, objective, devices, workdir."""
+"""Resolves a config to models, tokenizer, objective, devices and workdir."""

@@ -18,7 +18,7 @@ from kd.run import session
 from kd.run import workdirs
 
 _KINDS = ('workdir', 'hf', 'gguf')
-# Fields of a run's config that `load` may change.
+# Fields of a run's config that `load` changes.
 _CHANGED = ('student.dtype', 'data.template')
 
 
@@ -34,16 +34,16 @@ def load(
   Args:
     path: see `locate`.
     dtype: data type of the computation, 'float32' or 'bfloat16'.
-    template: how messages are written, a value of data.template; '': as the
-      weights were trained, else 'plain'.
-    quantize: values of generate.quantize; None: as the config has them.
-    warn: prints a warning.
+    template: chat template, a value of data.template; '' for the one that the
+      weights were trained with, or 'plain' if that is unknown.
+    quantize: values of generate.quantize; None for those of the config.
+    warn: function that prints a warning.
 
   Returns:
     The resolved config, the model and its parameters.
 
   Raises:
-    ConfigError: there are no weights, or they are damaged.
+    ConfigError: the weights are missing or damaged.
   """
   kind, where = locate(path)
   if kind == 'workdir':
@@ -71,19 +71,19 @@ def load(
 
 
 def _has_tower(init):
-  """Returns whether weights have a vision tower, from their config.json."""
+  """Returns whether weights have a vision tower, given their config.json."""
   return weights.model_config(init, 'student.init', True).vision is not None
 
 
 def locate(path: str) -> tuple[str, str]:
-  """Returns the kind of weights, 'workdir', 'hf' or 'gguf', and where they are.
+  """Returns the kind of weights, 'workdir', 'hf' or 'gguf', and their path.
 
   Args:
     path: a workdir, a folder for transformers, such as an export, or a GGUF
-      file; 'workdir:DIR', 'hf:DIR' or 'gguf:FILE' where it should be said.
+      file; 'workdir:DIR', 'hf:DIR' or 'gguf:FILE' sets the kind explicitly.
 
   Raises:
-    ConfigError: there is no model.
+    ConfigError: the path contains no model.
   """
   kind, colon, where = path.partition(':')
   if colon and kind in _KINDS:
@@ -104,7 +104,7 @@ def locate(path: str) -> tuple[str, str]:
 
 
 def _as_it_is_now(path: str) -> str:
-  """Returns the local path; what is in a bucket is downloaded again."""
+  """Returns the local path; downloads changes of a bucket."""
   path = paths.expand(path)
   buckets.refresh(path)
   return path

@@ -1,4 +1,4 @@
-"""Converts parameters one by one, so that there are never two copies of all."""
+"""Converts parameters one by one, to avoid two copies of the whole model."""
 
 from collections.abc import Callable
 import functools
@@ -12,7 +12,7 @@ from kd.models import family
 from kd.models import tensors
 from kd.quantization import quantized_model
 
-# From a parameter's keys and value to what the tree holds instead.
+# Maps a parameter's keys and value to its replacement in the tree.
 Convert = Callable[[tuple[str, ...], jax.Array], types.PyTree]
 
 
@@ -22,14 +22,14 @@ def plain(
   shardings: types.PyTree,
   keep: bool,
 ) -> types.PyTree:
-  """Returns what family.Model.plain_params returns.
+  """Computes family.Model.plain_params one parameter at a time.
 
   Args:
-    module: the model; each of its plain parameters depends on what it has at
-      the same place alone.
-    params: its parameters.
-    shardings: of the result.
-    keep: whether `params` are needed later, and not deleted.
+    module: the model; each of its plain parameters depends only on the
+      parameters at the same path.
+    params: parameters of the model.
+    shardings: shardings of the result.
+    keep: whether to keep `params` instead of deleting them.
   """
   result: types.PyTree = {}
   abstract = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
@@ -38,7 +38,7 @@ def plain(
     part = tensors.leaf(params, keys)
 
     def compute(part, keys=keys):
-      # The compiler leaves out what the others would be.
+      # The compiler removes the computation of the other parameters.
       whole = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
       tensors.set_leaf(whole, keys, part)
       return tensors.leaf(module.plain_params(whole), keys)
@@ -57,8 +57,8 @@ def in_turn(
   """Converts parameters one by one.
 
   Args:
-    params: dicts of arrays; deleted, unless `convert` returns them.
-    convert: from a parameter's keys and value to what the tree holds instead.
+    params: dicts of arrays; deleted unless `convert` returns them.
+    convert: see Convert.
   """
   result: types.PyTree = {}
   for keys, array in traverse_util.flatten_dict(params).items():
@@ -69,7 +69,7 @@ def in_turn(
 
 
 def _delete(old, new):
-  """Deletes arrays once those that were computed from them are there."""
+  """Deletes old arrays once the new ones have been computed from them."""
   kept = {id(x) for x in jax.tree.leaves(jax.block_until_ready(new))}
   for array in jax.tree.leaves(old):
     if id(array) not in kept:
@@ -81,12 +81,12 @@ def stored(
   params: types.PyTree,
   shardings: types.PyTree,
 ) -> types.PyTree:
-  """Stores plain parameters in few bits, one by one.
+  """Quantizes plain parameters one by one.
 
   Args:
-    module: says how.
-    params: deleted.
-    shardings: of the result.
+    module: the model with the quantization schemes.
+    params: plain parameters, which are deleted.
+    shardings: shardings of the result.
   """
   return in_turn(params, storing(module, shardings))
 
@@ -94,7 +94,7 @@ def stored(
 def storing(
   module: quantized_model.StoredModel, shardings: types.PyTree
 ) -> Convert:
-  """Returns what stores one parameter, and deletes it; see `stored`."""
+  """Returns a function that quantizes and deletes a parameter; see `stored`."""
 
   def convert(keys, array):
     store = jax.jit(

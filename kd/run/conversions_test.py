@@ -1,4 +1,4 @@
-"""Parameters converted one by one against all of them at once."""
+"""Converting parameters one by one equals converting all at once."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Records why a run ended before its last step, for those who look at it."""
+"""Records why a run ended before its last step, for later inspection."""
 
 from collections.abc import Iterator
 import contextlib
@@ -15,11 +15,11 @@ FILE = 'exit.json'
 
 @contextlib.contextmanager
 def recorded(workdir: str) -> Iterator[None]:
-  """Writes exit.json if the block raises; removes that of an earlier start.
+  """Writes exit.json if the block raises; removes one of an earlier start.
 
-  It holds the exit code, the message and the date. A process that is killed
-  writes nothing. Use it once the run has begun: a command that is refused must
-  leave the record of the run that is there.
+  It contains the exit code, the message and the date. A killed process writes
+  nothing. Use it once the run has begun, so that a refused command does not
+  overwrite the record of an earlier run.
 
   Args:
     workdir: the run's folder, which exists and is locked.
@@ -33,7 +33,7 @@ def recorded(workdir: str) -> Iterator[None]:
     yield
   except BaseException as e:
     if is_first:
-      # The disk or bucket may have failed: the user must see the first error.
+      # The disk or bucket may have failed, and must not hide the first error.
       with contextlib.suppress(OSError, errors.KdError):
         atomic_files.write_json(path, _describe(e))
     raise

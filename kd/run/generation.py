@@ -1,4 +1,4 @@
-"""Loads the student in the representation that generation reads."""
+"""Loads the student in the representation that generation uses."""
 
 from kd.core import types
 from kd.models import families
@@ -13,7 +13,7 @@ from kd.run import resolved
 
 
 def student(run: resolved.Run) -> resolved.Model:
-  """Returns the student, in the few bits that `generate.quantize` names.
+  """Returns the student, quantized as in `generate.quantize`.
 
   Raises:
     ConfigError: as for rules.scheme_of.
@@ -33,12 +33,12 @@ def student(run: resolved.Run) -> resolved.Model:
 def params(
   run: resolved.Run, model: resolved.Model, workdir: str
 ) -> types.PyTree:
-  """Reads the workdir's checkpoint, or what student.init names without one.
+  """Reads the parameters of the workdir's checkpoint, or else student.init.
 
   Args:
     run: the resolved config.
-    model: from `student`.
-    workdir: the folder that may hold a run.
+    model: the model, from `student`.
+    workdir: a folder that may contain a run.
 
   Raises:
     ConfigError: as for outputs.student_params.
@@ -48,7 +48,7 @@ def params(
     return outputs.student_params(run, workdir)
   is_plain = trained.module.core is trained.module
   if is_plain and not outputs.has_checkpoint(workdir):
-    # One parameter at a time, where files are read.
+    # Files are read one parameter at a time.
     return load_params.load(model, run.config.seed, 'student.init', None)
   full = outputs.student_params(run, workdir)
   module = model.module
@@ -60,16 +60,16 @@ def params(
 
 
 def as_multiplied(model: resolved.Model, params: types.PyTree) -> types.PyTree:
-  """Returns parameters of which none is cast again for each prompt.
+  """Casts matrices to the data type in which sampling multiplies.
 
-  Sampling multiplies in the model's data type. The embedding is then held once,
-  by what reads prompts and by what decodes.
+  They are then not cast again for each prompt, and prefill and decoding share
+  one copy of the embedding.
 
   Args:
     model: the model to sample from.
-    params: its parameters; matrices of another data type are deleted.
+    params: parameters of the model; matrices of another data type are deleted.
   """
-  if model.module.core is not model.module:  # Computes its matrices from these.
+  if model.module.core is not model.module:  # Its matrices are computed.
     return params
   tensors = families.of(model.config).tensors(model.config)
   matrices = {matrix.path for matrix in tensors_lib.matrices(tensors)}

@@ -20,11 +20,11 @@ def write(
   """Writes a folder that transformers and vLLM load; see huggingface.write.
 
   Args:
-    folder: where to; what is there is replaced.
-    run: has the tokenizer, the chat template and export.dtype.
+    folder: the folder to write; an existing one is replaced.
+    run: the run with the tokenizer, the chat template and export.dtype.
     params: plain parameters.
-    config: the model.
-    write_more: called last with the new folder.
+    config: config of the model.
+    write_more: function that is called last with the new folder.
   """
   tokenizer = run.tokenizer
 

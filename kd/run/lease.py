@@ -1,11 +1,11 @@
 """Locks a folder in a bucket, so that one run at a time writes it.
 
 A bucket has no locks that end with their process. The lock is an object, the
-lease, which its holder writes again and again. A run that finds a lease waits
-for longer than that: a lease that nobody renewed meanwhile was left by a run
-that was killed, and is taken over. Every write is on condition that the lease
-is still the one that was read, so of several runs one gets it. Clocks of
-different machines are not compared.
+lease, which its holder renews regularly. A run that sees a lease waits for
+longer than the interval: a lease that was not renewed in that time was left by
+a killed run, and is taken over. Every write is conditional on the lease that
+was read, so only one of several runs gets it. Clocks of different machines are
+not compared.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,11 +24,11 @@ from kd.core import machine
 from kd.core import objects
 
 RENEWED_EVERY_S = 10.0
-DEAD_AFTER_S = 45.0  # Without a renewal.
+DEAD_AFTER_S = 45.0  # Since the last renewal.
 
 
 class _Lease:
-  """A lease that this process holds, and renews in a thread."""
+  """A lease that this process holds and renews in a thread."""
 
   def __init__(
     self, folder: str, url: str, every_s: float, dead_after_s: float
@@ -40,7 +40,7 @@ class _Lease:
     self._thread = threading.Thread(target=self._renew, daemon=True)
 
   def take(self, generation: bytes) -> bool:
-    """Writes the lease if it has still that generation."""
+    """Writes the lease if it still has the given generation."""
     began = time.monotonic()
     self._count += 1
     value = {
@@ -52,7 +52,7 @@ class _Lease:
     data = json.dumps(value).encode() + b'\n'
     written = objects.write(self._url, data, generation)
     if written is None:
-      # The answer of a write that did happen may have been lost.
+      # The response to a successful write may have been lost.
       there = objects.read(self._url)
       if there.data != data:
         return False
@@ -82,7 +82,7 @@ class _Lease:
     )
 
   def release(self) -> None:
-    """Removes the lease if it is still this process's."""
+    """Removes the lease if this process still holds it."""
     self._ended.set()
     self._thread.join()
     with contextlib.suppress(OSError):
@@ -98,17 +98,17 @@ def hold(
   every_s: float = RENEWED_EVERY_S,
   dead_after_s: float = DEAD_AFTER_S,
 ) -> Iterator[None]:
-  """Locks a folder against other runs; brings its local copy up to date.
+  """Locks a folder against other runs and updates its local copy.
 
   Args:
     folder: the local copy of a folder in a bucket.
-    path: of the flag or field that names it.
-    say: called with a line when it has to wait.
-    every_s: how often the lease is renewed.
-    dead_after_s: how long a lease lasts that is not.
+    path: the flag or field that names it.
+    say: function that prints a line, called before waiting.
+    every_s: seconds between renewals of the lease.
+    dead_after_s: seconds after which a lease without renewals expires.
 
   Raises:
-    ConfigError: another run holds the folder, or it can't be written.
+    ConfigError: another run holds the folder, or it cannot be written.
   """
   url = f'{buckets.remote(folder)}/{buckets.LEASE}'
   with buckets.refused_unless_accessible(buckets.remote(folder)):
@@ -137,7 +137,7 @@ def hold(
 
 
 def _unrenewed(url, first, every_s, dead_after_s):
-  """Returns a lease that is not renewed, or is gone; None if it is renewed."""
+  """Waits; returns the lease if it expires or is removed, None if renewed."""
   end = time.monotonic() + dead_after_s
   while time.monotonic() < end:
     time.sleep(min(1.0, every_s))
@@ -150,11 +150,11 @@ def _unrenewed(url, first, every_s, dead_after_s):
 
 
 def _here():
-  """Returns what two processes share that see each other's numbers."""
+  """Returns values that are equal in processes with a common PID namespace."""
   namespace = ''
-  with contextlib.suppress(OSError):  # Of containers; Linux alone has them.
+  with contextlib.suppress(OSError):  # Only Linux has namespaces.
     namespace = os.readlink('/proc/self/ns/pid')
-  # The first namespace has the same name on every machine.
+  # The initial namespace has the same name on every machine.
   return {
     'host': socket.gethostname(),
     'machine': machine.name(),
@@ -163,7 +163,7 @@ def _here():
 
 
 def _was_killed_here(data):
-  """Returns whether a lease is that of a process of this host that is gone."""
+  """Returns whether the holder of a lease was a process here that is gone."""
   try:
     holder = json.loads(data)
     if any(holder.get(k) != v for k, v in _here().items()):

@@ -1,4 +1,4 @@
-"""Loads parameters of students and teachers onto the mesh."""
+"""Loads the parameters of students and teachers onto the mesh."""
 
 import dataclasses
 import functools
@@ -30,11 +30,11 @@ from kd.teachers import param_digest
 
 
 def _of_workdir(folder: str, model: resolved.Model, path: str) -> types.PyTree:
-  """Reads what another run trained, as plain parameters.
+  """Reads the parameters that another run trained, as plain parameters.
 
   Args:
-    folder: the run's workdir.
-    model: the plain model, with all its layers.
+    folder: workdir of the other run.
+    model: the plain model with all its layers.
     path: the config path that names the workdir, for messages.
 
   Raises:
@@ -54,12 +54,12 @@ def plain(
 ) -> types.PyTree:
   """Returns the parameters of the plain model with the same outputs.
 
-  They are computed one by one, so that there are never two copies of all.
+  They are computed one by one, to avoid two copies of the whole model.
 
   Args:
     model: the model.
-    params: its parameters, on its devices; deleted, unless the model is plain.
-    keep: whether they are needed later, and not deleted.
+    params: its parameters, on its devices; deleted unless the model is plain.
+    keep: whether to keep `params` instead of deleting them.
   """
   if model.module.core is model.module:
     return params
@@ -68,19 +68,19 @@ def plain(
 
 
 def core_of(model: resolved.Model) -> resolved.Model:
-  """Returns the model without adapters and schemes."""
+  """Returns the model without adapters and quantization."""
   return with_module(model, model.module.core)
 
 
 def with_module(model: resolved.Model, module: family.Model) -> resolved.Model:
-  """Returns the model with another module, on the same mesh."""
+  """Returns the model with another module on the same mesh."""
   return dataclasses.replace(
     model, module=module, shardings=_shardings(model, module)
   )
 
 
 def _whole(model, module):
-  """Returns the model with another module, all of whose layers are kept."""
+  """Returns the model with another module, keeping all layers."""
   model = with_module(model, module)
   return dataclasses.replace(model, keep_layers=(), prune=None)
 
@@ -93,7 +93,7 @@ def _shardings(model, module):
 
 
 def _warn_of_other_weights(scores, params):
-  """Warns if scores are not of these parameters, such as random ones."""
+  """Warns if the scores were measured on other parameters."""
   measured = scores.facts.get(scores_lib.WEIGHTS)
   if measured != param_digest.of(params):
     logging.getLogger(__name__).info(
@@ -110,8 +110,8 @@ def pruned(
 
   Args:
     model: the pruned model.
-    params: of the model that `init` names, with all its layers.
-    scores: of that model.
+    params: parameters of the model in `init`, with all layers.
+    scores: importance scores of that model.
   """
   selection = selection_lib.select(model.prune, scores, model.keep_layers)
   return slicing.prune(
@@ -120,16 +120,16 @@ def pruned(
 
 
 def _all_layers(model):
-  """Returns the sizes of `init`, but for the layers of the tower."""
+  """Returns the sizes of `init`, but with the model's own tower."""
   if model.config.vision == model.source.vision:
     return model.source  # Families without towers have no such field.
   return dataclasses.replace(model.source, vision=model.config.vision)
 
 
 def _with_all_layers(model):
-  """Returns the model that `init` names, with all its layers.
+  """Returns the model in `init` with all its layers.
 
-  The tower has those that the model keeps.
+  The tower has only the layers that the model keeps.
   """
   like, sizes = model.module, _all_layers(model)
   module = families.of(sizes).build(sizes, like.dtype, like.remat)
@@ -142,20 +142,20 @@ def load(
   path: str,
   teacher_params: types.PyTree | None,
 ) -> types.PyTree:
-  """Loads the parameters that `init` names, on their devices.
+  """Loads the parameters that `init` names onto their devices.
 
   Args:
-    model: whose they are.
-    seed: of random ones.
-    path: the config path of `init`, for messages.
-    teacher_params: the teacher's, for init 'teacher'.
+    model: the model.
+    seed: seed of random parameters.
+    path: config path of `init`, for messages.
+    teacher_params: parameters of the teacher, for init 'teacher'.
 
   Raises:
-    ConfigError: the source lacks a tensor or holds one of another shape, or the
-      scores to prune by are not its own.
+    ConfigError: a tensor of the source is missing or has another shape, or the
+      pruning scores belong to another model.
   """
   if isinstance(model.module, quantized_model.FakeQuantizedModel):
-    # It has the parameters of the model that it wraps.
+    # It has the same parameters as the model that it wraps.
     inner = dataclasses.replace(model, module=model.module.inner)
     params = load(inner, seed, path, teacher_params)
     return _without_ties(model, params, seed, path)
@@ -186,12 +186,12 @@ def load(
     if kind == 'workdir':
       source = _of_workdir(paths.expand(place), _with_all_layers(model), path)
     else:
-      # Only moves them if the teacher has devices or a mesh of its own.
-      # A student that reads text alone leaves the teacher's vision tower out.
+      # Moves them if the teacher has its own devices or mesh, and leaves out
+      # its vision tower if the student is text-only.
       shardings = _with_all_layers(model).shardings
       source = {key: source[key] for key in shardings}
       source = jax.device_put(source, shardings)
-    # Copies: each update donates the student's buffers.
+    # Copies them, since each step donates the student's buffers.
     return weights.layers_from(
       source, model.source, model.keep_layers, model.shardings
     )
@@ -206,7 +206,7 @@ def load(
 
 
 def _with_kept_tower(model, seed, path, teacher_params):
-  """Loads parameters with some layers of their vision tower."""
+  """Loads parameters with the kept layers of the vision tower."""
   config = dataclasses.replace(model.config, vision=model.source.vision)
   whole = dataclasses.replace(
     with_module(model, model.module.clone(config=config)), keep_tower_layers=()
@@ -235,9 +235,9 @@ def _with_other_tower(model, seed, path, teacher_params):
 
 
 def _without_ties(model, params, seed, path):
-  """Adds the model's dither; warns where weights lie between two codes."""
+  """Adds dither, or warns if many weights are halfway between two codes."""
   module, log = model.module, logging.getLogger(__name__)
-  if module.inner is not module.core:  # Merged weights have moved off the grid.
+  if module.inner is not module.core:  # Merged weights are off the grid.
     return params
   if model.dither:
     dithered = functools.partial(
@@ -257,7 +257,7 @@ def _without_ties(model, params, seed, path):
 
 
 def _with_new_ranges(model, seed, path, teacher_params):
-  """Loads parameters and adds ranges that have seen no input yet."""
+  """Loads parameters and adds initial activation ranges."""
   inner = with_module(model, model.module.inner)
   zeros = jax.jit(
     jnp.zeros, static_argnums=0, out_shardings=rules.replicated(model.mesh)
@@ -267,7 +267,7 @@ def _with_new_ranges(model, seed, path, teacher_params):
 
 
 def _with_new_adapters(model, seed, path, teacher_params):
-  """Loads the frozen parameters and adds adapters that change nothing yet."""
+  """Loads the frozen parameters and adds initial adapters."""
   module = model.module
   inner = dataclasses.replace(
     model,
@@ -284,13 +284,13 @@ def _with_new_adapters(model, seed, path, teacher_params):
 
 
 def _with_few_bits(model, seed, path, teacher_params):
-  """Loads parameters and stores them in the schemes of a StoredModel."""
+  """Loads parameters and quantizes them with the schemes of a StoredModel."""
   module, shardings = model.module, model.shardings
   plain_shardings = _shardings(model, module.inner)
   from_file = model.init.partition(':')[0] in weights.PREFIXES
   is_changed = model.prune or model.vision_init or model.keep_tower_layers
   if from_file and not is_changed:
-    # One parameter at a time: the whole model in float32 may not fit.
+    # One parameter at a time, since the whole model in float32 may not fit.
     return weights.load(
       *(model.init, module.inner, plain_shardings, model.keep_layers),
       *('float32', path, conversions.storing(module, shardings)),

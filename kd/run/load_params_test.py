@@ -51,7 +51,7 @@ def _model(init):
 
 
 def test_checkpoints_that_are_not_finite_are_refused_by_name(tmp_path):
-  """However they are asked for: by --workdir, or by `workdir:` in a config."""
+  """Both for --workdir and for `workdir:` in a config."""
   model = _model(f'workdir:{tmp_path}')
   params = jax.tree.map(
     lambda s: np.ones(s.shape, s.dtype), saved_params.abstract(model)

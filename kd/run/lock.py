@@ -1,4 +1,4 @@
-"""Locks a folder, so that one run at a time writes it."""
+"""Locks a folder, so that only one run at a time writes it."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -25,9 +25,9 @@ def shared(
   """Locks a folder exclusively for a run; process 0 holds the lock.
 
   Args:
-    folder: what the run writes.
-    path: of the flag or field that names it.
-    say: called with a warning.
+    folder: the folder that the run writes.
+    path: the flag or field that names it.
+    say: function that prints a warning.
 
   Raises:
     ConfigError: as for `hold`.
@@ -37,7 +37,7 @@ def shared(
       processes.from_first(
         lambda: stack.enter_context(lease.hold(folder, path, say))
       )
-      # What another run wrote before this one held the lock.
+      # Another run may have written files before this one got the lock.
       buckets.refresh(folder)
       yield
       return
@@ -53,19 +53,19 @@ def shared(
 def hold(folder: str, path: str) -> Iterator[str]:
   """Creates the folder if it is missing, and locks it against other runs.
 
-  The kernel, or on NFS the server, releases a lock when its process dies: a
-  file that a dead run left is ignored; no timeout is involved. A folder that
-  was made here and stayed empty is removed again.
+  The kernel, or on NFS the server, releases a lock when its process dies, so no
+  timeout is involved and the file of a dead run is ignored. A folder that was
+  created here and is still empty at the end is removed.
 
   Args:
-    folder: what the run writes.
-    path: of the flag or field that names it.
+    folder: the folder that the run writes.
+    path: the flag or field that names it.
 
   Yields:
-    '', or why the file system can't lock the folder.
+    '', or the reason why the file system cannot lock the folder.
 
   Raises:
-    ConfigError: another run holds the folder, or it can't be written.
+    ConfigError: another run holds the folder, or it cannot be written.
   """
   locked = os.path.join(folder, FILE)
   made = not os.path.isdir(folder)
@@ -84,7 +84,7 @@ def hold(folder: str, path: str) -> Iterator[str]:
   try:
     yield warning
   finally:
-    # Removed while it is held, or it would be another run's.
+    # Must come before the release, after which the file may be another run's.
     with contextlib.suppress(OSError):
       os.unlink(locked)
       if made:
@@ -93,7 +93,7 @@ def hold(folder: str, path: str) -> Iterator[str]:
 
 
 def _lock(path):
-  """Returns the open lock file, and why it holds no lock."""
+  """Returns the open lock file, and the reason if it could not be locked."""
   while True:
     file = open(path, 'a+', encoding='utf-8')  # noqa: SIM115
     warning = ''

@@ -1,4 +1,4 @@
-"""One run a workdir, whoever died before."""
+"""Only one run may use a workdir, and locks of dead runs are ignored."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ with lock.hold(sys.argv[1], '--workdir'):
 
 @pytest.fixture
 def holder(tmp_path):
-  """Another process that holds the workdir."""
+  """Starts another process that holds the workdir."""
   process = subprocess.Popen(
     [sys.executable, '-c', _HOLDER, str(tmp_path)],
     env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
@@ -63,7 +63,7 @@ def test_leaves_nothing_of_what_it_made(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_is_refused():
-  # A file system that not even root makes folders on.
+  # A file system where not even root can create folders.
   with (
     pytest.raises(errors.ConfigError, match='^--workdir: .*cannot be written'),
     lock.hold('/proc/kd', '--workdir'),

@@ -1,4 +1,4 @@
-"""Checks a config against its devices, and makes the meshes."""
+"""Checks a config against its devices and creates the meshes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from kd.partitioning import placement
 from kd.partitioning import rules
 from kd.sampling import fields
 
-# Makes a mesh from sizes by axis and the devices to take.
+# Creates a mesh from the sizes of its axes and the slice of devices to use.
 MakeMesh = Callable[[Mapping[str, int], slice], jax.sharding.Mesh]
 Config = ml_collections.ConfigDict
 
@@ -23,11 +23,11 @@ def check(config: Config, mesh: jax.sharding.Mesh) -> None:
   """Raises ConfigError if a config field does not fit the devices.
 
   Args:
-    config: fields are valid individually.
-    mesh: the student's devices.
+    config: a config whose fields are individually legal.
+    mesh: the student's mesh.
 
   Raises:
-    ConfigError: names the field.
+    ConfigError: a field does not fit the devices.
   """
   _check_rows(config, mesh)
   _check_length(config, mesh)
@@ -90,12 +90,12 @@ def check_stages(mesh: jax.sharding.Mesh, periods: int, path: str) -> None:
   """Raises ConfigError unless a mesh's stages divide a model's layers.
 
   Args:
-    mesh: the model's devices.
-    periods: of the model's layers; see family.Config.scan_groups.
-    path: the model's, for the message.
+    mesh: the model's mesh.
+    periods: number of periods of layers; see family.Config.scan_groups.
+    path: config path of the model, for the message.
 
   Raises:
-    ConfigError: names mesh.pipeline.
+    ConfigError: mesh.pipeline does not divide the periods.
   """
   stages = mesh.shape[rules.PIPELINE]
   if periods % stages:
@@ -109,7 +109,7 @@ def check_stages(mesh: jax.sharding.Mesh, periods: int, path: str) -> None:
 
 def _check_state_memory(config, mesh):
   platform, _ = mesh_lib.platform(mesh)
-  # jaxlib aborts a process that donates such a state to a CPU program.
+  # jaxlib aborts a process that donates this state to a CPU program.
   if config.optimizer.state_memory == 'host' and platform == 'cpu':
     raise errors.ConfigError(
       'optimizer.state_memory',
@@ -123,7 +123,7 @@ def _check_teacher_memory(config, mesh):
   if platform != 'cpu' or jax.process_count() == 1:
     return
   for path, section in teacher_sections.of(config).items():
-    # Processes have been seen to wait for each other forever.
+    # Processes may deadlock waiting for each other.
     if section.memory == 'host':
       raise errors.ConfigError(
         f'{path}.memory',
@@ -138,12 +138,12 @@ def check_teacher_devices(
   """Raises ConfigError if the teachers get more devices than there are.
 
   Args:
-    config: whose fields are legal, each alone.
-    devices: number of those that do not only sample.
-    processes: number of processes, which have as many devices each.
+    config: a config whose fields are individually legal.
+    devices: number of devices, excluding those that only sample.
+    processes: number of processes, each with the same number of devices.
 
   Raises:
-    ConfigError: names teacher.devices.
+    ConfigError: teacher.devices is illegal.
   """
   reserved = config.teacher.devices
   if not 0 <= reserved < devices or reserved % processes:
@@ -158,16 +158,16 @@ def check_teacher_devices(
 
 
 def with_teachers_last(config: Config, devices: Sequence[Any]) -> Sequence[Any]:
-  """Returns the devices, those that are reserved for the teachers at the end.
+  """Returns the devices with those reserved for the teachers at the end.
 
-  These are the last ones of each process.
+  The last devices of each process are reserved.
 
   Args:
-    config: whose fields are legal, each alone.
-    devices: of all processes, without those that only sample.
+    config: a config whose fields are individually legal.
+    devices: devices of all processes, excluding those that only sample.
 
   Raises:
-    ConfigError: names teacher.devices.
+    ConfigError: teacher.devices is illegal.
   """
   by_process = _by_process(devices)
   processes = len(by_process)
@@ -194,7 +194,7 @@ def _by_process(devices):
 
 
 def _split(devices, by_process, count):
-  """Returns all devices but the last `count` of each process, and these."""
+  """Splits off the last `count` devices of each process."""
   last = [d for own in by_process.values() for d in own[-count:]]
   return [d for d in devices if d not in last], last
 
@@ -204,14 +204,14 @@ def split_devices(
 ) -> tuple[Sequence[Any], Sequence[Any]]:
   """Returns the devices that train, and those that only sample.
 
-  Of each process, the last ones sample.
+  The last devices of each process sample.
 
   Args:
-    config: whose fields are legal, each alone.
-    devices: of all processes.
+    config: a config whose fields are individually legal.
+    devices: devices of all processes.
 
   Raises:
-    ConfigError: names rollout.devices.
+    ConfigError: rollout.devices is illegal.
   """
   reserved = config.rollout.devices
   if not reserved:
@@ -233,8 +233,8 @@ def sampling_mesh(config: Config, devices: Sequence[Any]) -> jax.sharding.Mesh:
   """Returns the mesh of this process's devices that only sample.
 
   Args:
-    config: whose fields are legal, each alone.
-    devices: those of all processes that only sample.
+    config: a config whose fields are individually legal.
+    devices: devices of all processes that only sample.
 
   Raises:
     ConfigError: its axes do not fit the devices, or rows do not fit its axes.
@@ -256,15 +256,15 @@ def own_mesh_sizes(sizes: Mapping[str, int], axis: str) -> dict[str, int]:
   """Returns the sizes of a mesh of reserved devices.
 
   Args:
-    sizes: by axis; 0: 1.
-    axis: is split over if all are 0.
+    sizes: sizes by axis; 0 counts as 1.
+    axis: the axis to split over if all sizes are 0.
   """
   filled = {name: size or 1 for name, size in sizes.items()}
   return filled if any(sizes.values()) else filled | {axis: -1}
 
 
 def student_mesh(config: Config, make_mesh: MakeMesh) -> jax.sharding.Mesh:
-  """Returns the mesh of the student: all devices but the teachers' own."""
+  """Returns the student's mesh: all devices but those of the teachers."""
   return make_mesh(config.mesh, slice(-config.teacher.devices or None))
 
 
@@ -274,8 +274,8 @@ def teacher_mesh(
   """Returns the mesh of the teachers, which may be the student's.
 
   Args:
-    config: whose fields are legal, each alone.
-    mesh: the student's.
+    config: a config whose fields are individually legal.
+    mesh: the student's mesh.
     make_mesh: see MakeMesh.
 
   Raises:
@@ -299,9 +299,9 @@ def check_reserved(
   """Raises ConfigError if reserved devices would need rows of other processes.
 
   Args:
-    config: whose fields are legal, each alone.
-    mesh: the student's.
-    teachers: the teachers'.
+    config: a config whose fields are individually legal.
+    mesh: the student's mesh.
+    teachers: the teachers' mesh.
   """
   if config.teacher.devices:
     check_same_rows(*map(placement.process_indices, (mesh, teachers)))
@@ -311,11 +311,11 @@ def check_same_rows(student: np.ndarray, teachers: np.ndarray) -> None:
   """Raises ConfigError if batches would move between processes.
 
   Args:
-    student: the process of each device of the mesh, by its axes.
-    teachers: of the teachers' mesh, on devices of their own.
+    student: process of each device, in the shape of the student's mesh.
+    teachers: the same of the teachers' mesh, on their own devices.
 
   Raises:
-    ConfigError: names teacher.mesh.
+    ConfigError: teacher.mesh splits rows over processes in another way.
   """
   if not placement.split_alike(student, teachers):
     raise errors.ConfigError(

@@ -40,12 +40,12 @@ _PLAIN = "inputs = tokenizer('Hello', return_tensors='pt')"
 
 
 def name(workdir: str) -> str:
-  """Returns the name of the model of a workdir."""
+  """Returns the name of a workdir's model."""
   return os.path.basename(os.path.abspath(workdir))
 
 
 def write_notice(config: family.Config, folder: str) -> None:
-  """Writes what the license wants to accompany a model."""
+  """Writes the notice that a model's license requires."""
   notice = families.of(config).notice
   if notice:
     atomic_files.write_text(os.path.join(folder, NOTICE_FILE), notice + '\n')
@@ -62,9 +62,9 @@ def text(
 
   Args:
     run: the resolved run.
-    workdir: its folder.
-    claims: from provenance.collect.
-    result: the evaluation of the weights, None without one.
+    workdir: the run's folder.
+    claims: claims of the export, from provenance.collect.
+    result: evaluation of the weights; None without one.
     has_turns: whether the chat template has turns.
   """
   chosen = families.of(run.student.config)
@@ -109,7 +109,7 @@ def text(
 
 
 def base_models(config: Any) -> list[str]:
-  """Returns the names of the weights that a student was made from."""
+  """Returns the names of the weights that a student was derived from."""
   inits = [config.student.init]
   if config.teacher.source != 'none':
     inits += [
@@ -191,7 +191,7 @@ def _made(run: resolved.Run, claims: Mapping[str, Any]) -> str:
 
 
 def _yaml(value: Any, indent: str = '') -> Iterator[str]:
-  """Yields the lines of a value in YAML, of which JSON's scalars are part."""
+  """Yields the lines of a value in YAML, with scalars written as JSON."""
   items = value.items() if isinstance(value, Mapping) else None
   if items is None:
     items = ((None, part) for part in value)

@@ -1,4 +1,4 @@
-"""Checks a config against its models, their templates and search problems."""
+"""Checks a config against its models, chat templates and search problems."""
 
 from collections.abc import Mapping, Sequence
 import contextlib
@@ -27,12 +27,12 @@ def check_length(config: Config, path: str, sizes: family.Config) -> None:
   """Raises ConfigError if rows are longer than a model's context.
 
   Args:
-    config: the run's.
-    path: the model's, for the message.
-    sizes: the model's.
+    config: the run's config.
+    path: config path of the model, for the message.
+    sizes: config of the model.
 
   Raises:
-    ConfigError: names data.length.
+    ConfigError: data.length exceeds the context.
   """
   if config.data.length > sizes.context:
     raise errors.ConfigError(
@@ -43,10 +43,10 @@ def check_length(config: Config, path: str, sizes: family.Config) -> None:
 
 
 def check_search(search: Config) -> None:
-  """Raises ConfigError if a search asks for more than its problem offers.
+  """Raises ConfigError if a search uses more than its problem supports.
 
   Raises:
-    ConfigError: names the first field.
+    ConfigError: a field is unsupported; names the first one.
   """
   problem = problems.SOURCES[search.problem].problem
   if search.shots > problem.max_examples:
@@ -80,7 +80,7 @@ def models(run: resolved.Run) -> dict[str, resolved.Model]:
 def check_images(
   run: resolved.Run, prepared: Sequence[prepared_lib.Prepared]
 ) -> None:
-  """Raises ConfigError if rows have images and a model reads none."""
+  """Raises ConfigError if rows have images and a model accepts none."""
   with_images = [p.task for p in prepared if any(p.images)]
   for path, model in models(run).items():
     if with_images and model.config.vision is None:
@@ -94,15 +94,15 @@ def check_images(
 def check_vision(
   config: Config, objective: objective_lib.Objective, student: resolved.Model
 ) -> None:
-  """Raises ConfigError if an objective asks for more than the student sees.
+  """Raises ConfigError if an objective needs vision that the student lacks.
 
   Args:
-    config: the run's.
+    config: the run's config.
     objective: the training objective.
     student: the student.
 
   Raises:
-    ConfigError: names the field.
+    ConfigError: a field does not fit the student.
   """
   weights = config.objective.modalities.to_dict()
   if weights != base.modalities().to_dict() and not student.config.vision:
@@ -129,7 +129,7 @@ def check_features(run: resolved.Run) -> None:
     run: the resolved config.
 
   Raises:
-    ConfigError: names data.images.features, if that asks for features.
+    ConfigError: data.images.features is set without such a tower.
   """
   kind = run.config.data.images.features
   if kind == features.NONE:
@@ -167,11 +167,11 @@ def template_warnings(
 
   Args:
     run: the resolved config.
-    models_: some of its models, by their paths in the config.
+    models_: some models of the run by their paths in the config.
   """
   template, warnings = run.config.data.template, {}
   for path, model in models_.items():
-    # A file that cannot be read is no reason to refuse a run here.
+    # An unreadable file is not refused here.
     with contextlib.suppress(errors.ConfigError):
       warnings[path] = chat_templates.warning(template, model.init)
   return [f'warning: {p}.init: {text}' for p, text in warnings.items() if text]

@@ -1,4 +1,4 @@
-"""Finds the sizes of the models that a config names."""
+"""Determines the sizes of the models that a config names."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -30,11 +30,11 @@ def from_workdir(folder: str, path: str) -> family.Config:
   """Reads the sizes of the student that another run trained.
 
   Args:
-    folder: the run's workdir.
+    folder: workdir of the other run.
     path: the config path that names it, for messages.
 
   Raises:
-    ConfigError: the folder holds no run, or its run.json is damaged.
+    ConfigError: the folder contains no run, or its run.json is damaged.
   """
   file = os.path.join(folder, RUN_FILE)
   if not os.path.isfile(file):
@@ -49,11 +49,11 @@ def from_workdir(folder: str, path: str) -> family.Config:
 
 
 def _check_variant(config, variant, path):
-  """Raises ConfigError if a variant's sizes are not those of the weights."""
+  """Raises ConfigError if a variant's sizes differ from the weights'."""
   if not variant:
     return
   named = families.variant(variant, path)
-  # Copies of one model differ in these; the file's values are used.
+  # Copies of a model may differ in these fields; the file's values are used.
   flexible = {'vocab_size', 'context', 'vision'}
   if named.family != config.family:
     raise errors.ConfigError(
@@ -84,12 +84,12 @@ def source_config(
   """Returns the sizes of the model that `init` names, with all layers.
 
   Args:
-    spec: the config's `student` or `teacher`.
-    path: the spec's config path: 'student', 'teacher', 'teacher.others.<name>'.
-    teacher: the teacher's sizes, for a student with init 'teacher'.
+    spec: section `student` or `teacher` of the config.
+    path: path of the section: 'student', 'teacher', 'teacher.others.<name>'.
+    teacher: sizes of the teacher, for a student with init 'teacher'.
 
   Raises:
-    ConfigError: `init` is not legal, or names no model.
+    ConfigError: `init` is illegal or names no model.
   """
   kind, _, where = spec['init'].partition(':')
   has_tower = spec['vision'] != NO_VISION
@@ -141,16 +141,16 @@ def with_vision(
   path: str,
   teacher: family.Config | None,
 ) -> family.Config:
-  """Returns the sizes with a vision tower or without, as the spec says.
+  """Returns the sizes with the vision tower of the spec, or without one.
 
   Args:
-    config: the model's, with its own tower if it has one.
-    spec: the config's `student` or `teacher`.
-    path: the spec's config path.
-    teacher: the teacher's sizes, for a student that shares its tower.
+    config: sizes of the model, with its own tower if it has one.
+    spec: section `student` or `teacher` of the config.
+    path: config path of the section.
+    teacher: sizes of the teacher, for a student that shares its tower.
 
   Raises:
-    ConfigError: it asks for a tower that the model does not have.
+    ConfigError: the spec names a tower that does not exist.
   """
   vision, init = spec['vision'], spec['vision_init']
   if init and vision != VISION[1]:
@@ -178,7 +178,7 @@ def with_vision(
 
 
 def term_sizes(config: family.Config) -> terms.Sizes:
-  """Returns the sizes of a model that loss terms need."""
+  """Returns the model sizes that loss terms need."""
   vision = config.vision
   images = {}
   if vision is not None:
@@ -200,7 +200,7 @@ def term_sizes(config: family.Config) -> terms.Sizes:
 
 
 def _kept_tower(spec, source):
-  """Returns the sizes of the student's tower, None without one."""
+  """Returns the sizes of the student's tower; None without one."""
   keep, tower = tuple(spec['keep_tower_layers']), source.vision
   if not keep:
     return tower
@@ -219,13 +219,13 @@ def _kept_tower(spec, source):
 def student_config(
   spec: Mapping[str, Any], source: family.Config
 ) -> family.Config:
-  """Returns the student's sizes: its source's, with what it keeps of it.
+  """Returns the student's sizes: those of its source after pruning.
 
   Raises:
-    ConfigError: keep_layers, keep_tower_layers or prune is not legal.
+    ConfigError: keep_layers, keep_tower_layers or prune is illegal.
   """
   tower = _kept_tower(spec, source)
-  if tower != source.vision:  # Not a field of models that read text alone.
+  if tower != source.vision:  # Text-only models have no such field.
     source = dataclasses.replace(source, vision=tower)
   keep, request = tuple(spec['keep_layers']), sizes.request(spec['prune'])
   if (keep or request) and spec['init'] == 'random':

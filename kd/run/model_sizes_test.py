@@ -35,7 +35,7 @@ def test_a_run_gives_its_student_back(tmp_path):
   for name in families.variants():
     config = families.variant(name, 'variant')
     assert _read(tmp_path, config_json.to_json(config)) == config
-  # Runs did not name the family while there was one.
+  # Runs did not record the family while there was only one.
   assert _read(tmp_path, dataclasses.asdict(_CONFIG)) == _CONFIG
 
 
@@ -82,7 +82,7 @@ def test_a_pruned_student_has_its_sizes_before_anything_is_measured():
   )
   chosen = _student(keep_layers=(5, 11, 12), mlp_dim=1024)
   assert chosen.layer_kinds == ('global', 'global', 'local')
-  # Importance decides which kinds are left.
+  # Importance determines which kinds are kept.
   with pytest.raises(errors.ConfigError, match=r'prune\.scores: found '):
     _student(layers=8, layer_pattern='any')
 

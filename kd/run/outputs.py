@@ -1,4 +1,4 @@
-"""Lists a workdir's files; loads its student; formats sampling settings."""
+"""Lists the files of a workdir, loads its student and formats settings."""
 
 import dataclasses
 
@@ -27,11 +27,11 @@ def has_checkpoint(workdir: str) -> bool:
 
 
 def student_params(run: resolved.Run, workdir: str) -> types.PyTree:
-  """Reads the workdir's checkpoint, or what student.init names without one.
+  """Reads the parameters of the workdir's checkpoint, or else student.init.
 
   Args:
-    run: from resolve_student, which refuses a student without weights.
-    workdir: the folder that may hold a run.
+    run: the run, from resolve_student, which refuses students without weights.
+    workdir: a folder that may contain a run.
   """
   if has_checkpoint(workdir):
     return saved_params.restore(
@@ -45,7 +45,7 @@ def student_params(run: resolved.Run, workdir: str) -> types.PyTree:
 
 
 def student_source(run: resolved.Run, workdir: str) -> tuple[str, str]:
-  """Returns what student_params reads: a name for files, and a title."""
+  """Returns a file name and a title for the source of student_params."""
   if has_checkpoint(workdir):
     which = run.config.export.checkpoint
     if _reads_average(run):
@@ -66,6 +66,6 @@ def _reads_average(run):
 
 
 def settings_line(settings: requests.SamplingSettings) -> str:
-  """Returns a line with all sampling settings."""
+  """Formats all sampling settings in one line."""
   chosen = dataclasses.asdict(settings)
   return 'settings: ' + ', '.join(f'{k} {v}' for k, v in chosen.items())

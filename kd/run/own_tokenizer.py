@@ -1,4 +1,4 @@
-"""What a run needs for a teacher with a tokenizer of its own."""
+"""Supports a teacher with its own tokenizer in a run."""
 
 import functools
 
@@ -22,7 +22,7 @@ _SPANS, _ULD = 'chunk_likelihood', 'uld'
 
 
 def is_used(config: Config) -> bool:
-  """Returns whether the run's teacher has a tokenizer of its own."""
+  """Returns whether the run's teacher has its own tokenizer."""
   return config.teacher.tokenizer == OWN
 
 
@@ -31,10 +31,10 @@ def load(init: str) -> tokenizers.Tokenizer:
   """Loads the tokenizer that comes with the teacher's weights.
 
   Args:
-    init: where its weights are.
+    init: source of the weights.
 
   Raises:
-    ConfigError: no tokenizer comes with them.
+    ConfigError: the weights come without a tokenizer.
   """
   found = tokenizers.for_source(init, 'teacher.init')
   if found is None:
@@ -47,19 +47,19 @@ def load(init: str) -> tokenizers.Tokenizer:
 
 
 def length(config: Config) -> int:
-  """Returns the positions of a row of the teacher."""
+  """Returns the number of positions of a teacher row."""
   return config.teacher.length or config.data.length
 
 
 def check(config: Config, objective: objective_lib.Objective) -> None:
-  """Raises ConfigError for terms that the teacher cannot serve.
+  """Raises ConfigError for terms that the teacher does not support.
 
   Args:
-    config: the run's.
+    config: the run's config.
     objective: the training objective.
 
   Raises:
-    ConfigError: names the first term.
+    ConfigError: a term is unsupported; names the first one.
   """
   if not is_used(config):
     for term in objective.terms:
@@ -107,7 +107,7 @@ def check_rows(run: resolved.Run) -> None:
   """Raises ConfigError if the teacher's rows do not fit it or its devices.
 
   Raises:
-    ConfigError: names teacher.length, or a field that contradicts it.
+    ConfigError: teacher.length is illegal, or contradicts another field.
   """
   positions, teacher = length(run.config), run.teacher
   if positions > teacher.config.context:
@@ -136,7 +136,7 @@ def check_rows(run: resolved.Run) -> None:
 
 
 def compares_spans(run: resolved.Run) -> bool:
-  """Returns whether the teacher is asked for likelihoods of chunks alone."""
+  """Returns whether only likelihoods of aligned spans are compared."""
   return is_used(run.config) and bool(run.objective.span_terms)
 
 
@@ -148,10 +148,10 @@ def compares_positions(run: resolved.Run) -> bool:
 def vocabulary(
   run: resolved.Run,
 ) -> projected_distributions.SharedVocabulary:
-  """Returns what the ids of both tokenizers have in common.
+  """Returns the shared vocabulary of both tokenizers.
 
-  The same run has the same one, by identity. Plans, which know no tokenizer,
-  count equal ones.
+  The result is the same object for the same run. Plans, which have no
+  tokenizer, assume equal ones.
   """
   if run.tokenizer is None:
     models = run.student, run.teacher
@@ -160,7 +160,7 @@ def vocabulary(
 
 
 def _sides(run):
-  """Returns the tokenizer and the template of the student and the teacher."""
+  """Returns the tokenizer and template of the student, then of the teacher."""
   config = run.config
   own = load(config.teacher.init)
   template = config.teacher.template or config.data.template
@@ -181,14 +181,14 @@ def _matched(student, template, teacher, teacher_template):
 def rows(
   run: resolved.Run, prefixes: prefixes_lib.Prefixes | None = None
 ) -> teacher_rows.TeacherRows:
-  """Returns what adds the teacher's tokens to the run's batches.
+  """Returns the object that adds the teacher's tokens to batches.
 
   Args:
     run: the resolved config.
-    prefixes: what the teacher reads before each example.
+    prefixes: prefixes of the teacher's examples.
 
   Raises:
-    ConfigError: the templates of both models do not fit.
+    ConfigError: the templates of both models do not match.
   """
   sides = _sides(run)
   _, _, own, _ = sides

@@ -1,4 +1,4 @@
-"""Writes and reads what an export claims about itself."""
+"""Writes and reads the claims of an export about its origin and quality."""
 
 from collections.abc import Mapping, Sequence
 import glob
@@ -32,15 +32,15 @@ _GIT_TIMEOUT_S = 20
 def collect(
   run: resolved.Run, workdir: str, weights: str
 ) -> tuple[dict[str, Any], results.Result | None]:
-  """Returns what is claimed of weights, whatever file they are written to.
+  """Returns the claims about weights, independent of their file format.
 
   Args:
     run: the resolved run.
-    workdir: its folder; without a run the weights are those of student.init.
-    weights: the digest of the student's parameters.
+    workdir: the run's folder; without a run, the weights are student.init's.
+    weights: digest of the student's parameters.
 
   Returns:
-    The claims as JSON, and the evaluation of these weights, None without one.
+    The claims as JSON, and the evaluation of the weights or None.
   """
   step = outputs.student_step(run, workdir)
   source = weights_name(run.student.init)
@@ -69,10 +69,10 @@ def collect(
 
 
 def weights_name(init: str) -> str:
-  """Returns a name of weights without the folders of this machine.
+  """Returns a name for weights without the folders of this machine.
 
   Args:
-    init: where they come from, such as hf:/models/gemma-3-4b-pt.
+    init: source of the weights, such as hf:/models/gemma-3-4b-pt.
   """
   _, colon, place = init.partition(':')
   if not colon:
@@ -89,7 +89,7 @@ def rows_digest(workdir: str, step: int) -> str:
 
 
 def config_digest(workdir: str) -> str | None:
-  """Returns the digest of a run's config, None without a run."""
+  """Returns the digest of a run's config; None without a run."""
   config = json_files.read_in(workdir, workdirs.CONFIG_FILE)
   return identity.digest(config) if config else None
 
@@ -97,9 +97,10 @@ def config_digest(workdir: str) -> str | None:
 def _evaluation(
   workdir: str, weights: str
 ) -> tuple[dict[str, Any] | None, results.Result | None]:
-  """Returns a recorded evaluation of these weights.
+  """Returns a recorded evaluation of the weights.
 
-  Those of the run come before those of --mode=eval, which may be of other sets.
+  Evaluations of the run take precedence over those of --mode=eval, which may
+  use other sets.
   """
   folder = os.path.join(workdir, outputs.EVALUATIONS)
   names = [*glob.glob('step_*.json', root_dir=folder)]
@@ -124,8 +125,8 @@ def _evaluation(
 def metrics(result: results.Result) -> dict[str, float | str | None]:
   """Returns the metrics of an evaluation that an export claims.
 
-  Those that explain others, such as counts of answers without a number, are
-  left out.
+  Metrics that only explain others, such as the number of answers without a
+  number, are omitted.
   """
   claimed = {}
   for name in result.scores:
@@ -137,17 +138,17 @@ def metrics(result: results.Result) -> dict[str, float | str | None]:
 
 
 def code() -> dict[str, Any]:
-  """Returns what identifies this program.
+  """Returns the identity of this program.
 
   Returns:
     The version, the git commit of the checkout and whether files differ from it
-    (None where there is no checkout), the digest of the package's sources, and
-    those of plugins.
+    (None without a checkout), and the digests of the package's sources and of
+    plugins.
   """
   package = paths.package_folder()
   names = sorted(glob.glob('**/*.py', root_dir=package, recursive=True))
   sources = {n: identity.file_digest(os.path.join(package, n)) for n in names}
-  # An installed package may be in a repository of its user's.
+  # An installed package may be inside a repository of the user.
   in_git = paths.is_checkout()
   commit = _git(package, 'rev-parse', 'HEAD') if in_git else None
   modified = None
@@ -163,7 +164,7 @@ def code() -> dict[str, Any]:
 
 
 def _git(folder: str, *arguments: str) -> str | None:
-  """Returns what git prints about a folder; None if it is in no checkout."""
+  """Returns the output of git in a folder; None outside of a checkout."""
   if not shutil.which('git'):
     return None
   done = subprocess.run(
@@ -182,10 +183,10 @@ def write(
   """Writes the claims about files.
 
   Args:
-    path: the file of the claims.
-    claims: from `collect`.
-    dtype: the type of the weights in the files.
-    names: of the files, in the same folder.
+    path: path of the claims.
+    claims: the claims, from `collect`.
+    dtype: data type of the weights in the files.
+    names: names of the files, which are in the same folder.
   """
   folder = os.path.dirname(path)
   files = {}
@@ -220,7 +221,7 @@ def read(path: str) -> dict[str, Any]:
 
 
 def _are_claims(claims: Mapping[str, Any]) -> bool:
-  """Returns whether files and metrics have the fields that are read."""
+  """Returns whether the claims about files and metrics are well-formed."""
   empty = {'file': '', 'sha256': '', 'metrics': {}}
   try:
     evaluation = claims['evaluation'] or empty

@@ -1,4 +1,4 @@
-"""Wraps models whose parameters the config represents in another way."""
+"""Wraps models with the adapters and quantization of the config."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,8 +18,8 @@ def student(
 
   Args:
     module: the plain model.
-    spec: the config's `student`.
-    path: its config path, for messages.
+    spec: section `student` of the config.
+    path: config path of the section, for messages.
 
   Raises:
     ConfigError: as for rules.scheme_of.
@@ -50,12 +50,12 @@ def student(
 def teacher(
   module: family.Model, spec: Mapping[str, Any], path: str
 ) -> family.Model:
-  """Returns a teacher, with its weights in few bits if the config says so.
+  """Returns a teacher, quantized if the config requests it.
 
   Args:
     module: the plain model.
-    spec: its section of the config.
-    path: the section's path, for messages.
+    spec: section of the teacher in the config.
+    path: config path of the section, for messages.
 
   Raises:
     ConfigError: as for rules.scheme_of.

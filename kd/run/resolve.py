@@ -1,7 +1,7 @@
 """Resolves a config to the objects of a run, without weights and rows.
 
-Modes check, train, cache and search start here: errors in a config are
-found before anything is written.
+The modes check, train, cache and search start here, so that errors in a config
+are found before anything is written.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -49,10 +49,10 @@ from kd.run import teacher_prefix
 from kd.run import towers
 from kd.sampling import engine
 
-# As model_sizes.source_config.
+# A function such as model_sizes.source_config.
 SourceConfig = Callable[..., family.Config]
 Config = ml_collections.ConfigDict
-# Paths of a tower's parameters begin so.
+# Prefix of the paths of a tower's parameters.
 _TOWER = 'vision.tower.'
 
 
@@ -68,16 +68,16 @@ def build_model(
   """Builds a model without its parameters.
 
   Args:
-    config: the run's.
-    spec: the model's section of it.
-    path: the section's path.
-    source: the sizes of what its init names.
-    sizes: its own.
-    mesh: its devices.
+    config: the run's config.
+    spec: section of the model in the config.
+    path: path of the section.
+    source: sizes of the model that its init names.
+    sizes: sizes of the model itself.
+    mesh: mesh of the model.
     remat: see student.remat.
 
   Raises:
-    ConfigError: the devices have no such kernel, or do not divide a size.
+    ConfigError: the devices do not support the kernel, or do not divide a size.
   """
   meshes.check_stages(mesh, sizes.scan_groups, path)
   module = families.build(sizes, spec.dtype, remat, path)
@@ -119,18 +119,18 @@ def build_model(
 def source_sizes(
   config: Config, specs: Mapping[str, Config], source_config: SourceConfig
 ) -> dict[str, family.Config]:
-  """Returns the sizes of what each model's init names.
+  """Returns the sizes of the model that each init names.
 
   Args:
-    config: the run's.
-    specs: the teachers' sections by path; see source_lib.Source.teacher_specs.
-    source_config: as model_sizes.source_config.
+    config: the run's config.
+    specs: sections of the teachers by path; see Source.teacher_specs.
+    source_config: a function such as model_sizes.source_config.
 
   Returns:
-    Sizes by the path of the model, 'student' among them.
+    Sizes by the model's path, including 'student'.
 
   Raises:
-    ConfigError: names an init or variant.
+    ConfigError: an init or variant is illegal.
   """
   sizes = {
     path: source_config(spec, path, None) for path, spec in specs.items()
@@ -148,10 +148,10 @@ def build_teachers(
   """Returns the teachers with their weights in the mixture, which sum to 1.
 
   Args:
-    config: the run's.
-    specs: the teachers' sections by path.
-    sizes: by path, from source_sizes.
-    mesh: the teachers' devices.
+    config: the run's config.
+    specs: sections of the teachers by path.
+    sizes: sizes by path, from source_sizes.
+    mesh: the teachers' mesh.
 
   Raises:
     ConfigError: rows are longer than a context, or axes do not divide a size.
@@ -172,12 +172,12 @@ def build_teachers(
 def build_student(
   config: Config, source: family.Config, mesh: jax.sharding.Mesh
 ) -> resolved.Model:
-  """Returns the student, with the layers of its source that it keeps.
+  """Returns the student with the layers of its source that it keeps.
 
   Args:
-    config: the run's.
-    source: the sizes of what student.init names.
-    mesh: the student's devices.
+    config: the run's config.
+    source: sizes of the model that student.init names.
+    mesh: the student's mesh.
 
   Raises:
     ConfigError: as for build_teachers, or it keeps layers that do not exist.
@@ -239,7 +239,7 @@ def _optimizer(config, student, objective):
   split = parameter_groups.ParameterGroups(
     student.config, groups, config.optimizer.layer_decay, is_frozen
   )
-  # Shapes alone.
+  # Only the shapes are needed.
   projections, _ = jax.eval_shape(
     lambda: layer_objective.init(objective.layer_terms, jax.random.key(0))
   )
@@ -255,16 +255,16 @@ def shapes(
   source_config: SourceConfig,
   sampling_devices: Sequence[jax.Device] = (),
 ) -> resolved.Run:
-  """Builds a run from shapes alone, without weights and tokenizers.
+  """Builds a run from shapes only, without weights and tokenizers.
 
   Args:
-    config: as given on the command line.
-    make_mesh: from the config's `mesh` to some of the devices that train.
-    source_config: which sizes a model has; see model_sizes.source_config.
-    sampling_devices: those of all processes that only sample.
+    config: the config given on the command line.
+    make_mesh: function that creates meshes of devices that train.
+    source_config: a function such as model_sizes.source_config.
+    sampling_devices: devices of all processes that only sample.
 
   Raises:
-    ConfigError: names the first thing that is wrong.
+    ConfigError: the config is wrong; names the first fault.
   """
   config = base.checked(config)
   source = source_lib.of(config)
@@ -310,14 +310,14 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
   """Validates a config and builds the run from it.
 
   Args:
-    config: as given on the command line.
-    devices: the devices of all processes.
+    config: the config given on the command line.
+    devices: devices of all processes.
 
   Returns:
     The run.
 
   Raises:
-    ConfigError: names the first thing that is wrong.
+    ConfigError: the config is wrong; names the first fault.
   """
   config = base.checked(config)
   membership.check(config.processes)
@@ -345,7 +345,7 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
 
 
 def check_scores(student: resolved.Model) -> None:
-  """Raises ConfigError if a student to prune has no scores that fit."""
+  """Raises ConfigError if a student to prune has no matching scores."""
   if student.prune is not None:
     scores.load(student.prune, student.source)
 
@@ -356,7 +356,7 @@ def _load_tokenizer(config, sources):
 
 
 def mesh_maker(devices: Sequence[jax.Device]) -> meshes.MakeMesh:
-  """Returns the function that makes meshes of some of these devices."""
+  """Returns a function that creates meshes of some of the devices."""
   return lambda sizes, part: mesh_lib.make(sizes, devices[part])
 
 
@@ -378,8 +378,8 @@ def with_tokenizer(
   """Adds the tokenizer to a run.
 
   Raises:
-    ConfigError: a model has too few embeddings for it, or it lacks a token of
-      the template.
+    ConfigError: a model has too few embeddings, or the tokenizer lacks a token
+      of the template.
   """
   models = {'student': run.student}
   if run.teachers:

@@ -31,22 +31,22 @@ def resolve_student(
   workdir: str,
   with_teachers: bool = False,
 ) -> resolved.Run:
-  """Resolves a config for a mode that trains nothing.
+  """Resolves a config for a mode that does not train.
 
-  The student is the one that the workdir's checkpoints hold, or else the one
-  that student.init names: neither losses nor a teacher are needed.
+  The student is that of the workdir's checkpoints, or else the one that
+  student.init names. Neither losses nor a teacher are needed.
 
   Args:
-    config: as given on the command line.
-    devices: the devices of all processes.
-    workdir: the folder that may hold a run.
+    config: the config given on the command line.
+    devices: devices of all processes.
+    workdir: a folder that may contain a run.
     with_teachers: whether the teachers are needed too.
 
   Returns:
-    A run whose objective has no terms, without an optimizer.
+    A run without terms in its objective and without an optimizer.
 
   Raises:
-    ConfigError: names the first thing that is wrong.
+    ConfigError: the config is wrong; names the first fault.
   """
   config = base.checked(config)
   membership.check(config.processes)
@@ -57,7 +57,7 @@ def resolve_student(
   mesh = meshes.student_mesh(config, make_mesh)
   rows = config.evaluation.batch_size
   fields.check_devices(rows, mesh, 'evaluation.batch_size')
-  # A teacher that reads rows of its own is not compared with.
+  # There is no comparison with a teacher that has its own rows.
   compares = with_teachers and not teacher_prefix.reads_own_rows(config)
   specs = source_lib.of(config).teacher_specs() if compares else {}
   sources = resolve_lib.init_sources(specs)
@@ -106,7 +106,7 @@ def _trained(config, workdir, mesh):
     mesh=mesh,
     remat=config.student.remat,
   )
-  # It was pruned before it was trained.
+  # It was already pruned before training.
   return dataclasses.replace(student, prune=None)
 
 

@@ -1,4 +1,4 @@
-"""Modes that train nothing need no teacher and no losses."""
+"""Modes that do not train need neither a teacher nor losses."""
 
 import jax
 import pytest

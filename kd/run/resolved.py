@@ -24,16 +24,16 @@ class Model:
 
   Attributes:
     module: the linen module.
-    init: where its parameters come from.
+    init: source of the parameters.
     source: sizes of the model that `init` names.
-    keep_layers: the layers of that model which this one keeps; (): all.
-    shardings: the sharding of each parameter.
-    param_dtype: of its parameters in memory.
-    prune: what it keeps of those layers, by importance; None: all.
-    dither: noise of the first values of rounded matrices, in steps of their
-      codes; see rounding_ties.dithered.
-    vision_init: where its vision tower comes from, as the field says or
-      'teacher'; '': from `init`.
+    keep_layers: layers of that model to keep; () for all.
+    shardings: sharding of each parameter.
+    param_dtype: data type of the parameters in memory.
+    prune: sizes to keep within these layers, by importance; None for all.
+    dither: noise added to the initial values of rounded matrices, in steps of
+      their codes; see rounding_ties.dithered.
+    vision_init: source of the vision tower, as in the field of that name, or
+      'teacher'; '' for `init`.
   """
 
   module: family.Model
@@ -53,14 +53,14 @@ class Model:
 
   @property
   def mesh(self) -> jax.sharding.Mesh:
-    """Returns the mesh that it is on."""
+    """Returns the model's mesh."""
     return jax.tree.leaves(self.shardings)[0].mesh
 
   def identity(self, weights: str) -> dict[str, Any]:
-    """Returns what determines the model's outputs, as JSON values.
+    """Returns the values that determine the model's outputs, as JSON.
 
     Args:
-      weights: the digest of its parameters, from param_digest.of.
+      weights: digest of the parameters, from param_digest.of.
     """
     return {
       'weights': weights,
@@ -76,7 +76,7 @@ class Teacher:
 
   Attributes:
     model: the teacher.
-    weight: its weight in the mixture; the weights of all teachers sum to 1.
+    weight: weight in the mixture; the weights of all teachers sum to 1.
   """
 
   model: Model
@@ -88,16 +88,17 @@ class Run:
   """A validated config and the objects built from it.
 
   Attributes:
-    config: frozen.
-    mesh: the student's devices; batches and targets are on them too.
-    tokenizer: of student and teacher; None where planning needs shapes alone.
-    student: the model that is trained.
-    teachers: the models that it learns from, the one that the config calls
-      `teacher` first; () without a live teacher.
-    objective: the training objective; without terms where nothing is trained.
-    optimizer: trains it; None where nothing is trained.
-    learning_rate: by update; None likewise.
-    sampler: the student on devices that only sample; None without these.
+    config: the frozen config.
+    mesh: mesh of the student, its batches and its targets.
+    tokenizer: tokenizer of student and teacher; None for plans, which need only
+      shapes.
+    student: the model to train.
+    teachers: the teachers, starting with the config's `teacher`; () without a
+      live teacher.
+    objective: the training objective; without terms in modes that do not train.
+    optimizer: the optimizer; None in modes that do not train.
+    learning_rate: learning rate by step; None likewise.
+    sampler: the student on devices that only sample; None without such devices.
   """
 
   config: ml_collections.FrozenConfigDict
@@ -120,15 +121,15 @@ class Run:
     return tuple(teacher.model for teacher in self.teachers)
 
   def image_form_of(self, config: family.Config) -> form_lib.Form | None:
-    """Returns `image_form` for one of its models; None if it reads none."""
+    """Returns `image_form` for a model; None if it is text-only."""
     return self.image_form if config.vision else None
 
   @property
   def image_form(self) -> form_lib.Form | None:
-    """Returns how rows have images; None if no model of the run reads any.
+    """Returns the form of images in rows; None if all models are text-only.
 
     Raises:
-      ConfigError: its models take images of different forms.
+      ConfigError: the models need images of different forms.
     """
     towers = [
       model.config.vision for model in (self.student, *self.teacher_models)
@@ -136,8 +137,8 @@ class Run:
     forms = {(x.image_size, x.soft_tokens) for x in towers if x}
     if not forms:
       return None
-    # A plan may have no tokenizer, and reads no ids. Rows with images need one
-    # with these tokens; others do not.
+    # A plan may have no tokenizer, since it reads no ids. Only rows with images
+    # need a tokenizer with these tokens.
     ids = self.tokenizer and self.tokenizer.image_ids
     if len(forms) > 1:
       listed = ' and of '.join(

@@ -1,4 +1,4 @@
-"""What a run needs for teachers that divide the examples among them."""
+"""Supports teachers that divide the examples of a run among them."""
 
 from collections.abc import Sequence
 
@@ -14,10 +14,10 @@ Config = ml_collections.ConfigDict | ml_collections.FrozenConfigDict
 
 
 def routes(config: Config) -> tuple[routing.Route, ...]:
-  """Returns the examples of each teacher, in the order of the run's teachers.
+  """Returns the routes of examples, in the order of the run's teachers.
 
   Returns:
-    One for each teacher; () if each takes all examples.
+    One route for each teacher; () if each teaches all examples.
   """
   specs = teacher_sections.of(config)
   if not any(spec.tasks or spec.field_values for spec in specs.values()):
@@ -31,12 +31,12 @@ def routes(config: Config) -> tuple[routing.Route, ...]:
 
 
 def names(config: Config) -> tuple[str, ...]:
-  """Returns what metrics call the teachers; () if each takes all examples."""
+  """Returns the teachers' names in metrics; () if each teaches all examples."""
   return tuple(route.name for route in routes(config))
 
 
 def lines(config: Config) -> list[str]:
-  """Returns a line on the examples of each teacher; [] if it takes all."""
+  """Describes the examples of each teacher; [] if each teaches all."""
   described = []
   for route in routes(config):
     parts = []
@@ -52,13 +52,13 @@ def lines(config: Config) -> list[str]:
 def router(
   config: Config, prepared: Sequence[prepare.Prepared]
 ) -> routing.Router | None:
-  """Returns what adds the teachers' weights to batches of these rows.
+  """Returns the object that adds the teachers' weights to batches.
 
   Returns:
-    The router; None if each teacher takes all examples.
+    The router; None if each teacher teaches all examples.
 
   Raises:
-    ConfigError: no teacher takes one of the examples.
+    ConfigError: an example has no teacher.
   """
   divided = routes(config)
   if not divided:
@@ -72,9 +72,9 @@ def check_set(
   """Raises ConfigError unless each example of a held-out set has a teacher.
 
   Args:
-    config: the run's.
-    name: of the set.
-    prepared: its rows.
+    config: the run's config.
+    name: name of the set.
+    prepared: rows of the set.
   """
   try:
     router(config, prepared)
@@ -83,14 +83,14 @@ def check_set(
 
 
 def check(config: Config, objective: objective_lib.Objective) -> None:
-  """Raises ConfigError for terms that read a teacher that lacks some examples.
+  """Raises ConfigError for terms whose teacher does not teach all examples.
 
   Args:
-    config: the run's.
+    config: the run's config.
     objective: the training objective.
 
   Raises:
-    ConfigError: names the first term.
+    ConfigError: there is such a term; names the first one.
   """
   first = config.teacher
   if objective.layer_terms and (first.tasks or first.field_values):

@@ -1,4 +1,4 @@
-"""Makes samplers of a run's models."""
+"""Creates samplers of a run's models."""
 
 from collections.abc import Callable, Sequence
 import functools
@@ -13,12 +13,12 @@ from kd.sampling import requests
 def make(
   run: resolved.Run, model: resolved.Model, params: types.PyTree
 ) -> requests.Sampler:
-  """Returns a sampler that answers evaluation.batch_size rows at a time.
+  """Returns a sampler with batches of evaluation.batch_size.
 
   Args:
     run: the resolved config.
-    model: the student, or a teacher.
-    params: of the model, on its devices.
+    model: the student or a teacher.
+    params: parameters of the model, on its devices.
 
   Raises:
     ConfigError: the tokenizer has more ids than the model.
@@ -34,8 +34,8 @@ def without_params(
 
   Args:
     run: the resolved config.
-    model: the student, or a teacher.
-    batch_size: rows that it decodes at a time.
+    model: the student or a teacher.
+    batch_size: number of rows to decode at a time.
 
   Raises:
     ConfigError: the tokenizer has more ids than the model.
@@ -62,7 +62,7 @@ def compile_(
   asked: Sequence[requests.Request],
   settings: requests.SamplingSettings,
 ) -> None:
-  """Compiles what `without_params` runs; see engine.Engine.compile."""
+  """Compiles the programs of `without_params`; see engine.Engine.compile."""
   with rules.active(model.mesh):
     _engine(run, model, batch_size).compile(params, asked, settings)
 

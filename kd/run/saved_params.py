@@ -1,4 +1,4 @@
-"""Reads the parameters that a run has saved onto the mesh."""
+"""Reads the saved parameters of a run onto the mesh."""
 
 from etils import epath
 import jax
@@ -31,18 +31,18 @@ def restore(
   path: str,
   averaged: bool = False,
 ) -> types.PyTree:
-  """Reads the parameters that a run has saved.
+  """Reads the saved parameters of a run.
 
   Args:
     workdir: the run's folder.
-    model: whose they are; keep_layers is ignored.
+    model: the model that the run saved; keep_layers is ignored.
     which: 'last' or 'best'.
     path: the config path that names the workdir, for the message.
     averaged: whether to read the averages of the trained parameters.
 
   Raises:
-    ConfigError: there is no checkpoint, it is damaged, it is another model's,
-      or its parameters are not finite.
+    ConfigError: the checkpoint is missing, damaged, or of another model, or its
+      parameters are not finite.
   """
   folder = manager.folder_of(workdir)
   if not epath.Path(folder).is_dir():
@@ -72,9 +72,9 @@ def restore(
 
 
 def _with_averages(saved, step, params, like):
-  """Returns averages, and of what has none the parameters.
+  """Replaces parameters by their averages where there are any.
 
-  Orbax restores whole trees: parameters that have an average are deleted first.
+  Orbax restores whole trees, so parameters with an average are deleted first.
   """
   is_none = lambda x: x is None
   drop = lambda average, x: None if average is None else x.delete()
@@ -84,7 +84,7 @@ def _with_averages(saved, step, params, like):
 
 
 def _abstract_average(saved, step, params):
-  """Returns those of `params` whose average a checkpoint has."""
+  """Returns the `params` whose average is in a checkpoint, and else None."""
   averaged = saved.leaves(step, manager.EMA)
   if not averaged:
     raise errors.ConfigError(

@@ -1,4 +1,4 @@
-"""Helpers of all modes: printing, joining processes, config, exit codes."""
+"""Common steps of all modes: printing, processes, config and exit codes."""
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
@@ -30,10 +30,10 @@ def say(line: str) -> None:
 
 
 def enter_users_folder() -> None:
-  """Changes to the user's folder, where her modules are found, too.
+  """Changes to the user's folder and adds it to Python's path.
 
-  `bazel run` starts in its runfiles, and neither it nor the command `kd` has
-  the folder on Python's path, as `python -m` does.
+  `bazel run` starts in its runfiles. Unlike `python -m`, neither it nor the
+  command `kd` has the user's folder on Python's path.
   """
   folder = os.environ.get('BUILD_WORKING_DIRECTORY')
   if folder:
@@ -45,16 +45,17 @@ def enter_users_folder() -> None:
 def recorded_config(
   workdir: str | None, or_default: bool, models: Sequence[str] = ()
 ) -> ml_collections.ConfigDict | None:
-  """Returns the config where --config names none: that of the workdir's run.
+  """Returns the config to use without --config: that of the workdir's run.
 
   Args:
-    workdir: the flag.
-    or_default: whether it is the default config where there is no run; None
-      otherwise.
-    models: places of models; the config of the first run among them is next.
+    workdir: value of the flag.
+    or_default: whether to return the default config instead of None if there is
+      no run.
+    models: locations of models; the config of the first run among them is used
+      if the workdir has none.
   """
   runs = [place.removeprefix('workdir:') for place in models]
-  # A folder for transformers has a config.json, too.
+  # A folder for transformers has a config.json too.
   runs = [x for x in runs if os.path.isfile(os.path.join(x, 'run.json'))]
   for folder in (workdir, *runs):
     if folder and not places.place_fault(folder):
@@ -78,11 +79,11 @@ def exit_codes(workdir: str | None) -> Iterator[None]:
   """Converts errors to exit codes, on all processes.
 
   Args:
-    workdir: the flag, for messages about its disk.
+    workdir: value of the flag, for messages about its disk.
 
   Raises:
-    SystemExit: for a KdError or OSError, printed as one line.
-    Exception: any other; it is a fault of the program, exit code 1.
+    SystemExit: a KdError or OSError was raised; it is printed as one line.
+    Exception: any other error, which is a bug; the exit code is 1.
   """
   try:
     yield
@@ -90,7 +91,7 @@ def exit_codes(workdir: str | None) -> Iterator[None]:
   except (errors.KdError, OSError) as e:
     error = errors.for_user(e, workdir)
     processes.fail(error, error.exit_code)
-    # Notes say more about an error, such as its likely cause.
+    # Notes explain an error, for example by its likely cause.
     notes = [f'kd: {note}' for note in getattr(e, '__notes__', ())]
     for line in (f'kd: error: {error}', *notes):
       print(buckets.shown(line), file=sys.stderr, flush=True)
@@ -101,7 +102,7 @@ def exit_codes(workdir: str | None) -> Iterator[None]:
 
 
 def devices(config: ml_collections.ConfigDict) -> list[jax.Device]:
-  """Returns the devices of all processes, once all have started.
+  """Waits for all processes to start and returns all their devices.
 
   Raises:
     ConfigError: two processes have different configs.
@@ -127,17 +128,17 @@ def open_trained(
   warn: Callable[[str], None] = say,
   also_allowed: tuple[str, ...] = (),
 ) -> resolved.Run:
-  """Resolves a config for a mode that trains nothing.
+  """Resolves a config for a mode that does not train.
 
   Args:
-    config: as given on the command line.
-    workdir: may hold a run.
+    config: the config given on the command line.
+    workdir: a folder that may contain a run.
     with_teachers: whether the mode needs the teachers.
-    warn: prints a warning.
+    warn: function that prints a warning.
     also_allowed: prefixes of more fields that may differ from the run's.
 
   Raises:
-    ConfigError: names the first field that is wrong.
+    ConfigError: a field is wrong; names the first one.
   """
   run = resolve_student.resolve_student(
     config, devices(config), workdir, with_teachers
@@ -147,7 +148,7 @@ def open_trained(
   workdirs.check_tokenizer(run, workdir)
   models = model_checks.models(run)
   if manager.latest_step(workdir) is not None:
-    # Trained with the workdir's own template, whatever it began from.
+    # It was trained with the workdir's template, regardless of its init.
     del models['student']
   for line in model_checks.template_warnings(run, models):
     warn(line)
@@ -157,7 +158,7 @@ def open_trained(
 def check_one_process(mode: str) -> None:
   """Raises ConfigError if there are several processes.
 
-  Call it after `devices`: that is when processes find each other.
+  Call it after `devices`, where processes connect to each other.
   """
   if jax.process_count() > 1:
     raise errors.ConfigError(

@@ -1,4 +1,4 @@
-"""Finds the one tokenizer of a student and its teachers."""
+"""Loads the common tokenizer of a student and its teachers."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -14,21 +14,21 @@ from kd.models import family
 from kd.run import model_sizes
 
 _LOG = logging.getLogger(__name__)
-_MULTIPLE = 8  # Of rows of an embedding.
+_MULTIPLE = 8  # The rows of an embedding are a multiple of this.
 
 
 def tokenizer(
   data: ml_collections.ConfigDict, sources: Mapping[str, str]
 ) -> tokenizers.Tokenizer:
-  """Returns the one tokenizer of all models.
+  """Returns the common tokenizer of all models.
 
   Args:
-    data: the config's section; its tokenizer, if it names one, comes first.
-    sources: by the field that names it, what may contain a tokenizer: a model's
-      init, or 'workdir:DIR'.
+    data: section `data` of the config; its tokenizer takes precedence.
+    sources: possible sources of a tokenizer by the field that names them: a
+      model's init, or 'workdir:DIR'.
 
   Raises:
-    ConfigError: there is none, or the models have different ones.
+    ConfigError: no source has a tokenizer, or the models have different ones.
   """
   found, loaded = {}, {}
   if data.tokenizer:
@@ -40,7 +40,7 @@ def tokenizer(
         loaded[init] = tokenizers.for_source(init, path)
       found[path] = loaded[init]
     except errors.ConfigError as e:
-      # A folder whose tokenizer is missing or of another kind.
+      # The tokenizer of the folder is missing or of another kind.
       if not data.tokenizer:
         raise
       _LOG.info('%s; data.tokenizer is used', e)
@@ -72,13 +72,14 @@ def source_config(
 ) -> Callable[..., family.Config]:
   """Returns model_sizes.source_config without padding of embeddings in files.
 
-  Published tables have rows that no id of the tokenizer has (64 in Gemma 3 4B
-  and up). They are cut when weights are read, so they are never sampled and
-  take no part in a softmax; a multiple of 8 is kept, which devices can share.
+  Published embeddings have rows beyond the tokenizer's ids (64 in Gemma 3 4B
+  and up). They are cut when weights are read, so they are never sampled and do
+  not enter a softmax. A multiple of 8 rows is kept, which devices can divide.
 
   Args:
-    tokenizer: returns the tokenizer; called for models in files alone.
-    teachers: the same of the teachers, if they have one of their own.
+    tokenizer: function that returns the tokenizer; called only for models in
+      files.
+    teachers: the same for the teachers, if they have their own tokenizer.
   """
 
   def of(spec, path, teacher):
@@ -101,11 +102,11 @@ def check(
 
   Args:
     chosen: the tokenizer.
-    name: the model's config path.
-    sizes: of the model.
+    name: config path of the model.
+    sizes: sizes of the model.
 
   Raises:
-    ConfigError: its embedding is too small.
+    ConfigError: the model's embedding is too small.
   """
   if chosen.vocab_size > sizes.vocab_size:
     lacking = [

@@ -1,7 +1,7 @@
-"""Where the targets of a run come from, asked before weights and rows are read.
+"""The sources of a run's targets, used before weights and rows are read.
 
-teacher.source names a source. A feed is a file of kd/train/feeds, or a plugin,
-with two classes: a registered `Source`, and the `Feed` that it creates.
+teacher.source names a source. Files of kd/train/feeds, or plugins, define two
+classes each: a registered `Source` and the `Feed` that it creates.
 """
 
 import abc
@@ -23,9 +23,9 @@ from kd.run import resolved
 
 Config = ml_collections.ConfigDict
 
-# From a checked config to its Source, by the value of teacher.source.
+# Functions from a checked config to its Source, by value of teacher.source.
 SOURCES = registry.Registry('source of targets')
-# The modules of kd.train.feeds that register the sources that come with kd.
+# Modules of kd.train.feeds that register the sources that come with kd.
 _MODULES = {
   'none': 'labels',
   'live': 'live',
@@ -40,8 +40,8 @@ class Source(abc.ABC):
   """Builds the feed that a value of teacher.source names.
 
   Attributes:
-    computed_by: the value of teacher.source that computes what this source
-      reads from files; None if it reads none.
+    computed_by: the value of teacher.source that computes the files of this
+      source; None if it reads no files.
   """
 
   computed_by: str | None = None
@@ -51,24 +51,21 @@ class Source(abc.ABC):
     self._config = config
 
   def teacher_specs(self) -> dict[str, Config]:
-    """Returns the section of each teacher to load, by path.
-
-    The first is `teacher`.
-    """
+    """Returns the sections of the teachers to load by path, `teacher` first."""
     return {}
 
   def tokenizer_inits(self) -> dict[str, str]:
-    """Returns where the tokenizer is read from first, by the field's path.
+    """Returns preferred sources of the tokenizer by the field that names them.
 
     Raises:
-      ConfigError: files of the source do not fit the config.
+      ConfigError: files of the source do not match the config.
     """
     return {}
 
   def term_teacher(
     self, student: resolved.Model, teachers: Sequence[resolved.Teacher]
   ) -> resolved.Model | None:
-    """Returns the model whose sizes terms of the objective are built with."""
+    """Returns the model whose sizes the objective's terms are built with."""
     del student, teachers
     return None
 
@@ -78,15 +75,15 @@ class Source(abc.ABC):
     student: resolved.Model,
     objective: objective_lib.Objective,
   ) -> None:
-    """Raises ConfigError for an objective that the source cannot serve.
+    """Raises ConfigError for an objective that the source does not support.
 
     Args:
-      mesh: the student's devices.
+      mesh: the student's mesh.
       student: the student.
       objective: the training objective.
 
     Raises:
-      ConfigError: names the field.
+      ConfigError: a field is unsupported.
     """
     del mesh, student
     for term in objective.terms:
@@ -99,7 +96,7 @@ class Source(abc.ABC):
         )
 
   def sampling(self) -> Config | None:
-    """Returns the config section of the student's sampling, or None."""
+    """Returns the config section for sampling from the student, or None."""
     return None
 
   def compile(
@@ -109,26 +106,26 @@ class Source(abc.ABC):
     params: types.PyTree,
     say: progress.Say,
   ) -> None:
-    """Compiles what steps run in addition to the update, before the first.
+    """Compiles the programs that steps run in addition to the update.
 
     Args:
       run: the resolved config.
       prepared: the rows of each task of the mixture.
-      params: the student's.
-      say: prints a line of progress.
+      params: parameters of the student.
+      say: function that prints a line of progress.
     """
     del run, prepared, params, say
 
   def describe_teacher(self) -> str | None:
-    """Returns a line on a teacher that is not loaded, for --mode=check."""
+    """Describes a teacher that is not loaded in a line for --mode=check."""
     return 'teacher: none'
 
   def describe(self) -> list[str]:
-    """Returns more lines on the source for --mode=check."""
+    """Describes the source in further lines for --mode=check."""
     return []
 
   def teacher_names(self) -> tuple[str, ...]:
-    """Returns the name of each teacher of the targets, for messages."""
+    """Returns the names of the targets' teachers, for messages."""
     return ()
 
   def abstract_targets(
@@ -138,8 +135,8 @@ class Source(abc.ABC):
 
     Args:
       run: the resolved config.
-      model_config: finds the sizes of a teacher that is not loaded; see
-        model_sizes.source_config.
+      model_config: function that returns the sizes of a teacher that is not
+        loaded; see model_sizes.source_config.
     """
     del run, model_config
     return None
@@ -147,30 +144,30 @@ class Source(abc.ABC):
   def open(
     self, run: resolved.Run, prepared: Sequence[prepare.Prepared]
   ) -> Any:
-    """Opens the source's own files, before anything is written.
+    """Opens the source's files, before anything is written.
 
     Args:
       run: the resolved config.
       prepared: the rows of each task of the mixture.
 
     Returns:
-      What `digest` and `feed` take as `opened`; None without files.
+      The argument `opened` of `digest` and `feed`; None without files.
 
     Raises:
-      ConfigError: they belong to other rows or another config.
+      ConfigError: the files belong to other rows or another config.
     """
     del run, prepared
 
   def file_warnings(self) -> list[str]:
-    """Returns lines on the files that are used: their date, and changes."""
+    """Returns warnings about the files: their date, and changes since."""
     return []
 
   def close(self, opened: Any) -> None:
-    """Ends what `open` began, when the run ends; by default nothing."""
+    """Closes the result of `open`, at the end of the run."""
     del opened
 
   def digest(self, opened: Any) -> str | None:
-    """Returns the digest of the files that `open` returned, or None."""
+    """Returns the digest of the opened files, or None."""
     del opened
 
   @abc.abstractmethod
@@ -186,17 +183,17 @@ class Source(abc.ABC):
 
     Args:
       run: the resolved config.
-      rows: reads rows of a step's batch; see feed.Rows.
+      rows: function that reads rows of a step's batch; see feed.Rows.
       digest: see feed.Feed.
-      opened: what `open` returned.
-      live_targets: the live teachers' targets; None if none is loaded; see
-        feed.LiveTargets.
+      opened: result of `open`.
+      live_targets: function that computes the live teachers' targets, or None;
+        see feed.LiveTargets.
     """
 
 
 def of(config: Config) -> Source:
   """Returns the source that teacher.source names."""
-  # Imported lazily: these modules import this one, and more than it needs.
+  # Imported lazily, since these modules import this one and large libraries.
   name = config.teacher.source
   if name in _MODULES:
     importlib.import_module(f'kd.train.feeds.{_MODULES[name]}')

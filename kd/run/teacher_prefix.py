@@ -1,4 +1,4 @@
-"""What a run needs for a teacher that reads a prefix before each example."""
+"""Supports a teacher with a prefix before each example."""
 
 from collections.abc import Sequence
 
@@ -25,20 +25,20 @@ def of_rows(config: Config) -> str:
 
 
 def reads_own_rows(config: Config) -> bool:
-  """Returns whether a live teacher reads rows that are not the student's."""
+  """Returns whether a live teacher's rows differ from the student's."""
   has_prefix = config.teacher.prefix and config.teacher.source in _LIVE
   return own_tokenizer.is_used(config) or bool(has_prefix)
 
 
 def check(config: Config, objective: objective_lib.Objective) -> None:
-  """Raises ConfigError for a run whose teacher cannot read a prefix.
+  """Raises ConfigError for a run that does not support its teacher's prefix.
 
   Args:
-    config: the run's.
+    config: the run's config.
     objective: the training objective.
 
   Raises:
-    ConfigError: names the field.
+    ConfigError: the prefix is not supported.
   """
   teacher = config.teacher
   if not teacher.prefix:
@@ -62,7 +62,7 @@ def check(config: Config, objective: objective_lib.Objective) -> None:
 def prefixes_of(
   run: resolved.Run, prepared: Sequence[prepared_lib.Prepared]
 ) -> prefixes.Prefixes:
-  """Returns what finds the prefixes of a run's batches.
+  """Returns the prefixes of a run's batches.
 
   Args:
     run: the resolved config.
@@ -79,13 +79,13 @@ def rows(
   prepared: Sequence[prepared_lib.Prepared],
   all_fit: bool = False,
 ) -> teacher_rows.TeacherRows | teacher_rows.PrefixedRows | None:
-  """Returns what adds the teacher's rows to batches; None if it needs none.
+  """Returns the object that adds the teacher's rows to batches, if it has any.
 
   Args:
     run: the resolved config.
     prepared: the rows of each task of the mixture.
-    all_fit: whether an example that does not fit raises ConfigError instead of
-      being left out.
+    all_fit: whether to raise ConfigError for an example that does not fit,
+      instead of omitting it.
   """
   if not reads_own_rows(run.config):
     return None

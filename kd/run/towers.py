@@ -1,4 +1,4 @@
-"""Loads the vision tower of a model whose other weights come from elsewhere."""
+"""Loads a vision tower from another source than the rest of the model."""
 
 from collections.abc import Sequence
 import logging
@@ -22,9 +22,10 @@ def init_has_projector(
   """Returns whether `init` has a projector that fits the model's tower.
 
   Args:
-    model: has another tower.
-    path: the config path of `init`, for messages.
-    teacher_params: the teacher's, or their shapes, for init 'teacher'.
+    model: a model with another tower than `init`.
+    path: config path of `init`, for messages.
+    teacher_params: parameters of the teacher, or their shapes, for init
+      'teacher'.
   """
   kind, _, _ = model.init.partition(':')
   if kind in weights.PREFIXES:
@@ -35,18 +36,18 @@ def init_has_projector(
     of_source = families.build(model.source, 'float32', 'none', path)
     own = of_source.abstract_params()['vision']
     return shapes(teacher_params.get('vision')) == shapes(own)
-  # Of another run the tower has been compared before; random ones do not count.
+  # The tower of another run was compared before; a random one does not count.
   return kind == 'workdir'
 
 
 def check_adapters(run: resolved.Run) -> None:
-  """Raises ConfigError if adapters would leave a random projector as it is.
+  """Raises ConfigError if a random projector would not be trained.
 
   Args:
     run: the resolved config.
 
   Raises:
-    ConfigError: names student.lora.rank, or a file that is damaged.
+    ConfigError: only adapters would be trained, or a file is damaged.
   """
   student, rank = run.student, run.config.student.lora.rank
   if not rank or not student.vision_init:
@@ -71,9 +72,9 @@ def _maps_to_its_width(model, opened, teacher_params) -> bool:
   """Returns whether the projector of `vision_init` maps to the model's width.
 
   Args:
-    model: has `vision_init`.
+    model: a model with `vision_init`.
     opened: see `_open`.
-    teacher_params: the teacher's parameters or their shapes, for its tower.
+    teacher_params: parameters of the teacher or their shapes, for its tower.
   """
   if opened is None:
     width = teacher_params['vision']['projector']['kernel'].shape[1]
@@ -83,7 +84,7 @@ def _maps_to_its_width(model, opened, teacher_params) -> bool:
 
 
 def _open(model, path) -> vision_weights.Source | None:
-  """Opens the files that `vision_init` names; None: it is the teacher's."""
+  """Opens the files of `vision_init`; None if the tower is the teacher's."""
   if model.vision_init == model_sizes.TEACHERS_VISION:
     return None
   field = path.removesuffix('init') + 'vision_init'
@@ -98,17 +99,17 @@ def load(
   path: str,
   teacher_params: types.PyTree | None,
 ) -> types.PyTree:
-  """Returns the parameters of the tower and of the projector.
+  """Loads the parameters of the tower and of the projector.
 
   The projector is that of `init` if it has one, else that of the tower if it
   maps to the model's width, else random.
 
   Args:
-    model: has `vision_init`.
-    params: its other parameters, possibly with a vision tower.
-    seed: of a random projector.
-    path: the config path of `init`, for messages.
-    teacher_params: the teacher's, for a shared tower.
+    model: a model with `vision_init`.
+    params: the model's other parameters, possibly with a vision tower.
+    seed: seed of a random projector.
+    path: config path of `init`, for messages.
+    teacher_params: parameters of the teacher, for a shared tower.
 
   Raises:
     ConfigError: a value in the tower's files is not finite.
@@ -152,16 +153,16 @@ def load(
 
 
 def place_of_teachers(config: ml_collections.ConfigDict) -> str:
-  """Returns where the tower is that a student without a teacher would share.
+  """Returns the source of the teacher's tower, for modes without a teacher.
 
   Args:
-    config: its student.vision is 'teacher'.
+    config: a config with student.vision 'teacher'.
 
   Returns:
     A value of `vision_init`; '' if student.init, 'teacher', has the tower.
 
   Raises:
-    ConfigError: no files have it.
+    ConfigError: the tower is not in files.
   """
   teacher = config.teacher
   if config.student.init == 'teacher':
@@ -179,10 +180,10 @@ def place_of_teachers(config: ml_collections.ConfigDict) -> str:
 
 
 def load_tower(model: resolved.Model) -> types.PyTree:
-  """Loads the parameters of the student's own tower alone, from files.
+  """Loads only the parameters of the student's own tower, from files.
 
   Args:
-    model: the student; model_checks.check_features has accepted it.
+    model: the student, which model_checks.check_features has accepted.
 
   Raises:
     ConfigError: a value in the tower's files is not finite.
@@ -204,12 +205,12 @@ def load_tower(model: resolved.Model) -> types.PyTree:
 def kept_layers(
   layers: types.PyTree, keep: Sequence[int], shardings: types.PyTree
 ) -> types.PyTree:
-  """Returns some of a tower's layers.
+  """Returns some layers of a tower.
 
   Args:
     layers: parameters [layers, ...].
-    keep: which of them, rising.
-    shardings: of the result.
+    keep: indices of layers to keep, in increasing order.
+    shardings: shardings of the result.
   """
   chosen = np.array(keep)
   choose = lambda tree: jax.tree.map(lambda x: x[chosen], tree)

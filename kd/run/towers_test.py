@@ -1,4 +1,4 @@
-"""Students whose tower is another's: what is refused before anything loads."""
+"""Students with another model's tower are checked before anything loads."""
 
 import dataclasses
 
@@ -27,7 +27,7 @@ def _config(**student):
 
 
 def test_adapters_leave_no_projector_random():
-  # Its width is the teacher's, whose projector it takes.
+  # The student has the teacher's width and takes its projector.
   config = _config(variant='tiny')
   config.student.lora.rank = 4
   devices = jax.devices()[:1]

@@ -1,8 +1,8 @@
-"""Checks which run a workdir belongs to, and what may change on resume.
+"""Checks that a workdir belongs to a run, and what may change on resume.
 
-A workdir is identified by content: the values of the config, and digests of
-the weights and examples that the config names. Paths may change: a moved
-checkout or a workdir that was copied from another machine is the same run.
+A workdir is identified by content: the values of the config, and digests of the
+weights and examples that it names. Paths may change, so the run stays the same
+in a moved checkout or in a workdir copied from another machine.
 """
 
 from collections.abc import Mapping
@@ -31,19 +31,19 @@ from kd.run import model_sizes
 from kd.run import resolved
 
 CONFIG_FILE = 'config.json'
-_PLUGINS = 'plugins'  # In run.json: digests of their code, by name.
-_LONGEST = 300  # Characters of a library's message.
+_PLUGINS = 'plugins'  # Digests of their code by name, in run.json.
+_LONGEST = 300  # Maximum number of characters of a library's message.
 _LISTED = 20  # Maximum number of differences in a message.
 _WRITTEN = 'the file as the run wrote it'
 
-# Fields that only other modes read.
+# Fields that training does not use.
 _OTHER_MODES = (
   *('benchmark.', 'board.', 'export.', 'generate.', 'plan.', 'reasoning.'),
   *('registry.', 'search.', 'serve.', 'alarms.', 'deploy.', 'follow.'),
   'student.prune.calibration_rows',
 )
-# Fields that decide how and how often the same values are computed and saved,
-# up to rounding. `steps` is one: a run may be extended.
+# Fields that affect how and how often values are computed and saved, but not
+# the values, up to rounding. `steps` is one, so that a run can be extended.
 RESUMABLE = (
   *('steps', 'nonfinite', 'checkpoint.', 'log.', 'profile.', 'plugins'),
   *('evaluation.every', 'evaluation.batch_size'),
@@ -59,7 +59,7 @@ RESUMABLE = (
   'teacher.server.',  # A server is compared by the digest of what it returns.
   *('rollout.batch_size', 'rollout.devices', 'rollout.mesh.'),
 )
-# Fields that a mode that trains nothing may change too.
+# Fields that may also change in modes that do not train.
 NOT_TRAINED = ('evaluation.',)
 _STORED_SOURCES = ('hf', 'gguf', 'workdir')
 
@@ -69,9 +69,9 @@ class Changes:
   """The config fields that changed since the workdir's last run.
 
   Attributes:
-    fields: [old, new] by field; fields that only other modes read are left out.
-      Of a plugin whose code changed, by `plugins.NAME`, the digests of it.
-    paths: the same for fields that name files, whose content is compared.
+    fields: [old, new] by field, without fields that training does not use. For
+      a plugin whose code changed, its digests under `plugins.NAME`.
+    paths: the same for fields that name files, whose contents are compared.
   """
 
   fields: Mapping[str, list[Any]]
@@ -92,7 +92,7 @@ class Changes:
 
 
 def recorded_config(workdir: str) -> ml_collections.ConfigDict | None:
-  """Returns the config that a workdir was last run with; None without a run.
+  """Returns the config of a workdir's last run; None without a run.
 
   Raises:
     ConfigError: the file is damaged, or another version of kd wrote it.
@@ -111,7 +111,7 @@ def check(
   workdir: str,
   also_allowed: tuple[str, ...] = (),
 ) -> Changes:
-  """Compares a config with the one that a workdir was last run with.
+  """Compares a config with that of the workdir's last run.
 
   Args:
     config: the config.
@@ -119,11 +119,11 @@ def check(
     also_allowed: prefixes of more fields that may differ.
 
   Returns:
-    The differences that are allowed.
+    The allowed differences.
 
   Raises:
-    ConfigError: other fields differ: lists them; or `steps` is below the
-      step of the latest checkpoint.
+    ConfigError: other fields differ, which the message lists, or `steps` is
+      below the step of the latest checkpoint.
   """
   old = _recorded_fields(workdir)
   if not old:
@@ -162,13 +162,13 @@ def check(
 def _recorded_fields(workdir):
   """Returns the recorded config as JSON values; {} without a run.
 
-  Fields that its version of kd named otherwise get their names of today, those
-  that it did not have their defaults.
+  It is updated to this version of kd: renamed fields get their current names,
+  and new fields their defaults.
   """
   fields = _read(workdir, CONFIG_FILE)
   if not fields:
     return {}
-  base.load_plugins(fields)  # What they add may have arguments with defaults.
+  base.load_plugins(fields)  # They may register fields with defaults.
   try:
     config = ml_collections.ConfigDict(schema.completed(base.ROOT, fields))
   except (ValueError, TypeError) as e:  # ConfigDict rejects some names.
@@ -180,7 +180,7 @@ def _recorded_fields(workdir):
 
 
 def _read(workdir, name):
-  """Returns what a JSON file of a workdir holds; {} without such a file."""
+  """Returns the contents of a workdir's JSON file; {} if it is missing."""
   fields = json_files.read_in(workdir, name, '--workdir')
   file = os.path.join(workdir, name)
   if not fields and os.path.exists(file):
@@ -197,9 +197,9 @@ def _is_on_policy(fields):
 
 
 def _names_stored_files(field, *values):
-  """Returns whether a field names weights or a tokenizer, before and now."""
+  """Returns whether all values of a field name stored weights or tokenizers."""
   if field == sizes.SCORES:
-    # The digest of the pruned parameters is student.init's.
+    # The digest of the pruned parameters is recorded for student.init.
     return all(values)
   if (
     not field.endswith(('.init', '.vision_init')) and field != 'data.tokenizer'
@@ -230,14 +230,14 @@ def begin(
 
   Args:
     run: the resolved run.
-    workdir: its folder.
-    changes: from `check`.
-    inputs: digests of what the run reads, by field.
-    data: JSON values on the data: `mixture`, each task's shares of rows,
-      examples and target tokens, and `rows`, see row_facts.describe.
+    workdir: the run's folder.
+    changes: changes of the config, from `check`.
+    inputs: digests of the run's inputs by field.
+    data: JSON values about the data: `mixture`, with each task's fractions of
+      rows, examples and target tokens, and `rows`; see row_facts.describe.
 
   Raises:
-    ConfigError: the workdir was begun with other inputs.
+    ConfigError: the run in the workdir has other inputs.
   """
   processes.from_first(lambda: _begin(run, workdir, changes, inputs, data))
 
@@ -271,17 +271,17 @@ def _begin(run, workdir, changes, inputs, data):
 
 
 def _parameters(run):
-  """Returns how many of the student's parameters there are, and trained."""
+  """Returns the numbers of the student's parameters, total and trained."""
   abstract = run.student.module.abstract_params()
   trained, total = run.optimizer.groups.count((abstract, {}))
   return {'total': total, 'trained': trained}
 
 
 def record_ends(workdir: str, ends: Mapping[str, Any]) -> None:
-  """Records the last step of each training, and why it ended if early.
+  """Records the last step of each training, and the reason if it ended early.
 
   Args:
-    workdir: a folder that `begin` has written; one process calls this.
+    workdir: a folder written by `begin`; only one process may call this.
     ends: JSON values by training.
   """
   file = os.path.join(workdir, model_sizes.RUN_FILE)
@@ -289,7 +289,7 @@ def record_ends(workdir: str, ends: Mapping[str, Any]) -> None:
 
 
 def read_run(workdir: str) -> dict[str, Any]:
-  """Returns what run.json holds; without a run, no inputs and no changes.
+  """Returns run.json; without a run, one without inputs and changes.
 
   Raises:
     ConfigError: the file is damaged.
@@ -320,15 +320,15 @@ def _check_inputs(workdir, old, inputs):
 
 
 def check_input(workdir: str, name: str, digest: str) -> None:
-  """Records the digest of one more input, or compares it with the record.
+  """Records the digest of an input, or compares it with the recorded one.
 
   Args:
-    workdir: a folder that `begin` has written.
+    workdir: a folder written by `begin`.
     name: the field that names the input.
-    digest: of the input.
+    digest: digest of the input.
 
   Raises:
-    ConfigError: another digest is recorded.
+    ConfigError: the recorded digest differs.
   """
 
   def record():

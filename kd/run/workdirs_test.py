@@ -1,4 +1,4 @@
-"""Workdirs that an earlier version of kd began."""
+"""Workdirs of earlier versions of kd."""
 
 import json
 
@@ -46,7 +46,7 @@ _DEFAULTS = schema.defaults(base.ROOT)
 
 
 def _remove_defaults(values, defaults):
-  """Removes what is at its default, except names, which decide the fields."""
+  """Removes fields at their defaults, except names, which decide the fields."""
   for key in list(values):
     if key == 'name' or key not in defaults:
       continue

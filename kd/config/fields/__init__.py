@@ -1,1 +1,1 @@
-"""The tables of fields, by section of the config."""
+"""The fields of the config, by section."""

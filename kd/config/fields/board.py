@@ -1,4 +1,4 @@
-"""Fields of the table of runs and of the page that shows them."""
+"""Fields of the table of runs and of its web page."""
 
 from kd.config import legal
 from kd.config import schema

@@ -1,4 +1,4 @@
-"""Fields of the data, and of the cache of a teacher's targets."""
+"""Fields of the data and of the cache of teacher targets."""
 
 from kd.config import legal
 from kd.config import places

@@ -5,8 +5,8 @@ from kd.config import schema
 
 F = schema.Field
 
-# A name stands for one meaning: terms that share an argument share its Field,
-# and keep its value when the command line changes a term's name.
+# Terms with an argument of the same meaning share its Field, and keep its value
+# when the command line changes a term's name.
 _OPEN_FRACTION = legal.Number(above=0, below=1)
 _NOT_NEGATIVE = legal.Number(at_least=0)
 _DECAY = legal.Number(at_least=0, below=1)
@@ -27,7 +27,7 @@ _LAYER_PART = F(
   "targets that count; sampled: the student's own; image: the places of images "
   'instead of targets',
 )
-# Of every divergence, in addition to its own arguments.
+# Arguments of every divergence, in addition to its own.
 DIVERGENCE = {
   'temperature': _TEMPERATURE,
   'clip': F(0.0, _NOT_NEGATIVE, "cap on a token's loss, in nats; 0: none"),

@@ -1,4 +1,4 @@
-"""How answers are sampled: fields that several sections share."""
+"""Fields of sampling, shared by several sections."""
 
 from kd.config import legal
 from kd.config import places
@@ -7,7 +7,7 @@ from kd.quantization import schemes
 
 F = schema.Field
 
-# The most tokens that any model here can generate after a prompt.
+# The maximum number of tokens that any model here can generate.
 _TOKENS = legal.Integer(1, 2**20)
 
 TEMPERATURE = legal.Number(at_least=0, at_most=1e4)
@@ -18,8 +18,8 @@ def sampling(temperature: float, max_new_tokens: int) -> dict[str, F]:
   """Returns the fields of kd/sampling/requests.py's Settings.
 
   Args:
-    temperature: its default.
-    max_new_tokens: its default.
+    temperature: default of the temperature.
+    max_new_tokens: default of max_new_tokens.
   """
   return {
     'temperature': F(
@@ -91,7 +91,7 @@ GENERATE = schema.Section(
   },
 )
 
-# Rows are kept in the host's memory, up to 20 bytes a token.
+# Rows are kept in host memory, at up to 20 bytes per token.
 _BUFFER_ROWS = legal.Integer(0, 10**6)
 
 ROLLOUT = schema.Section(

@@ -4,7 +4,7 @@ from kd.config import legal
 from kd.config import schema
 
 F = schema.Field
-# The environment variable of the API key, of servers and their clients.
+# The environment variable with the API key, for servers and clients.
 KEY_VARIABLE = 'KD_API_KEY'
 
 SERVE = schema.Section(
