@@ -1,4 +1,4 @@
-"""evaluation.best chooses the checkpoint that is kept, end to end."""
+"""Tests that evaluation.best selects the kept checkpoint, end to end."""
 
 from kd.checkpoints import manager
 from kd.config import base

@@ -1,4 +1,4 @@
-"""The board in a real browser: light, dark, keyboard, 390 px, a running run."""
+"""Tests the board in a browser: themes, keyboard, 390 px, an active run."""
 
 import contextlib
 from http import server as http_server
@@ -43,7 +43,7 @@ def _serving(listener):
 
 
 class _Model(http_server.BaseHTTPRequestHandler):
-  """Streams an answer as OpenAI-compatible servers do."""
+  """Streams an answer like an OpenAI-compatible server."""
 
   words = ()
 
@@ -87,7 +87,7 @@ def _write_tree(folder):
 
 
 def _write(root):
-  """Writes 200 finished runs, one that is running, and a tree."""
+  """Writes 200 finished runs, an active run and a tree."""
   for i in range(200):
     peak = (1e-4, 3e-4)[i % 2]
     fields = board_cases.config(steps=100, optimizer__lr__peak=peak)
@@ -139,7 +139,7 @@ def test_the_page_in_chromium(tmp_path):
   assert seen['rows'] == 1
   assert 'malformed' in seen['bad_address']
   assert (seen['sort'], seen['first']) == ('age_s', 'now')
-  # The keyboard reaches everything, and shows where it is.
+  # The keyboard reaches every control, and the focus is visible.
   assert seen['skipped_to'] == 'main'
   assert [x for x, _ in seen['reached']][:3] == ['where', 'metric', 'sort']
   assert 'none' not in [outline for _, outline in seen['reached']]

@@ -1,4 +1,4 @@
-"""kd runs and kd board, as docs/board.md and scripts call it."""
+"""Tests kd runs and kd board as called in docs/board.md and by scripts."""
 
 import json
 import signal
@@ -22,7 +22,7 @@ def test_the_commands_of_the_page_list_runs(tmp_path, capsys):
     config, flags = page_commands.parse(arguments)
     assert flags['words'] == '/tmp/sweep'
     if flags['mode'] == 'board':
-      continue  # The next test serves.
+      continue  # The next test runs the server.
     runs_mode.main(config, None, [str(tmp_path)])
     shown.append(capsys.readouterr().out.splitlines())
   table, chosen, differences = shown

@@ -1,4 +1,4 @@
-"""Checkpoints in buckets: what counts, what stays, what is put aside."""
+"""Tests which checkpoints in buckets are complete, kept or put aside."""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def _restored(workdir, step):
 def saved():
   """A store, and the URL of a workdir with checkpoints 2 (the best) and 4.
 
-  A gs:// workdir is that of tests/bucket_runs_slow_test.py.
+  tests/bucket_runs_slow_test.py uses a gs:// workdir.
   """
   url = 's3://bucket/run'
   with (
@@ -53,7 +53,7 @@ def saved():
 
 @pytest.fixture
 def bucket(saved):
-  """The same, to be changed."""
+  """The same store and URL, for tests that change the objects."""
   store, url = saved
   before = dict(store.objects)
   yield store, url
@@ -72,12 +72,12 @@ def test_the_latest_and_the_best_stay_and_come_back(bucket, tmp_path):
   for step in (2, 4):
     got = _restored(workdir, step)
     jax.tree.map(np.testing.assert_array_equal, got, _items(float(step)))
-  # The same bytes as files are a checkpoint on a disk.
+  # The objects copied to files are a valid checkpoint on disk.
   store.copy_to('bucket', 'run', str(tmp_path))
   got = _restored(str(tmp_path), 4)
   jax.tree.map(np.testing.assert_array_equal, got, _items(4.0))
   assert digests.problem(str(tmp_path / 'checkpoints' / '4')) == ''
-  # The commit object is the last one of its checkpoint.
+  # The commit object is the last object written for a checkpoint.
   written = [n for n in store.writes if n.startswith('run/checkpoints/4/')]
   assert written[-1] == 'run/checkpoints/4/commit_success.txt'
   assert written.index('run/checkpoints/4/digests.json') == len(written) - 3

@@ -1,7 +1,7 @@
-"""Runs of two processes whose workdir and teacher are in a bucket.
+"""Tests runs of two processes whose workdir and teacher are in a bucket.
 
-KD_KILLS says how often the run is killed at random uploads, KD_FUZZ_SEED which
-uploads these are. The last one comes after a checkpoint is complete.
+KD_KILLS is the number of times to kill the run at random uploads, KD_FUZZ_SEED
+the seed of these uploads. The last kill is after a checkpoint is complete.
 """
 
 import hashlib
@@ -21,10 +21,10 @@ from tests import process_runs
 from tests import warm
 
 _KILLS = int(os.environ.get('KD_KILLS', '2'))
-# Each item of a checkpoint has such an object, too, before the whole has one.
+# Each item of a checkpoint has such an object, too, before the checkpoint has.
 _COMMIT = re.compile(r'/checkpoints/\d+/commit_success\.txt$')
 _STEPS = 6 + 2 * max(_KILLS - 2, 0)
-# A checkpoint is about 60 of them.
+# A checkpoint takes about 60 uploads.
 _MOST_UPLOADS = 90
 _CHANGES = (
   f'--config.steps={_STEPS}',
@@ -106,20 +106,20 @@ def test_a_run_killed_at_random_uploads_ends_as_on_disk(tmp_path, scheme):
 
 
 def _check_cache(run, store):
-  """Checks a cache that two processes have written, of a run's student."""
+  """Checks a cache of a run's student that two processes have written."""
   assert run.finish() == [0, 0], run.text(0, 'err') + run.text(1, 'err')
   manifest = json.loads(store.read('bucket', 'cache/manifest.json'))
   assert len(manifest['shards']) > 2
   for facts in manifest['shards']:
     data = store.read('bucket', f'cache/{facts["file"]}')
     assert hashlib.sha256(data).hexdigest() == facts['sha256']
-  # Nothing is left that only an incomplete cache needs.
+  # The objects that only an incomplete cache needs are removed.
   names = [n for n in store.names('bucket') if n.startswith('cache/targets-')]
   assert len(names) == len(manifest['shards'])
 
 
 def _arrays(workdir):
-  """Returns the arrays of the last checkpoint, whatever devices it was of."""
+  """Returns the arrays of the last checkpoint, independent of its devices."""
   found, reader = {}, ocp.PyTreeCheckpointer()
   for item in ('params', 'optimizer'):
     path = f'{workdir}/checkpoints/{_STEPS}/{item}'
@@ -141,8 +141,8 @@ def _kill_at(store, run, chance, has_checkpoint):
   Args:
     store: the store.
     run: the run.
-    chance: says which upload.
-    has_checkpoint: counts uploads once the store has a checkpoint.
+    chance: random generator that chooses the upload.
+    has_checkpoint: whether to count uploads only once there is a checkpoint.
   """
   left, when_stored = chance.randint(1, _MOST_UPLOADS), chance.random() < 0.5
   print(f'kill at upload {left}, stored: {when_stored}')

@@ -1,4 +1,4 @@
-"""Folders in buckets, against an object store on this machine."""
+"""Tests folders in buckets with a local object store."""
 
 import argparse
 import json
@@ -51,7 +51,7 @@ def test_objects_survive_faults_and_are_whole(bucket):
   read = dict(objects.read_changed(dict.fromkeys(written)))
   assert {name: x.data for name, x in read.items()} == written
   assert not store.faults_left
-  # More than a page of the listing, and nothing of a folder that begins alike.
+  # The listing has several pages and excludes a folder with the same prefix.
   objects.write(f'{url}2/a', b'')
   assert objects.names(url) == [f'{i:02}' for i in range(60)]
   objects.remove_folder(url)
@@ -73,7 +73,7 @@ def test_epath_reads_and_writes_objects(bucket):
   from etils import epath
 
   object_files.register()
-  for name in ('gs', 's3'):  # Those of other libraries are not replaced.
+  for name in ('gs', 's3'):  # Other libraries' implementations are kept.
     assert 'kd' not in str(fsspec.registry.get(name))
   folder = epath.Path(bucket[1]) / 'a'
   assert not folder.exists()
@@ -86,7 +86,7 @@ def test_epath_reads_and_writes_objects(bucket):
   assert (folder / 'b.txt').read_text() == 'é' and (folder / 'c').is_dir()
   assert not (folder / 'b.txt').is_dir() and not (folder / 'b').exists()
   for mode in ('w', 'wb'):
-    # Half of a file replaces nothing.
+    # A partial write does not replace the file.
     with pytest.raises(KeyError), (folder / 'b.txt').open(mode) as f:
       f.write('half' if mode == 'w' else b'half')
       raise KeyError
@@ -128,7 +128,7 @@ def test_a_copy_uploads_in_the_order_of_writing(bucket):
   buckets.sync()
   assert store.writes == ['run/b.json', 'run/z', 'run/a']
   assert 'run/old.json' not in store.names('bucket')
-  # What another run wrote meanwhile.
+  # Changes by another run.
   objects.write(f'{url}/z', b'2')
   objects.remove([f'{url}/a'])
   buckets.refresh(folder)
@@ -174,7 +174,7 @@ def _replace(folder, names):
 
 
 def _begin_anew(url):
-  """Returns the copy that another process would have."""
+  """Returns the local copy of another process."""
   buckets._copies.clear()
   folder = paths.expand(url)
   buckets.fetch(f'{folder}/export')
@@ -191,7 +191,7 @@ def test_a_replaced_folder_is_complete_or_says_that_it_is_not(bucket):
   }
   good = dict(store.objects)
   for number in range(4):
-    # This upload, and what would follow, does not come to its end.
+    # This upload and all later ones fail.
     store.objects = dict(good)
     folder = _begin_anew(url)
     left = iter([None] * 2 * number)
@@ -230,7 +230,7 @@ def test_a_file_and_a_bucket_that_may_not_be_read(bucket):
   buckets.refresh(f.name)
   with open(f.name, 'rb') as f:
     assert f.read() == b'GGUF, too'
-  # One of a run whose folder has a copy already.
+  # A file of a run whose folder already has a local copy.
   paths.expand(url)
   objects.write(f'{url}/export/gguf/b.gguf', b'b')
   with open(paths.expand(f'{url}/export/gguf/b.gguf'), 'rb') as f:
@@ -264,7 +264,7 @@ def test_adapters_name_a_base_in_a_bucket_by_its_url(
   peft.write(folder, params, model, base, more)
   with open(f'{folder}/{peft.CONFIG_FILE}') as f:
     assert json.load(f)['base_model_name_or_path'] == f'{url}/base'
-  # Other processes than the first have no copy of a base that it writes.
+  # Processes other than the first have no copy of a base that it writes.
   monkeypatch.setattr(jax, 'process_index', lambda: 1)
   peft.write(folder, params, model, str(tmp_path / 'none'), more)
 
@@ -287,21 +287,22 @@ def test_one_run_at_a_time_holds_a_folder(bucket):
     with pytest.raises(errors.ConfigError, match='in use by process'):
       second.__enter__()
   assert len(said) == 1 and 'waiting up to 1 s' in said[0]
-  # A run on another machine was killed.
+  # The lease of a killed run on another machine.
   value = {'host': 'elsewhere', 'pid': 1, 'token': 'x', 'renewals': 3}
   objects.write(f'{url}/lease.json', json.dumps(value).encode())
   with _hold(folder, said):
     atomic_files.write_text(f'{folder}/a', 'a')
   assert 'process 1 on elsewhere' in said[1]
-  # One on this machine.
-  # Another one whose processes have the same names and numbers.
+  # The lease of another machine with the same host name and process namespace.
   value = {**value, **lease._here(), 'machine': 'clone', 'pid': 2**22 + 1}
   objects.write(f'{url}/lease.json', json.dumps(value).encode())
   with _hold(folder, said):
     assert len(said) == 3
+  # The lease of a dead process on this machine.
   value = {**value, **lease._here()}
   objects.write(f'{url}/lease.json', json.dumps(value).encode())
-  # The second request takes the lease; that it did is learned by reading it.
+  # The response to the second request, which takes the lease, is lost. Reading
+  # the lease shows that it was taken.
   store.inject([object_store.LOST_ANSWER], every=2)
   with _hold(folder, said):
     assert len(said) == 3 and not store.faults_left
@@ -375,7 +376,7 @@ def test_data_files_are_read_and_known(bucket, tmp_path):
   sources = task_files.describe([task], 'train', code, digests, ())
   assert len(sources['tasks']['bucket']['files']) == 2
   assert task_files.unchanged(sources, code, digests)
-  # Another process has a copy of its own: the same until an object changes.
+  # Another process has its own copy, unchanged until an object changes.
   buckets._copies.clear()
   assert task_files.unchanged(sources, code, digests)
   objects.write(f'{url}/data/two.jsonl', (line % 'three').encode())

@@ -1,4 +1,4 @@
-"""Eight CPU devices on a busy machine: collectives that wait hold threads."""
+"""Tests eight CPU devices on a busy machine, where collectives hold threads."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ _SMALL = (
 
 
 def test_a_mesh_of_two_axes_trains_while_others_use_the_processors(tmp_path):
-  """With PJRT_NPROC=8, XLA's own number of threads, it aborted in 3 of 3."""
+  """With XLA's default of PJRT_NPROC=8 the run aborted in 3 of 3 trials."""
   spin = [sys.executable, '-c', 'while True: pass']
   forks, others = warm.Warm(command.environment()), []
   start = lambda name: forks.start(
@@ -36,7 +36,7 @@ def test_a_mesh_of_two_axes_trains_while_others_use_the_processors(tmp_path):
     f'{tmp_path}/{name}.log',
   )
   try:
-    # What it compiles is compiled while nothing else runs.
+    # Compile all programs while nothing else runs.
     assert start('quiet').wait(600) == 0
     others += [subprocess.Popen(spin) for _ in range(os.cpu_count())]
     busy = start('run')

@@ -1,4 +1,4 @@
-"""A small Qwen3 with its kind of tokenizer and its turns, in every mode."""
+"""Tests a small Qwen3 with its tokenizer and chat template in every mode."""
 
 import dataclasses
 import io
@@ -22,12 +22,12 @@ from tests import cache_runs
 from tests import command
 
 _SIZE = trained_byte_level.VOCABULARY + 8
-_ROWS = _SIZE + 24  # The embedding is padded, as Qwen3's.
+_ROWS = _SIZE + 24  # The embedding is padded like Qwen3's.
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """Holds `teacher`: a random Qwen3 with a tokenizer and config as Qwen3's."""
+  """A folder with `teacher`: a random Qwen3 with its tokenizer and config."""
   folder = tmp_path_factory.mktemp('byte_level')
   config = dataclasses.replace(
     families.variant('qwen3_tiny', 'variant'), vocab_size=_ROWS, num_layers=2

@@ -1,4 +1,4 @@
-"""A cache in a bucket is that on a disk."""
+"""Tests that a cache in a bucket equals one on disk."""
 
 import dataclasses
 import hashlib
@@ -35,7 +35,7 @@ def test_a_cache_in_a_bucket_is_the_same(tmp_path, monkeypatch):
     assert store.names('bucket') == [f'cache/{x}' for x in sorted(expected)]
     for name, data in expected.items():
       assert store.read('bucket', f'cache/{name}') == data, name
-    # A shard is there before its facts, and everything before the manifest.
+    # A shard is written before its facts, and the manifest last.
     order = [name.removeprefix('cache/') for name in store.writes]
     shard = next(name for name in order if name.endswith('.array_record'))
     facts = shard.partition('.')[0] + '.json'
@@ -44,7 +44,7 @@ def test_a_cache_in_a_bucket_is_the_same(tmp_path, monkeypatch):
     assert manifest > max(
       order.index(name) for name in expected if 'record' in name
     )
-    # Another process finds it complete.
+    # The cache is complete for another process.
     buckets._copies.clear()
     config = cache_runs.cached(tmp_path, url, **method)
     run = resolve.resolve(config, jax.devices())

@@ -1,4 +1,4 @@
-"""Writing a cache, killed, on bad disks, by several processes."""
+"""Tests writing a cache with kills, bad disks and several processes."""
 
 import functools
 import json
@@ -28,14 +28,14 @@ _SMALL = (
   '--config.cache.method.entries=16',
 )
 _WRITE = 'kd.teachers.cache.shards:Writer.write'
-# Where a run is killed: at a record, at a whole file, around the manifest.
+# Points of kills: at a record, at a complete file, around the manifest.
 _KILLED = {
   'record': (_WRITE, 4),
   'last-file': ('kd.teachers.cache.shards:Writer.finish', _FILES),
   'publish': ('kd.teachers.cache.manifest:publish', 1),
   'tidy': ('kd.teachers.cache.shards:remove_temporary_files', 1),
 }
-_EVENTS = (300, 900)  # Of the straight run's file events, thousandths.
+_EVENTS = (300, 900)  # In thousandths of the undisturbed run's file events.
 
 
 class _Driver(fault_chains.Driver):
@@ -62,7 +62,7 @@ def driver(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def straight(driver):
-  """What a run that nothing disturbs writes, and its file events."""
+  """The files and the file events of an undisturbed run."""
   file = f'{driver.folder}/events'
   count = {'folder': driver.cache('straight'), 'file': file}
   driver.write('straight', {'count_events': count})
@@ -82,13 +82,13 @@ def _can_mount(folder):
   return True
 
 
-# A file has 128 KiB: a disk for one of them, and one for all but the rest.
+# A file has 128 KiB. The first disk fits one file, the second almost all.
 _DISKS = {'full': 'size=200k', 'full-at-last': 'size=540k'}
 
 
 @pytest.fixture(scope='module')
 def codes(driver, straight):
-  """Exit codes of all chains."""
+  """The exit codes of all chains."""
   for name, (where, number) in _KILLED.items():
     kill = {'where': where, 'number': number, 'name': 'SIGKILL'}
     driver.write(name, {'signal_at_call': kill})
@@ -158,7 +158,7 @@ def _free_port():
 
 
 def _start(forks, driver, name, count, faults):
-  """Processes that write one cache."""
+  """Starts processes that write one cache."""
   arguments = [
     fault_chains.SMALL[0],
     *driver.arguments,
@@ -192,7 +192,7 @@ def test_two_processes_write_shards_of_their_own(driver, straight):
   whole = [x for x in os.listdir(cache) if x.endswith('.array_record')]
   assert 1 <= len(whole) < _FILES and 'manifest.json' not in os.listdir(cache)
   times = {x: os.stat(f'{cache}/{x}').st_mtime_ns for x in whole}
-  # One resumes what two began.
+  # One process resumes the work of two.
   driver.write('two', {})
   assert driver.go() == {'two': [0]}, driver.log('two', 0)
   for name, time in times.items():

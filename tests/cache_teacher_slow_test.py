@@ -1,4 +1,4 @@
-"""A cache reports that its teacher's files changed after it was written."""
+"""Tests that a cache reports later changes to its teacher's files."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def teacher(folder):
-  """A teacher [8] whose cache was written; the name is no pattern."""
+  """A teacher with a cache; the brackets in its name are not a pattern."""
   teacher = folder / 'teacher [8]'
   shutil.copytree(_TEACHER, teacher)
   _write(folder, teacher)
@@ -42,7 +42,7 @@ def _write(folder, teacher, cache='cache'):
 
 
 def _warnings(folder, **changes):
-  """Prepares to train from the cache; returns what it warns of."""
+  """Prepares to train from the cache; returns the warnings."""
   config = cache_runs.cached(folder, folder / 'cache', **changes)
   said = []
   train_mode.prepare(resolve.resolve(config, jax.devices()), said.append)
@@ -50,7 +50,7 @@ def _warnings(folder, **changes):
 
 
 def _set_norm(teacher, value):
-  """Changes a teacher in place; sizes of files stay the same."""
+  """Changes a teacher in place without changing file sizes."""
   file = teacher / 'model.safetensors'
   tensors = safetensors.load_file(file)
   tensors['model.norm.weight'][:] = value
@@ -60,13 +60,13 @@ def _set_norm(teacher, value):
 def test_a_teacher_that_was_trained_further_in_place(folder, teacher, capsys):
   init = {'teacher.init': f'hf:{teacher}'}
   assert not _warnings(folder, **init)
-  # Another clock, as after a copy without times: the bytes are the same.
+  # Other modification times with the same bytes, as after a copy.
   for file in teacher.iterdir():
     os.utime(file, (1, 1))
   assert not _warnings(folder, **init)
   original = (teacher / 'model.safetensors').read_bytes()
   _set_norm(teacher, 0.5)
-  # Whether or not the config of this run still names the teacher.
+  # The warning does not depend on whether the config names the teacher.
   for named in (init, {'teacher.init': ''}):
     (line,) = _warnings(folder, **named)
     assert f'teacher.init {init["teacher.init"]!r}; these files' in line
@@ -77,7 +77,7 @@ def test_a_teacher_that_was_trained_further_in_place(folder, teacher, capsys):
   with cache_runs.refused('teachers', 'digest'):
     _write(folder, teacher)
   assert _warnings(folder, **init)
-  # A teacher that is not at hand is not compared.
+  # A missing teacher is not compared.
   teacher.rename(folder / 'elsewhere')
   assert not _warnings(folder, **init)
   (folder / 'elsewhere').rename(teacher)
@@ -110,7 +110,7 @@ def test_a_damaged_record_is_refused(folder, teacher):
       train_mode.main(
         cache_runs.cached(folder, folder / 'cache'), str(folder / 'damaged')
       )
-  # Writing the cache again is what replaces it.
+  # Writing the cache again replaces the record.
   _write(folder, teacher)
   assert json.loads(record.read_bytes()).keys() == json.loads(whole).keys()
   assert not _warnings(folder, **{'teacher.init': f'hf:{teacher}'})

@@ -1,4 +1,4 @@
-"""Writing a cache, looking at it and training from it, all in one process."""
+"""Tests writing, inspecting and training from a cache, in one process."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def caches(folder):
 
 @pytest.fixture
 def own(caches, tmp_path):
-  """Copies of caches, to be broken."""
+  """Copies of caches, for tests that damage them."""
 
   def copy(name):
     shutil.copytree(caches[name], tmp_path / name)
@@ -103,7 +103,7 @@ def test_a_report_and_a_cache_that_knows_its_rows(folder, caches, capsys):
 def test_a_record_says_what_a_forward_pass_says_of_the_next_token(
   folder, caches
 ):
-  """Case E2, and E1: whatever the order and size of batches."""
+  """The order and size of batches do not matter."""
   run = resolve.resolve(
     cache_runs.config(folder, caches['top_k']), jax.devices()
   )
@@ -138,7 +138,7 @@ def test_a_record_says_what_a_forward_pass_says_of_the_next_token(
       seen.add(row)
       counted = batch.weights[i] != 0
       at = np.flatnonzero(counted)
-      # What a target is, by the tokens themselves.
+      # A target is the next token.
       assert (batch.targets[i, at[:-1]] == batch.tokens[i, at[:-1] + 1]).all()
       stored = opened['top_k'].row_of(batch, i)
       np.testing.assert_allclose(
@@ -155,7 +155,7 @@ def test_a_record_says_what_a_forward_pass_says_of_the_next_token(
         top.logprobs[i, at, :size], direct[row, at], 2e-3, 2e-3
       )
       assert (top.ids[i, ~counted] == -1).all()
-      # Case E6: rows of the head that no token has are never drawn.
+      # Padding rows of the output embedding are never drawn.
       assert drawn.ids.max() < size
       np.testing.assert_allclose(drawn.weights[i, at].sum(-1), 1, 1e-6)
       np.testing.assert_allclose(
@@ -220,7 +220,7 @@ def test_a_cache_of_something_else_is_refused(folder, caches):
   ):
     with cache_runs.refused('cache.folder', *words):
       train_mode.main(cache_runs.cached(folder, c, **changes), str(workdir))
-  # Nothing was written: the workdir is not that config's.
+  # Nothing was written to the workdir.
   assert not workdir.exists()
   terms = {
     'losses': {'kl': base.term('forward_kl'), 'h': base.term('hidden_states')}
@@ -237,7 +237,7 @@ def test_a_cache_of_something_else_is_refused(folder, caches):
 
 
 def test_another_tokenizer_is_refused(folder, caches):
-  """Case E4: the first id that differs is named."""
+  """The error names the first id that differs."""
   c = caches['top_k']
   proto = sentencepiece_model_pb2.ModelProto.FromString(
     (c / 'tokenizer.model').read_bytes()
@@ -256,12 +256,12 @@ def test_another_teacher_or_method_or_format_is_refused(folder, own):
   method = {'cache.method': base.cache_method('top_k', **_METHODS['top_k'])}
   with cache_runs.refused('method.entries: there 264, now 64'):
     cache_runs.write(folder, c)
-  # The same weights, rounded: another teacher.
+  # The same weights, rounded, count as another teacher.
   other = {'teacher.param_dtype': 'bfloat16'}
   with cache_runs.refused('teachers', 'digest'):
     cache_runs.write(folder, c, **method, **other, **{'cache.repair': True})
   manifest = json.loads((c / 'manifest.json').read_text())
-  # One that was begun and is resumed.
+  # An incomplete cache that is resumed.
   os.rename(c / 'manifest.json', c / 'kept')
   with cache_runs.refused('teachers', 'digest'):
     cache_runs.write(folder, c, **method, **other)
@@ -274,7 +274,7 @@ def test_another_teacher_or_method_or_format_is_refused(folder, own):
 
 def _break(how, path):
   if how == 'flipped':
-    _flip(path, 0.02)  # Of the first record: most of a small file is padding.
+    _flip(path, 0.02)  # In the first record: most of a small file is padding.
   elif how == 'cut':
     path.write_bytes(path.read_bytes()[:-1])
   else:
@@ -300,7 +300,7 @@ def test_damage_is_named_and_mended(how, folder, own):
   table = c / 'unembedding.safetensors'
   table.write_bytes(before[table.name])
   with cache_runs.refused('cache.folder', 'targets-00001-of-00004'):
-    # At the start, or at the first row of it.
+    # Raised at the start, or at the first row of the damaged file.
     train_mode.main(
       cache_runs.cached(folder, c), str(folder / f'damaged-{how}')
     )
@@ -382,7 +382,7 @@ def test_records_on_other_rows_are_refused(folder, own):
 
 
 def test_a_shard_of_another_teachers_cache_is_refused(folder, own, tmp_path):
-  """Of the same rows, and of the same size."""
+  """The other cache has the same rows and the same size."""
   c, method = own('top_k'), base.cache_method('top_k', **_METHODS['top_k'])
   other = {'cache.method': method, 'teacher.param_dtype': 'bfloat16'}
   cache_runs.write(folder, tmp_path / 'rounded', **other)

@@ -1,4 +1,4 @@
-"""--mode=chat on a terminal and through pipes, with a model that computes."""
+"""Tests --mode=chat on a terminal and through pipes, with a real model."""
 
 import io
 import json
@@ -21,8 +21,8 @@ from kd.run import workdirs
 from tests import command
 
 _INIT = 'hf:data/fixtures/quickstart_teacher'
-_ROOM = 74  # tokens of a prompt
-_TOKENS = 1024 - _ROOM  # of an answer, at most
+_ROOM = 74  # Maximum number of tokens in a prompt.
+_TOKENS = 1024 - _ROOM  # Maximum number of tokens in an answer.
 _FIELDS = (
   f'--config.student.init={_INIT}',
   '--config.student.dtype=float32',
@@ -30,7 +30,7 @@ _FIELDS = (
   f'--config.generate.max_new_tokens={_TOKENS}',
 )
 _PROMPT = '>>> '
-_ENDLESS = 'count'  # This model answers it with 9 after 9.
+_ENDLESS = 'count'  # The model answers this with endless 9s.
 
 
 def _config(template, **sampling):
@@ -42,18 +42,18 @@ def _config(template, **sampling):
 
 
 class _Terminal:
-  """A chat on a terminal of its own."""
+  """A chat on a pseudo-terminal."""
 
   def __init__(self, *arguments):
     self._pid, self._fd = pty.fork()
     if not self._pid:
       python = [sys.executable, '-m', 'kd', '--mode=chat', *arguments]
-      # A dumb terminal is sent no sequences that move the cursor.
+      # Programs send no cursor movements to a dumb terminal.
       os.execve(python[0], python, {**command.environment(), 'TERM': 'dumb'})
     self._unread = ''
 
   def until(self, words):
-    """What is shown up to these words, which must come."""
+    """Waits for these words and returns the text before them."""
     assert self._waits_for(words, 300), self._unread
     shown, self._unread = self._unread.split(words, 1)
     return shown.replace('\r\n', '\n')
@@ -61,7 +61,7 @@ class _Terminal:
   def _read(self):
     try:
       data = os.read(self._fd, 65536)
-    except OSError:  # How Linux says that the program has left.
+    except OSError:  # On Linux this means that the program has ended.
       data = b''
     assert data, f'ended: {self._unread}'
     return data.decode('ascii')
@@ -70,10 +70,10 @@ class _Terminal:
     os.write(self._fd, text.encode())
 
   def interrupt(self, words):
-    """Presses Ctrl-C until these words are shown; returns what comes before.
+    """Presses Ctrl-C until these words are shown; returns the text before them.
 
-    A signal that comes just before the program begins to wait for a key is
-    noticed with the next one only.
+    A signal just before the program starts to wait for a key is only noticed at
+    the next key.
     """
     self.type('\x03')
     while not self._waits_for(words, 20):
@@ -89,9 +89,9 @@ class _Terminal:
     return words in self._unread
 
   def ask(self, line):
-    """What is shown between a line and the next prompt."""
+    """Types a line and returns the text before the next prompt."""
     self.type(f'{line}\n')
-    self.until('\n')  # The line's echo.
+    self.until('\n')  # The echo of the line.
     return self.until(_PROMPT)
 
   def code(self):
@@ -102,7 +102,7 @@ class _Terminal:
 
 
 def _generated(folder, *dialogues):
-  """Returns the answers of --mode=generate to messages and answers in turn."""
+  """Returns the answers of --mode=generate to dialogues."""
   roles = ('user', 'assistant', 'user')
   lines = [
     {'messages': [{'role': r, 'content': t} for r, t in zip(roles, texts)]}
@@ -133,17 +133,17 @@ def test_a_dialogue_on_a_terminal(tmp_path):
   third = re.fullmatch(rf'{dropped}\n{report}', shown)[1]
   assert "did you mean '/reset'?" in terminal.ask('/rest')
   assert 'forgotten' in terminal.ask('/reset')
-  # Ctrl-C ends an answer, and the chat goes on.
+  # Ctrl-C ends an answer, and the chat continues.
   terminal.type(f'{_ENDLESS}\n')
   terminal.until('999')
   terminal.type('\x03')
   assert re.search(r'\n\[\d+ tokens, .*, stopped\]', terminal.until(_PROMPT))
   terminal.type('Q: 1+\\\n')
   terminal.until('... ')
-  # At the prompt it drops what was typed; then it leaves.
+  # At the prompt Ctrl-C drops the typed text; the second one ends the chat.
   assert 'Ctrl-C again' in terminal.interrupt(_PROMPT)
   terminal.type('again')
-  terminal.until('again')  # Its echo: the driver drops what it still holds.
+  terminal.until('again')  # The echo: the driver drops text it still buffers.
   assert 'Ctrl-C again' in terminal.interrupt(_PROMPT)
   terminal.type('\x03')
   assert terminal.code() == 0
@@ -153,7 +153,7 @@ def test_a_dialogue_on_a_terminal(tmp_path):
 
 
 def test_a_pipe_gets_answers_alone(tmp_path, monkeypatch, capsys):
-  """Until a line is too long. The stop string takes four slices of steps."""
+  """Ends with a line that is too long. The stop string spans four slices."""
   question = 'Q: 42+15-9=?\\\nA:\\\n\n'
   data = f'{question}/reset\n{question}{"x" * _ROOM}'
   stdin = io.TextIOWrapper(io.BytesIO(data.encode()))
@@ -178,7 +178,7 @@ def test_without_a_config_a_workdir_s_own_is_meant(tmp_path):
   recorded = workdirs.recorded_config(str(tmp_path))
   assert config_lib.to_json(recorded) == text
   assert workdirs.check(recorded, str(tmp_path)) == workdirs.Changes({}, {})
-  # As flags are: a field of one type can be changed to another value of it.
+  # Like flags, the file can change a field to another value of its type.
   assert isinstance(recorded.generate.stop_strings, tuple)
   (tmp_path / 'config.json').write_text(text.replace('"steps"', '"stepz"'))
   wrong = re.escape(f"{tmp_path}/config.json: stepz: unknown field 'stepz'")

@@ -1,6 +1,6 @@
-"""50 chats of a user's, by docs/data.md's commands: learned, exported, asked.
+"""Tests training on 50 chats with the commands of docs/data.md, and the export.
 
-transformers says which tokens are the assistant's, and answers alike.
+The assistant's tokens and the answers are compared with transformers.
 """
 
 import json
@@ -32,7 +32,7 @@ _FIRST, _, _REST = (
   pathlib.Path('docs/data.md').read_text().partition('\n## What a task is')
 )
 (_REFUSED,) = re.findall(r'^chats\.jsonl:5: .*', _REST, re.M)
-# A short run: what is tested is what it reads and writes.
+# A short run, since the test is about inputs and outputs.
 _CHANGES = {
   'steps': '2',
   'optimizer.lr.warmup_steps': '1',
@@ -53,7 +53,7 @@ def _blocks(kind):
 
 
 def _more_chats():
-  """Returns chats like those of the page, so that there are 50."""
+  """Returns chats like those of the page, to have 50 in total."""
   for i in range(46):
     a, b = 11 * i % 97, 7 * i % 89
     chat = [
@@ -80,7 +80,7 @@ def _more_chats():
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """Her folder after the page's commands."""
+  """The user's folder after the page's commands."""
   if 'KD_ORACLES_PYTHON' not in os.environ:
     pytest.skip('KD_ORACLES_PYTHON names no Python with transformers')
   folder, before = tmp_path_factory.mktemp('chats'), os.getcwd()
@@ -99,7 +99,7 @@ def folder(tmp_path_factory):
 
 
 def _run(folder, line):
-  """Runs a command of the page, shortened, in this process."""
+  """Runs a command of the page with fewer steps, in this process."""
   flags = dict(
     x.removeprefix('--').split('=', 1)
     for x in shlex.split(line.removeprefix('python -m kd '))
@@ -166,12 +166,12 @@ def test_transformers_reads_and_answers_the_chats_alike(folder, tmp_path):
 
 
 def test_the_rows_weigh_each_message(folder):
-  """Summed by hand: bytes of what is said, and the mark behind."""
+  """The expected weights count the messages' bytes and end-of-turn tokens."""
   (manifest,) = (folder / 'rows').glob('chats.jsonl-train-*/manifest.json')
   (part,) = prepared.read_manifest(str(manifest.parent))['parts']
   (kept,) = manifest.parent.glob('*examples*')
   examples = [json.loads(line) for line in kept.read_text().splitlines()]
-  # 5 percent of 50 prompts that differ are held out.
+  # 5 percent of the 50 distinct prompts are held out.
   assert (
     part['examples']
     == len(examples)

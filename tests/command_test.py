@@ -1,4 +1,4 @@
-"""What the command line refuses, and what --mode=check prints and imports."""
+"""Tests errors of the command line, and --mode=check's output and imports."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from tests import warm
 CONFIG = '--config=configs/quickstart.py'
 PLANNED = '--config=configs/gemma3_tpu.py'
 
-# Arguments, and what the message must hold; the exit code is 2.
+# Arguments and parts of the message; the exit code is 2.
 REFUSED = {
   'unknown field': (
     [CONFIG, '--config.optmizer.lr.peak=1'],
@@ -97,7 +97,7 @@ REFUSED = {
 
 @pytest.fixture(scope='module')
 def refusals(tmp_path_factory):
-  """Runs them two at a time."""
+  """The results of all refused commands, which run two at a time."""
   folder = tmp_path_factory.mktemp('refused')
   flags = tmp_path_factory.mktemp('flags')
   (flags / 'stepz.flags').write_text(f'{CONFIG}\n--config.stepz=7\n')
@@ -133,7 +133,7 @@ def test_a_workdir_that_is_not_given_has_the_configs_name():
 
 
 def test_a_bucket_is_no_workdir():
-  """Else a folder called gs: would be made, on each machine its own."""
+  """Otherwise each machine would create its own folder named gs:."""
   code, _, err = command.run([CONFIG, '--mode=check', '--workdir=gs://bucket'])
   assert code == 2 and "'gs://bucket'" in err
 
@@ -146,7 +146,7 @@ def test_a_fork_has_the_variables_of_its_start(monkeypatch):
 
 
 def test_a_config_is_read_before_devices_are_touched():
-  """A run of several processes must join the others first."""
+  """A process must join the run's other processes before it uses devices."""
   script = (
     'import sys; from kd.config import base, command_line; '
     'flag = command_line.define(); command_line.parse_flags(sys.argv); '
@@ -198,7 +198,7 @@ def test_check_prints_what_the_config_means_and_writes_nothing(tmp_path):
 
 
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
-  """Of --config, --workdir and a model's folder alike."""
+  """This holds for --config, --workdir and a model's folder."""
   home = tmp_path / 'home'
   shutil.copytree('data/fixtures/quickstart_teacher', home / 'teacher')
   (home / 'config.py').write_text(

@@ -1,4 +1,4 @@
-"""Configs that users get wrong: each is refused by its field's name."""
+"""Tests that the error of a wrong config names the field."""
 
 import os
 import random
@@ -29,7 +29,7 @@ def _changed(change, file='configs/quickstart.py'):
 
 @pytest.fixture
 def nothing_registered(monkeypatch):
-  """As in a new process, no task is known."""
+  """Removes all registered tasks, as in a new process."""
   import seqio
 
   for registry in (seqio.TaskRegistry, seqio.MixtureRegistry):
@@ -102,7 +102,7 @@ def test_a_file_that_fails_is_named_with_its_line(text, words, tmp_path):
 
 
 def test_former_names_are_answered_with_todays():
-  """Also in an entry and in a part that is made by itself."""
+  """This includes entries and parts that are built separately."""
   for change, new in (
     ("c.objective.positions = base.positions('all', share=1.0)", 'fraction'),
     ('c.teacher.others = dict(a=base.other_teacher(share=2.0))', 'weight'),
@@ -199,7 +199,7 @@ _VALUES = (
 
 
 def test_mutated_configs_are_legal_or_name_the_field():
-  """Every field with every value, then random changes."""
+  """Tries every field with every value, then random changes."""
   draw = _draw()
   paths = [path for _, path, _ in schema.leaves(base.ROOT, base.get_config())]
   sections = sorted({p.rpartition('.')[0] for p in paths} - {''})
@@ -215,7 +215,7 @@ def test_mutated_configs_are_legal_or_name_the_field():
 
 
 def test_what_the_fields_allow_is_a_run_or_names_the_field():
-  """Beyond the fields: models, losses, devices and the tokenizer are built."""
+  """Legal fields are also resolved to models, losses, devices and tokenizer."""
   draw, built = _draw(), 0
   paths = [path for _, path, _ in schema.leaves(base.ROOT, _quickstart())]
   while built < 25:
@@ -240,7 +240,7 @@ def _quickstart():
 
 
 def _draw():
-  """Random choices; the seed is printed, and $KD_FUZZ_SEED repeats them."""
+  """Returns a generator; prints its seed, which $KD_FUZZ_SEED can repeat."""
   seed = int(os.environ.get('KD_FUZZ_SEED', random.randrange(2**32)))
   print(f'KD_FUZZ_SEED={seed}')
   return random.Random(seed)
@@ -267,7 +267,7 @@ def _mutate(changes):
       try:
         holder[last] = value
       except (TypeError, ValueError, OverflowError):
-        return  # ConfigDict's own refusal: a file's error, with its line.
+        return  # Refused by ConfigDict; in a file the error has a line number.
   try:
     config = base.checked(config)
     rules.check(config)
@@ -282,7 +282,7 @@ def _mutate(changes):
 
 
 def _names(error, changed):
-  """Whether an error is about a changed field, or about a field within it."""
+  """Returns whether an error is about a changed field or a field within it."""
   parent, _, last = changed.rpartition('.')
   if last == 'name':  # Another name needs other arguments.
     changed = parent
@@ -290,7 +290,7 @@ def _names(error, changed):
     return True  # The only term was deleted.
   if error.path == changed or error.path.startswith(f'{changed}.'):
     return True
-  # Fields that contradict each other: the path is of one, the text names both.
+  # For fields that contradict each other, the path names one, the text both.
   return re.search(rf'(?<![\w.]){re.escape(changed)}(?!\w)', str(error))
 
 
@@ -310,5 +310,5 @@ def test_numbers_are_compared_as_float32_and_as_they_stand():
   closed = legal.Number(at_least=0, at_most=1)
   for value in (-1e-60, 1 + 1e-12):
     assert closed.fault(value)
-    assert closed.holds(value)  # A schedule is computed with float32.
+    assert closed.holds(value)  # Schedules are computed in float32.
   assert not closed.fault(0) and not closed.fault(1.0)

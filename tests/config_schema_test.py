@@ -1,4 +1,4 @@
-"""The schema's names and arguments are those of the code they are for."""
+"""Tests that the schema's names and arguments match the code."""
 
 from kd.benchmarking import benchmark
 from kd.benchmarking import verdicts
@@ -11,7 +11,7 @@ from kd.input_pipeline import skipping
 
 
 def test_the_schema_knows_the_arguments_of_every_part():
-  """Builders take just the arguments that the schema declares."""
+  """Builders take exactly the arguments that the schema declares."""
   from kd.config.fields import data
   from kd.config.fields import losses
   from kd.config.fields import training
@@ -33,7 +33,7 @@ def test_the_schema_knows_the_arguments_of_every_part():
       assert fields.keys() == registry.arguments(name).keys(), name
 
 
-# Fields whose few words the code compares one by one, having no list of them.
+# Fields whose values the code compares directly, without a list of them.
 _WORDS = {
   *('evaluation.params', 'evaluation.stop.direction', 'export.params'),
   *('cache.method.logprobs', 'cache.method.values'),
@@ -49,7 +49,7 @@ _WORDS = {
 
 
 def _named_choices(node, path=''):
-  """Yields the path, without names of entries, and the names of each choice."""
+  """Yields the path of each choice, without names of entries, and its names."""
   if isinstance(node, schema.Field):
     of = node.legal.item if isinstance(node.legal, legal.Tuple) else node.legal
     if hasattr(of, 'names'):
@@ -66,7 +66,7 @@ def _named_choices(node, path=''):
 
 
 def test_choices_are_those_of_the_code():
-  """Every field with names, also one that is added to the schema later."""
+  """Covers every field with names, including fields added later."""
   from kd.checkpoints import gguf_writer
   from kd.checkpoints import weights
   from kd.deployment import checks
@@ -170,7 +170,7 @@ def test_choices_are_those_of_the_code():
   for path, names in _named_choices(base.ROOT):
     paths.add(path)
     if path == 'losses.part':
-      names = names - {terms.IMAGE}  # Of terms of layers alone.
+      names = names - {terms.IMAGE}  # Only for terms of layers.
     if path not in _WORDS:
       assert names == set(expected[path]), path
   assert paths == expected.keys() | _WORDS

@@ -1,4 +1,4 @@
-"""Every shipped config resolves, and its step is traced without weights."""
+"""Tests that every config in configs/ resolves and its step can be traced."""
 
 import glob
 import json
@@ -43,7 +43,7 @@ FILES = sorted(
 
 
 def _weightless(folder, variant):
-  """A model's folder as check mode sees it: headers, and a tokenizer."""
+  """Writes a model's folder as check mode reads it: headers and a tokenizer."""
   sizes = families.variant(variant, '')
   tokenizer = tokenizers.load('bytes')
   values = hf_config.to_dict(sizes, 'bfloat16', 2, (1, 5), 0)
@@ -54,7 +54,7 @@ def _weightless(folder, variant):
 
 
 def _write_header(file, sizes):
-  """Tensors of zeros, which take no room on the disk."""
+  """Writes tensors of zeros as a sparse file."""
   header, end = {}, 0
   for tensor in families.of(sizes).tensors(sizes):
     begin, end = end, end + 2 * math.prod(tensor.file_shape)
@@ -80,14 +80,14 @@ def _load(file, folder):
     model.write_bytes(train_tokenizer.train())
     argument = f':{model}'
   config = command_line.load(file + argument)
-  config.mesh = base.get_config().mesh  # Here there is one device.
+  config.mesh = base.get_config().mesh  # This machine has one device.
   if sizes_lib.request(config.student.prune):
     config.student.prune.scores = _scores(config.teacher.init, folder)
   return config
 
 
 def _scores(init, folder):
-  """A file of importance scores of the model that `init` names."""
+  """Writes importance scores for the model `init`; returns the file's path."""
   config = weights.model_config(init, '')
   shapes = importance.shapes(config)
   sums = {name: np.ones(shape) for name, shape in shapes.items()}
@@ -97,7 +97,7 @@ def _scores(init, folder):
 
 
 def _trace(run):
-  """Shapes of an update's result."""
+  """Returns the shapes of an update's result."""
   step = update.make(
     run.student.module,
     run.objective,
@@ -110,7 +110,7 @@ def _trace(run):
     saved_params.abstract(run.student),
   )
   batch = abstract.batch(run, run.mesh)
-  # What a cache holds, its files say.
+  # The targets of a cache depend on its files.
   targets = programs.targets(run) if run.teacher_models else None
   with rules.active(run.mesh):
     return state, *jax.eval_shape(jax.jit(step), state, batch, targets)
@@ -227,7 +227,7 @@ def test_refused_with_its_path(path, value, words):
 
 
 def test_a_row_that_devices_cannot_share_is_refused():
-  """A mesh of four devices: on paper, since its check computes nothing."""
+  """The mesh of four devices is abstract, since the check computes nothing."""
   config = _quickstart(
     **{'mesh.sequence': 4, 'mesh.fsdp': 1, 'data.length': 250}
   )

@@ -1,4 +1,4 @@
-"""The image's recipe: its steps name files that exist, and its entry works."""
+"""Tests that the image's recipe names existing files and its entry works."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def test_the_recipe_is_locked_and_not_run_by_root():
   assert all('--require-hashes' in a for a in installs)
   users = [argument for instruction, argument in steps if instruction == 'USER']
   assert users[-1] not in ('root', '0')
-  # Who builds as another user than root can write nothing but /home/kd.
+  # The steps after USER could write only to /home/kd.
   assert [i for i, _ in steps][-2:] == ['USER', 'ENTRYPOINT']
 
 

@@ -1,4 +1,4 @@
-"""Damages a model's files at random: they load, or an error names the file."""
+"""Tests that randomly damaged model files load, or the error names the file."""
 
 import os
 import shutil
@@ -86,7 +86,7 @@ def test_damaged_files_load_or_are_named(kind, tmp_path):
     shutil.copy(os.path.join(_TEACHER, file), folder)
 
   def prepare(rng):
-    # Without it tokenizer.json is read.
+    # Without tokenizer.model, tokenizer.json is read.
     if kind == 'tokenizer' and rng.random() < 0.5:
       (folder / 'tokenizer.model').unlink()
 

@@ -1,7 +1,7 @@
-"""Damages what runs write at random: it reads the same, or the file is named.
+"""Tests that randomly damaged outputs read the same, or the file is named.
 
-Caches, checkpoints, prepared rows, prompts and answers. Files of another run,
-which are whole but not this one's, take the places of files, too.
+Covers caches, checkpoints, prepared rows, prompts and answers. Files are also
+replaced with intact files of another run.
 """
 
 import functools
@@ -39,7 +39,7 @@ _ROWS, _LENGTH, _VOCAB, _WIDTH = 4, 16, 90, 8
 
 
 def _assert_equal(found, expected):
-  """Compares trees of arrays, every bit."""
+  """Asserts that every bit of two trees of arrays is equal."""
   jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
@@ -58,7 +58,7 @@ def _batch():
 
 
 def _scored(method, rng):
-  """Returns random targets, as a teacher gives them."""
+  """Returns random targets in the form of a teacher's."""
   shape = (_ROWS, _LENGTH)
   kept = compression.Kept(None, None, None, None, None)
   if method.entries:
@@ -75,7 +75,7 @@ def _scored(method, rng):
 
 
 def _write_cache(folder, settings, teacher):
-  """Writes the cache of a teacher, which is a number."""
+  """Writes the cache of a teacher, which is represented by a number."""
   folder.mkdir()
   rng = np.random.default_rng(teacher)
   method = compression.METHODS.build(settings, 'method')
@@ -141,7 +141,7 @@ def test_caches(settings, tmp_path):
 
 
 def _prepare(folder, seed):
-  """Returns the parts of a mixture whose rows `seed` shuffles."""
+  """Returns the parts of a mixture with rows shuffled by `seed`."""
   return prepare.prepare(
     mixtures.task('arithmetic_few', 'kd.data.mixtures'),
     'train',
@@ -172,7 +172,7 @@ def _read_rows(folder, part):
 
 
 def test_prepared_rows(tmp_path):
-  # Of the same examples, and in another order.
+  # The same examples in another order.
   (part,), (shuffled,) = (_prepare(tmp_path, seed) for seed in (0, 1))
   folder = pathlib.Path(part.folder)
   expected = _read_rows(folder, part)
@@ -187,7 +187,7 @@ def test_prepared_rows(tmp_path):
 
 
 def _save(folder, seed):
-  """Saves two checkpoints of a run; returns what they hold, by step."""
+  """Saves two checkpoints of a run; returns their contents by step."""
   rng = np.random.default_rng(seed)
   saved = {
     step: {
@@ -205,7 +205,7 @@ def _save(folder, seed):
 
 
 def _resume(workdir, like):
-  """Puts damaged checkpoints aside, as training does; restores the latest."""
+  """Moves damaged checkpoints aside like training, and restores the latest."""
   aside = repair.repair(str(workdir / manager_lib.FOLDER))
   manager = manager_lib.Manager(str(workdir), 2)
   step = manager.latest_step()
@@ -246,7 +246,7 @@ def test_checkpoints(load, tmp_path):
 
 
 def _generate(folder, tokenizer):
-  """Answers a file of prompts as --mode=generate does; the model says 'ab'."""
+  """Answers prompts like --mode=generate, with a model that generates 'ab'."""
   asked = prompts.read(str(folder / 'prompts.jsonl'), tokenizer, 'plain')
   sample = requests.Sample((5, 6), (-0.5, -0.25), 'ab', 'stop')
   settings = requests.greedy(4)

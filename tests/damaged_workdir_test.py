@@ -1,4 +1,4 @@
-"""Damages a workdir's JSON at random: it is read, or the file is named."""
+"""Tests that randomly damaged JSON in a workdir is read, or the file named."""
 
 import json
 

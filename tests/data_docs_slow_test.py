@@ -1,4 +1,4 @@
-"""docs/data.md on modules: its files, commands, output and messages."""
+"""Tests files, commands, output and messages of docs/data.md on modules."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from kd.modes import train as train_mode
 from kd.run import resolve
 from tests import command
 
-# tests/chats_oracle_test.py runs what comes before; what comes behind shows the
+# tests/chats_oracle_test.py runs the part before; the part after shows the
 # progress of a large preparation.
 _PAGE = (
   pathlib.Path('docs/data.md')
@@ -38,7 +38,7 @@ def _blocks(kind):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """The user's folder, with the page's files."""
+  """The user's folder with the page's files."""
   folder, before = tmp_path_factory.mktemp('data'), os.getcwd()
   subprocess.run(['bash', '-ec', _blocks('')[0]], check=True, cwd=folder)
   sys.path.insert(0, str(folder))
@@ -76,7 +76,7 @@ def _run(folder, line):
 
 
 def _prepare(folder, **changes):
-  """Prepares the rows of the page's run; returns the lines that it prints."""
+  """Prepares the rows of the page's run; returns the printed lines."""
   _, config, _ = _load(folder, _blocks('')[1].splitlines()[1], **changes)
   lines = []
   train_mode.prepare(resolve.resolve(config, jax.devices()), lines.append)
@@ -84,7 +84,7 @@ def _prepare(folder, **changes):
 
 
 def _assert_printed(block, out):
-  """The lines of a block stand in `out`, in order."""
+  """Asserts that `out` contains the lines of a block in order."""
   places = [out.index(line) for line in block.splitlines()]
   assert places == sorted(places)
 
@@ -97,16 +97,16 @@ def test_the_commands_run_and_print_what_the_page_shows(folder, capsys):
   out = capsys.readouterr().out.splitlines()
   for block in _blocks('text')[:2]:
     _assert_printed(block, out)
-  # The task's own metric is everywhere.
+  # The task's own metric is in all outputs.
   lines = (workdir / 'metrics.jsonl').read_text().splitlines()
   assert 'eval/held_out/same_text' in json.loads(lines[-1]), lines[-1]
   assert '| answer as in the data |' in (workdir / 'report.md').read_text()
   assert any('same_text 0.0000' in line for line in out)
-  # run.json has the same; 16 rows in all, shares counted by hand.
+  # run.json has the same fractions, computed by hand here for 16 rows.
   recorded = json.loads((workdir / 'run.json').read_text())['mixture']
   sums, answers = recorded['sums'], recorded['answers']
   assert (sums['rate'], answers['rate']) == (0.75, 0.25)
-  # Of answers a row holds 2 examples, of sums 4/3: 3/1 is (9/4)/(1/2) in rows.
+  # A row has 2 examples of answers or 4/3 of sums: 3/1 is (9/4)/(1/2) in rows.
   assert sums['rows'] == pytest.approx(9 / 11)
   assert answers['rows'] == pytest.approx(2 / 11)
   assert sums['examples'] == pytest.approx(0.75)
@@ -115,7 +115,7 @@ def test_the_commands_run_and_print_what_the_page_shows(folder, capsys):
 
 
 def _forget_module():
-  """Lets the page's module be imported again."""
+  """Makes the page's module importable again."""
   import seqio
 
   seqio.MixtureRegistry.remove('both')
@@ -125,7 +125,7 @@ def _forget_module():
 
 
 def _refusal(folder):
-  """Returns the error of training on the page's data, as it is now."""
+  """Returns the error of training on the page's current data."""
   _forget_module()
   with pytest.raises(errors.ConfigError) as e:
     _prepare(folder)

@@ -1,4 +1,4 @@
-"""What decoding exchanges between devices: activations, never weights."""
+"""Tests that decoding exchanges activations between devices, never weights."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ _MESHES = [
 ]
 
 
-# A model whose output embedding is a parameter of its own.
+# A model with a separate output embedding.
 _UNTIED = dataclasses.replace(
   families.variant('qwen3_tiny', 'variant'), tied=False
 )
@@ -76,7 +76,7 @@ def test_decoding_gathers_no_weights(mesh, sizes):
   with rules.active(run.mesh):
     text = program.function.lower(*program.arguments).compile().as_text()
   loop = f'jit({device.steps.__name__})/while/body'
-  exchanged = {True: 0, False: 0}  # By whether a decoding step does it.
+  exchanged = {True: 0, False: 0}  # By whether it is in a decoding step.
   for i in _exchanges(text):
     is_step = loop in i.attributes
     size = max(array.elements for array in i.arrays)
@@ -99,7 +99,7 @@ def test_decoding_weights_are_split_as_the_plan_says(mesh, sizes, scheme):
   run = _run(mesh, sizes, **few_bits)
   params = saved_params.abstract(run.student)
   planned = jax.tree.leaves(programs.decode(run).arguments[1])
-  every = (None,) * len(planned)  # Also those that would not be copied.
+  every = (None,) * len(planned)  # Including those that would not be copied.
   with rules.active(run.mesh):
     compiled = device.changed_weights.lower(
       run.student.module, every, params

@@ -1,4 +1,4 @@
-"""Manifests and alarms, read by Kubernetes' schemas and a parser of PromQL."""
+"""Tests manifests and alarms with Kubernetes' schemas and a PromQL parser."""
 
 import copy
 
@@ -11,7 +11,7 @@ from kd.monitoring import rules
 from kd.versions import version_cases
 from tests.oracles import client
 
-# The second has all that a manifest may have.
+# The second config uses all optional parts of a manifest.
 _CHANGES = (
   {'deploy.model': 'gs://bucket/registry'},
   {
@@ -27,7 +27,7 @@ _CHANGES = (
 
 
 def _objects(tmp_path):
-  """Returns the objects of both configs, as the files have them."""
+  """Returns the objects in the files of both configs."""
   model = version_cases.export(tmp_path / 'model')
   objects = []
   for number, changes in enumerate(_CHANGES):
@@ -37,7 +37,7 @@ def _objects(tmp_path):
     deploy_mode.main(config, None, ['manifests', model])
     with open(f'{config.deploy.folder}/kubernetes.yaml', encoding='utf-8') as f:
       text = f.read()
-    assert '&' not in text  # No aliases, which people do not read.
+    assert '&' not in text  # No YAML anchors, which are hard to read.
     objects += yaml.safe_load_all(text)
   return objects
 
@@ -69,11 +69,11 @@ def test_alarms_are_comparisons_with_their_limits(tmp_path):
   expressions = [alarm.expression for alarm in alarms]
   for panel in dashboard.grafana(config)['panels']:
     expressions += [target['expr'] for target in panel['targets']]
-  # Grafana's own variable.
+  # A variable that Grafana replaces.
   cases = [x.replace('$__rate_interval', '5m') for x in expressions]
   comparisons, _ = client.run(
     'deployment', 'expressions', cases, {}, tmp_path / 'oracle'
   )
   expected = [['<' if a.is_least else '>', a.limit] for a in alarms]
   assert comparisons[: len(alarms)] == expected
-  assert len(comparisons) == len(cases)  # All are PromQL.
+  assert len(comparisons) == len(cases)  # All are valid PromQL.

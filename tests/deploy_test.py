@@ -1,4 +1,4 @@
-"""kd deploy: its page, the container's arguments, and vLLM's."""
+"""Tests kd deploy: its page, and the arguments of the container and of vLLM."""
 
 import os
 import shlex
@@ -13,7 +13,7 @@ from kd.versions import changes
 from kd.versions import version_cases
 from tests import page_commands
 
-# Of https://docs.vllm.ai/en/latest/cli/serve/: flags that take a value.
+# Flags with a value, from https://docs.vllm.ai/en/latest/cli/serve/.
 _VLLM = (
   *('--served-model-name', '--host', '--port', '--dtype'),
   *('--max-model-len', '--max-num-seqs'),
@@ -28,8 +28,8 @@ def test_the_page_s_commands(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   words = [shlex.split(flags['words']) for _, flags in (check, *others)]
   config = check[0]
-  config.serve.port = 0  # Another program may use the page's.
-  # There is no Prometheus and no webhook here.
+  config.serve.port = 0  # Another program may use the page's port.
+  # There is no Prometheus or webhook in the test.
   with pytest.raises(errors.KdError, match='2 of 10 .*: monitoring, alarms'):
     deploy_mode.main(config, None, words[0])
   for (config, _), more in zip(others, words[1:], strict=True):
@@ -40,7 +40,7 @@ def test_the_page_s_commands(tmp_path, monkeypatch, capsys):
   assert line[:3] == ['vllm', 'serve', 'kd-run/export/hf']
   flags = dict(zip(line[3::2], line[4::2], strict=True))
   assert flags.keys() == {*_VLLM}
-  # The model's context: vLLM refuses more.
+  # The model's context length; vLLM refuses more.
   assert flags['--max-model-len'] == '1024'
   assert flags['--dtype'] == 'float32'
 
@@ -59,7 +59,7 @@ def test_the_container_s_arguments_are_the_config(tmp_path):
     'deploy.folder': str(tmp_path / 'deploy'),
   }
   config.update_from_flattened_dict(changed)
-  # The model is that of the registry.
+  # Use a model from a registry.
   model = version_cases.export(tmp_path / 'model')
   config.registry.folder = str(tmp_path / 'registry')
   report = version_cases.report(tmp_path, 'ship')
@@ -89,7 +89,7 @@ def test_the_container_s_arguments_are_the_config(tmp_path):
   config.alarms.webhook = ''
   mode, model, *flags = container['args']
   assert (mode, model) == ('serve', f'kd-serve={config.registry.folder}')
-  # As Kubernetes does: $(HOME) alone would be the variable's value.
+  # Escaped for Kubernetes, which would replace $(HOME) with the variable.
   assert any('$$(HOME)' in flag for flag in flags)
   flags = [flag.replace('$$(', '$(') for flag in flags]
   there, _ = page_commands.parse(['deploy', 'check', *flags])
@@ -110,7 +110,7 @@ def test_what_is_refused(tmp_path):
   ):
     with pytest.raises(errors.ConfigError, match=message):
       deploy_mode.main(config, None, words)
-  # Its versions need more memory than the one model.
+  # The versions of a registry need more memory than one model.
   registry = tmp_path / 'registry'
   changes.add(str(registry), model, '', print)
   config.deploy.model = str(registry)

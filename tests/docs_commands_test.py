@@ -1,4 +1,4 @@
-"""Commands of README, docs, experiments and configs: fields, files and runs."""
+"""Tests the commands in README, docs, experiments and configs."""
 
 import glob
 
@@ -9,10 +9,10 @@ from kd.modes import check as check_mode
 from kd.partitioning import membership
 from tests import page_commands
 
-# The test that runs the commands of a page. Nobody runs the second command of
-# docs/trees.md, which needs Gemma 3 270M, the compilations of docs/plan.md's
-# table, experiments, whose runs take from half an hour to days, and what needs
-# TPUs.
+# The test that runs the commands of each page. No test runs the second command
+# of docs/trees.md, which needs Gemma 3 270M, the compilations for the table of
+# docs/plan.md, experiments, which take from half an hour to days, and commands
+# that need TPUs.
 _RUN_BY = {
   'README.md': 'readme_slow_test.py',
   'docs/benchmark.md': 'library_slow_test.py',
@@ -40,7 +40,7 @@ _RUN_BY = {
   'docs/versions.md': 'registry_test.py',
   'docs/vision.md': 'vision_test.py',
 }
-# The reader of docs/data.md writes it.
+# The reader of docs/data.md writes this file.
 _WRITTEN = '--config=my_data/config.py'
 _COMMANDS = [
   (place, arguments)
@@ -74,7 +74,7 @@ def test_every_page_with_commands_has_a_test_that_runs_them():
 
 @pytest.mark.parametrize('page', ['docs/objective.md', 'docs/partition.md'])
 def test_check_mode_accepts_a_command(page, tmp_path):
-  """Of its kind, objective_slow_test and processes_slow_test train."""
+  """objective_slow_test and processes_slow_test train with such configs."""
   (arguments,) = page_commands.commands(page)
   config, _ = page_commands.parse(arguments)
   config.data.folder = str(tmp_path / 'rows')

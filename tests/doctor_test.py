@@ -1,7 +1,7 @@
-"""Each planted fault is named, and no other; a healthy run gets none.
+"""Tests that exactly the planted faults are diagnosed, and none if healthy.
 
-Faults are planted in copies of one real run's files; those that training itself
-has are real runs.
+Faults are planted in copies of one real run's files. Faults of training are
+produced by real runs.
 """
 
 import json
@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
 def start(folder):
   """Starts a small run; returns its workdir."""
   with pytest.MonkeyPatch.context() as patched:
-    # Fewer layers are traced and compiled.
+    # To trace and compile fewer layers.
     patched.setattr(gemma3_config, 'PUBLISHED_PERIOD', 2)
     _, _, teacher = alternating.teacher(str(folder)).partition('=')
 
@@ -69,7 +69,7 @@ def start(folder):
 
 @pytest.fixture(scope='module')
 def healthy(start):
-  """A run's folder; its times are those of a machine that is idle."""
+  """The folder of a run, with times as on an idle machine."""
   workdir = start('healthy', baseline=True)
   planted_faults.edit_lines(workdir, planted_faults.set_times)
   planted_faults.edit(
@@ -104,7 +104,7 @@ def test_a_healthy_run_has_no_cause(healthy, capsys):
 
 @pytest.fixture
 def planted(healthy, tmp_path):
-  """A copy of the run's files, to plant a fault in."""
+  """A copy of the run's files for planting a fault."""
   workdir = str(tmp_path / 'run')
   leave_out = shutil.ignore_patterns('checkpoints', 'events.*', '*.png')
   shutil.copytree(healthy, workdir, ignore=leave_out)
@@ -160,7 +160,7 @@ def full_moon(record):
 def test_a_plugin_adds_a_diagnosis(planted, tmp_path, monkeypatch):
   (tmp_path / 'my_diagnosis.py').write_text(_PLUGIN)
   monkeypatch.syspath_prepend(str(tmp_path))
-  # Processes that prepare rows for later tests would load it as well.
+  # Otherwise processes that prepare rows for later tests would load it, too.
   monkeypatch.setattr(plugins, '_loaded', [])
   planted_faults.edit(
     planted, 'config.json', lambda c: c.update(plugins=['my_diagnosis'])
@@ -176,11 +176,11 @@ def test_a_plugin_adds_a_diagnosis(planted, tmp_path, monkeypatch):
 def test_a_rate_that_is_100_times_too_high_is_named(start):
   workdir = start('rate', rate=0.5, sets=False)
   assert list(_causes(workdir)) == [training.HIGH]
-  # Two operations for each weight of the teacher, six of the student's, and
+  # Two operations per weight of the teacher, six per weight of the student, and
   # attention.
   record = run_record.read(workdir)
   flops = 4 * 64 * (2 * 1_167_872 + 6 * record.run['parameters']['total'])
-  # Logits are computed where there are targets.
+  # Logits are only computed at targets.
   task, models = record.run['rows']['train'][0], record.estimate.run
   masked = 4 * 64 * (1 - task['target_weight'] / task['rows'] / 64)
   student, teacher = models.student.config, models.teacher.config
@@ -226,7 +226,7 @@ def test_parameters_that_are_not_finite_are_named_by_layer(
       return params
     stacked = params['pattern']['layer_1']['mlp']
     gate = stacked['gate']
-    # The second period of two layers.
+    # In the second period of two layers.
     stacked['gate'] = gate.at[1].multiply(np.nan)
     return params
 

@@ -1,4 +1,4 @@
-"""evaluation.stop ends a run, end to end: files, exit, resumption."""
+"""Tests that evaluation.stop ends a run: files, exit code, resumption."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def test_a_run_that_no_longer_improves_ends(tmp_path, capsys):
     batch_size=4,
     folder=str(tmp_path / 'rows'),
   )
-  # Nothing improves.
+  # With a learning rate of 0 no evaluation improves.
   c.optimizer.lr = base.schedule('constant', peak=0.0, warmup_steps=0)
   c.evaluation.update(every=1, baseline=False, batch_size=8)
   c.evaluation.sets.held_out.update(examples=8, answers=0)

@@ -1,4 +1,4 @@
-"""The average of parameters, end to end: kept, evaluated, read and resumed."""
+"""Tests the average of parameters: saved, evaluated, loaded and resumed."""
 
 import json
 import os
@@ -40,10 +40,10 @@ def _config(folder):
 
 
 def _average(run, path):
-  """Returns the average of a parameter, and its last value, by definition."""
+  """Returns the average of a parameter by definition, and its last value."""
   first = command.saved(run, 1)
   values = [command.saved(run, k)[f'params/{path}'] for k in (1, 2, 3, 4)]
-  # Of the parameters before the first update, that average shows the rest.
+  # The first average contains the parameters before the first update.
   decays = [min(_DECAY, (1 + t) / (10 + t)) for t in (1, 2, 3, 4)]
   expected = np.float64(first[f'ema/{path}'])
   for decay, value in list(zip(decays, values, strict=True))[1:]:

@@ -1,4 +1,4 @@
-"""What we export, transformers loads, and it says the same."""
+"""Tests that transformers loads our exports and computes the same logits."""
 
 import dataclasses
 
@@ -31,7 +31,7 @@ _SCALED = gemma3_config.Gemma3Config(
 )
 _CONFIGS = {
   'scaled': _SCALED,
-  # Every second layer of a model: no longer five to one.
+  # Every second layer of a model: no longer five local layers to one global.
   'half': dataclasses.replace(_SCALED, global_rope_factor=1.0).keep_layers(
     (1, 3, 5, 7)
   ),
@@ -40,7 +40,7 @@ _TOKENS = np.random.default_rng(0).integers(6, 96, 40, np.int32)
 
 
 def _random(config):
-  """Returns a model whose norms weigh too: they start at 0."""
+  """Returns a model with random norm scales, which are initially 0."""
   model = families.build(config, 'float32', 'none', 'student')
 
   @jax.jit

@@ -1,4 +1,4 @@
-"""--mode=export as docs/export.md shows it."""
+"""Tests --mode=export as shown in docs/export.md."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""The files of docs/extend.md, used by a run in a folder that has only them."""
+"""Tests the files of docs/extend.md in a folder that contains only them."""
 
 import json
 import pathlib
@@ -44,7 +44,7 @@ def test_a_run_with_one_of_each(run):
   assert code == 0, err
   lines = command.metrics(str(folder / 'run'))
   train = [x for x in lines if x['phase'] == 'train']
-  # One batch, which the student fits.
+  # The student overfits a single batch.
   weights = {x['train/target_weight'] for x in train}
   losses = [x['train/loss/kl'] for x in train]
   assert len(weights) == 1 and losses[-1] < 0.9 * losses[0]
@@ -57,7 +57,7 @@ def test_a_run_with_one_of_each(run):
     name.removesuffix('.py') for name in _FILES if name != 'my_config.py'
   )
 
-  # A run that resumes says which plugin is another one now.
+  # A resumed run reports the plugin that has changed.
   text = (folder / 'my_divergence.py').read_text()
   (folder / 'my_divergence.py').write_text(text + '\n# changed\n')
   code, out, err = run('check', *_command()[1:], '--workdir=run', *_SMALL)
@@ -67,7 +67,7 @@ def test_a_run_with_one_of_each(run):
   assert 'plugins.my_divergence' in out
 
 
-# What is wrong with a flag, by the flag: one process tells all.
+# Error by flag; all are checked in one process.
 _REFUSALS = {
   '--config.plugins=my_terms': [
     "plugins: there is no Python module 'my_terms'"
@@ -119,7 +119,7 @@ def test_messages(run):
 
 
 def _python(script, given, folder):
-  """Returns what a script in the folder makes of a JSON value."""
+  """Returns the output of a script in the folder for a JSON input."""
   done = subprocess.run(
     [sys.executable, '-c', script],
     input=json.dumps(given),

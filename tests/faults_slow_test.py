@@ -1,4 +1,4 @@
-"""Faults at many points: each run ends as the undisturbed one, bit for bit."""
+"""Tests that runs with faults end bit for bit like the undisturbed run."""
 
 import functools
 import json
@@ -16,13 +16,13 @@ _GENERATE = 'kd.sampling.engine:Engine.generate'
 _ABSORB = 'kd.train.train_metrics:MetricsWindow.add'
 _READ = 'kd.input_pipeline.packing:from_bytes'
 
-# Of the file events of a run, by thousandths, where it is killed or told to
-# end: the first tenth is preparation, most of the rest are saves. Others
-# don't prepare rows: their events begin behind that.
+# Points where a run gets SIGKILL or SIGTERM, in thousandths of its file events:
+# the first tenth is preparation, most of the rest are saves. The other chains
+# prepare no rows, so their events start after the preparation.
 _PREPARING = 100
 _KILLED = (20, 120, 720)
 _TOLD = (450,)
-# One is kept: where a save went wrong, there is no other.
+# Only one checkpoint is kept: if its save fails, there is no other.
 _KEEP = '--config.checkpoint.keep=1'
 
 
@@ -33,11 +33,11 @@ def driver(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def straight(driver):
-  """A run that nothing disturbs: its end, and the file events that it had."""
+  """The end state and the file events of an undisturbed run."""
   where = driver.where('straight')
   file = f'{driver.folder}/events'
   count = {'count_events': {'folder': where, 'file': file}}
-  # As those whose events are chosen from its own: others have more of them.
+  # Same flag as the runs that use its events; other runs have more events.
   driver.add('straight', count, _KEEP)
   assert driver.go() == {'straight': [0]}, driver.log('straight', 0)
   with open(file, encoding='utf-8') as f:
@@ -46,7 +46,7 @@ def straight(driver):
 
 
 def _signal_points():
-  """By name of a chain, what signals its first run, and the exit code.
+  """Returns the signal of each chain's first run, and the exit code.
 
   A number is in thousandths of the undisturbed run's file events.
   """
@@ -60,7 +60,7 @@ def _signal_points():
   points['SIGTERM-compile'] = 'signal_at_compile', 20, 'SIGTERM', 42
   for what, where, n in (
     ('step', _ABSORB, 1),
-    # The first is of step 0: the teacher's evaluation is that of `straight`.
+    # The first is at step 0: the teacher's evaluation is taken from `straight`.
     ('last-evaluation', _GENERATE, 3),
     ('report', 'kd.train.report:write', 1),
   ):
@@ -72,7 +72,7 @@ _POINTS = _signal_points()
 
 
 def _signal(driver, name, events):
-  """Returns the faults that make a chain's signal."""
+  """Returns the faults that send a chain's signal."""
   kind, at, signal_name, _ = _POINTS[name]
   if kind == 'signal_at_event':
     number = 1 + len(events) * at // 1000
@@ -87,7 +87,7 @@ def _signal(driver, name, events):
 def _add_signals(driver, events):
   after_rows = [x for x in events if '/rows' not in x]
   for name, (kind, at, _, _) in _POINTS.items():
-    # Who is stopped while rows are prepared prepares rows of its own.
+    # A run stopped during the preparation of rows needs its own rows.
     early = kind == 'signal_at_event' and at < _PREPARING
     rows = {} if early else {'rows': 'straight'}
     faults = _signal(driver, name, events if early else after_rows)
@@ -95,7 +95,7 @@ def _add_signals(driver, events):
     driver.add(name, {}, _KEEP, **rows)
 
 
-# Of a checkpoint's item, what is done to it.
+# Damage by item of the checkpoint.
 _DAMAGE = {'params': 'flip', 'position': 'cut'}
 
 
@@ -109,7 +109,7 @@ def _add_damage(driver):
     driver.add(name, {'damage': damage}, rows='straight')
 
 
-# How a file system is mounted at first, and the exit code of a run on it.
+# Initial mount options of a file system, and the exit code of a run on it.
 _DISKS = {
   'read-only': ('ro', 2),
   'full': ('size=4k', 1),

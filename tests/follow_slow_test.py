@@ -1,4 +1,4 @@
-"""A server follows a registry, while requests come."""
+"""Tests a server that follows a registry while it answers requests."""
 
 import re
 import threading
@@ -44,7 +44,7 @@ def registry(tmp_path):
 
 
 class _Client(threading.Thread):
-  """Asks again and again; keeps status and model of each reply."""
+  """Sends requests continuously and records each reply's status and model."""
 
   def __init__(self, server):
     super().__init__(daemon=True)
@@ -57,7 +57,7 @@ class _Client(threading.Thread):
       self.replies.append((status, body.get('model')))
 
   def until(self, count, *models):
-    """Waits for so many replies in a row by these models, of each one."""
+    """Waits until exactly these models sent the last `count` replies."""
     for _ in range(6000):
       last = {model for _, model in self.replies[-count:]}
       if len(self.replies) >= count and last == {*models}:
@@ -72,7 +72,7 @@ def test_versions_are_switched_without_a_lost_request(registry):
     f'tiny={registry.folder}',
     '--config.follow.poll_s=0.2',
     '--config.follow.canary_share=0.5',
-    # The teacher is the model itself: it would have chosen all tokens.
+    # The teacher is the model itself and agrees with all tokens.
     f'--config.follow.teacher={registry.inputs}/a',
     '--config.follow.compared_share=1',
   ) as server:
@@ -82,7 +82,7 @@ def test_versions_are_switched_without_a_lost_request(registry):
     registry.add('b')
     registry.promote('v2')
     client.until(3, 'tiny@v2')
-    # Logits that are not finite are noticed before a request comes.
+    # Nonfinite logits are noticed before any request.
     registry.add('c', scale=3e38)
     registry.promote('v3')
     server.until(lambda: 'alarm: v3 is not switched to: logits' in server.text)
@@ -94,7 +94,7 @@ def test_versions_are_switched_without_a_lost_request(registry):
     changes.rollback(registry.folder, 'canary', print)
     changes.rollback(registry.folder, 'production', print)
     client.until(8, 'tiny@v1')
-    # A version can be asked by its name, too.
+    # A version can also be requested by name.
     listed = [x['id'] for x in server.send('/v1/models')[1]['data']]
     assert listed[:2] == ['tiny', 'tiny@v1']
     client.ended = True
@@ -112,7 +112,7 @@ def test_versions_are_switched_without_a_lost_request(registry):
 
 @pytest.fixture
 def followed(registry):
-  """A follower of v2 with fallback v1, whose thread is the test's."""
+  """A follower of v2 with fallback v1, run in the test's thread."""
   registry.add('b')
   config = base.get_config()
   config.serve.update(max_batch=2, max_length=64, timeout_ms=600_000)
@@ -152,12 +152,12 @@ def test_a_version_that_is_not_well_is_out_until_probes_pass(followed):
   follower._watch()
   assert 'tiny@v2 (production) is taken out: its logits are NaN' in said[-1]
   assert said[-1].endswith('requests go to tiny@v1')
-  # One probe has passed, two are wanted.
+  # One probe has passed, but two are required.
   assert answers() == 'tiny@v1'
   follower._watch()
   assert said[-1] == 'alarm: tiny@v2 has recovered: 2 probes in a row passed'
   assert answers() == 'tiny@v2'
-  # Without anybody who is well, the version of the registry answers.
+  # If no version is healthy, the registry's production version answers.
   for version in ('tiny@v1', 'tiny@v2'):
     router.note(router.pick(version), 500, None, 'NaN')
   follower._config.follow.probe_s = 1e9

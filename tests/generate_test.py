@@ -1,4 +1,4 @@
-"""--mode=generate as docs/generate.md shows it, and what it says."""
+"""Tests --mode=generate as shown in docs/generate.md, and its output."""
 
 import json
 import os
@@ -22,7 +22,7 @@ _TEACHER = 'data/fixtures/quickstart_teacher'
 
 
 def _shown():
-  """Returns the commands of the page, and the table's fields with defaults."""
+  """Returns the page's commands and the table's fields with defaults."""
   text = _DOCS.read_text()
   blocks = re.findall(r'^```(\w*)\n(.*?)^```', text, re.M | re.S)
   commands = ''.join(block for language, block in blocks if not language)
@@ -50,7 +50,7 @@ def test_the_page_s_commands_run(tmp_path):
     assert {sample['finish'] for sample in line['samples']} <= {
       *('stop', 'length')
     }
-  # The chat asks the same, and streams the same first samples.
+  # The chat sends the same prompts and streams the same first samples.
   talk = talk.replace('python', sys.executable)
   talk = talk.replace('=kd-chat', f'={tmp_path}/kd-chat')
   done = subprocess.run(
@@ -76,7 +76,7 @@ def _config(folder, **changes):
 
 
 def test_settings_come_from_the_config_alone(tmp_path, capsys):
-  """F1: Gemma's own generation config says top_p 0.95, and more."""
+  """The model's generation config, such as top_p 0.95, is not used."""
   folder = tmp_path / 'hf'
   shutil.copytree(_TEACHER, folder)
   (folder / 'generation_config.json').write_text(

@@ -1,4 +1,4 @@
-"""llama.cpp loads the GGUF files that we export, and says the same."""
+"""Tests that llama.cpp loads our GGUF files and computes the same."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ from tests.oracles import client
 _LOCAL, _GLOBAL = gemma3_config.LOCAL, gemma3_config.GLOBAL
 _LENGTH = 48
 _NEW = 12
-_ROWS = 288  # Of the embedding: 263 ids, and padding.
+_ROWS = 288  # Rows of the embedding: 263 ids and padding.
 
 # The query scale is not the head width, so that it is folded into a norm.
 _GEMMA = gemma3_config.Gemma3Config(
@@ -57,9 +57,9 @@ _QWEN = qwen3_config.Qwen3Config(
   norm_epsilon=1e-6,
   tied=False,
 )
-# By case: the model, the type, and the largest difference of log-probabilities.
-# The GELU of llama.cpp is a table of float16. Where weights are Q8_0 or Q4_0 it
-# also quantizes activations, to Q8_0.
+# By case: the model, the type, and the tolerance of log-probabilities. The GELU
+# of llama.cpp is a float16 table. With weights in Q8_0 or Q4_0, llama.cpp also
+# quantizes activations to Q8_0.
 _CASES = {
   'F32': (_GEMMA, 'F32', 0.02),
   **{
@@ -76,7 +76,7 @@ _GREEDY = ('F32', 'list', 'qwen3')
 
 
 def _random(config):
-  """Returns a model and parameters; norms weigh, and logits are large."""
+  """Returns a model with random norms and large logits, and its parameters."""
   model = families.build(config, 'float32', 'none', 'student')
   random = np.random.default_rng(1)
   draw = lambda x: (0.3 * random.normal(size=x.shape)).astype(np.float32)
@@ -112,10 +112,10 @@ def _log_probs(model, params, rows, size):
 
 
 def _chat_case(file):
-  """Writes a model that says 'A' after a newline, and then ends its turn.
+  """Writes a model that answers 'A' after a newline and then ends its turn.
 
-  Its layers add nothing. The logits of the id that follows are a row of a
-  symmetric matrix, which the embedding and the final norm multiply to.
+  Its layers add nothing. The logits of the next id are a row of a symmetric
+  matrix, the product of the embedding and the final norm.
   """
   tokenizer = tokenizers.load('bytes')
   model, params = _random(_GEMMA.keep_layers((0,)))
@@ -154,7 +154,7 @@ def oracle(tmp_path_factory):
     )
     table = gguf_writer.embedding_type('auto', kind)
     gguf_writer.write(file, params, config, kind, table, metadata)
-    if kind != 'F32':  # As the file has them, rounded.
+    if kind != 'F32':  # Compare with the rounded parameters in the file.
       read = weights.model_config(f'gguf:{file}', 'file')
       model = families.build(read, 'float32', 'none', 'student')
       init = f'gguf:{file}'

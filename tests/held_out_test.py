@@ -1,4 +1,4 @@
-"""Held-out sets are the splits that the config names."""
+"""Tests that held-out sets are the splits named in the config."""
 
 import json
 
@@ -54,7 +54,7 @@ def test_gsm8k_is_evaluated_on_its_test_file(tmp_path, monkeypatch):
   for i, question in enumerate(questions, 500):
     assert f'{i}+1?' in question
   assert 'gsm8k: gsm8k_answer: 7 rows' in '\n'.join(lines)
-  # The run trains on nothing of it, nor on the validation split.
+  # The run trains on neither this set nor the validation split.
   trained = [e['inputs'] for p in data.train for e in p.examples()]
   assert 70 < len(trained) < 90 and not {*trained} & {*questions}
   data = train_mode.prepare(_run(tmp_path, 'validation'), lines.append)

@@ -1,4 +1,4 @@
-"""Arrays of compiled programs against those that the source makes."""
+"""Tests arrays of compiled programs against those of the source."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def test_arrays_inside_a_fusion_do_not_count():
     return jnp.sum(wide, axis=1)
 
   arrays = hlo_arrays.largest(_text(fused, _X, _W))
-  assert arrays[0].shape == (32, 32)  # w itself
+  assert arrays[0].shape == (32, 32)  # The argument w.
   sizes = [array.elements for array in arrays]
   assert sizes == sorted(sizes, reverse=True)
 

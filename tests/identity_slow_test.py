@@ -1,4 +1,4 @@
-"""A workdir is one run by content: what may change, and what is refused."""
+"""Tests which changes of config and inputs a workdir allows or refuses."""
 
 import json
 import pathlib
@@ -68,7 +68,7 @@ def trained(folder):
 
 @pytest.fixture
 def stopped(trained, tmp_path):
-  """The run as a kill after step 4 leaves it."""
+  """The workdir of a run that was killed after step 4."""
   workdir = tmp_path / 'run'
   shutil.copytree(trained, workdir)
   shutil.rmtree(workdir / 'checkpoints' / '6')
@@ -78,7 +78,7 @@ def stopped(trained, tmp_path):
 
 
 def _other_teacher(folder):
-  """The same teacher with its embedding's rows in another order."""
+  """Reorders the rows of a teacher's embedding."""
   file = folder / 'model.safetensors'
   tensors = safetensors.load_file(file)
   rows = tensors['model.embed_tokens.weight']
@@ -91,7 +91,7 @@ def test_another_teacher_under_the_same_path_is_refused(
 ):
   teacher = tmp_path / 'teacher'
   shutil.copytree(folder / 'teacher', teacher)
-  # Another path with the same weights: the same run.
+  # Another path with the same weights is the same run.
   before = _files(stopped)
   _other_teacher(teacher)
   with pytest.raises(errors.ConfigError) as caught:

@@ -1,4 +1,4 @@
-"""What a worker checks of its bucket before a run starts."""
+"""Tests a worker's checks of its bucket before a run starts."""
 
 import http.server
 import json
@@ -15,10 +15,10 @@ SCRIPT = 'launch/worker/bucket.py'
 
 
 class Storage(http.server.BaseHTTPRequestHandler):
-  """The metadata server's token and Cloud Storage's objects.get."""
+  """Serves the metadata server's token and Cloud Storage's objects.get."""
 
   def do_GET(self):
-    # Whether what is synced is stored, as without streaming writes.
+    # Whether synced data is stored, which it is not with streaming writes.
     stored = self.server.stored
     if self.path.endswith('/token'):
       assert self.headers['Metadata-Flavor'] == 'Google'
@@ -113,7 +113,7 @@ def test_a_mount_that_fails_ends_with_1(storage, tmp_path):
 
 def test_a_workdir_has_one_owner(storage, tmp_path):
   assert check(storage, tmp_path, 'tpu:p/z/one') == (0, '')
-  # The same slice again, and workers that claim nothing.
+  # The same slice again, and workers without a claim.
   assert check(storage, tmp_path, 'tpu:p/z/one') == (0, '')
   assert check(storage, tmp_path, '') == (0, '')
   code, err = check(storage, tmp_path, 'gke:c/n/two')
@@ -145,7 +145,7 @@ def test_a_second_slice_is_refused_before_it_starts(storage, tmp_path):
     code, _, err = c.tpu('run', '--name=two', *line)
     assert code == 2, err
     assert 'belongs to tpu:my-project/us-west4-a/one' in err
-    # What had started on the other worker is stopped; watch does not retry.
+    # The run on the other worker is stopped; watch does not retry.
     assert 'running' not in c.tpu('status', '--name=two')[1]
     code, _, err = c.tpu('watch', '--name=two', *line)
     assert code == 2, err
@@ -155,7 +155,7 @@ def test_a_second_slice_is_refused_before_it_starts(storage, tmp_path):
 
 @pytest.mark.parametrize('index', ['0', '1'])
 def test_a_container_checks_its_bucket(storage, tmp_path, index):
-  """Runs entry.sh, where the image's Python is a program that prints."""
+  """Runs entry.sh with a fake of the image's Python."""
   calls = tmp_path / 'calls'
   python = tmp_path / 'python'
   python.write_text(f'#!/bin/bash\nprintf "%s|" "$@" >>{calls}\n')

@@ -1,4 +1,4 @@
-"""Every command of docs/launch.md, run in order against a simulated cloud."""
+"""Runs all commands of docs/launch.md in order against a simulated cloud."""
 
 import functools
 import operator
@@ -13,7 +13,7 @@ from kd.config import command_line
 from tests.fakes import cloud as cloud_lib
 
 DOCS = pathlib.Path('docs/launch.md')
-# Other programs that the page names; a test has none of them.
+# Other programs on the page, which are missing in tests.
 OTHERS = ('docker', 'ssh-add')
 OURS = ('gcloud', 'kubectl', 'launch/tpu', 'launch/gke')
 
@@ -25,7 +25,7 @@ def commands():
 
 
 def write_settings(c, folder):
-  """Copies the two files as the page says; the waits are for people."""
+  """Copies the two files as on the page, with shorter waits."""
   quick = 'poll_seconds=0.02\nbackoff_seconds=0\nsettle_seconds=0\n'
   for name, more in (('slice', quick), ('cluster', '')):
     text = (c.tree / 'launch' / f'{name}.env').read_text()
@@ -33,7 +33,7 @@ def write_settings(c, folder):
 
 
 def read_log(c, line):
-  """Follows a log until the run speaks."""
+  """Follows a log until the first line of the run."""
   process = subprocess.Popen(
     shlex.split(line),
     cwd=c.tree,
@@ -49,7 +49,7 @@ def read_log(c, line):
 
 def test_the_commands_run_in_order(tmp_path):
   with cloud_lib.maker(tmp_path) as make:
-    # The second life: the run is preempted once.
+    # There is a second life because the run is preempted once.
     first = ['WAITING_FOR_RESOURCES', 'PROVISIONING', *['ACTIVE'] * 4]
     lives = [[*first, 'SUSPENDED'], ['CREATING', 'ACTIVE']]
     c = make(workers=1, lives=lives, codes=[['hang'], [0]])
@@ -60,7 +60,7 @@ def test_the_commands_run_in_order(tmp_path):
     for line in commands():
       program = shlex.split(line)[0]
       if program == './bazelw':
-        continue  # The plan has tests of its own.
+        continue  # Other tests run the plan.
       assert program in (*OURS, *OTHERS)
       if line.startswith('launch/tpu logs'):
         read_log(c, line)
@@ -110,6 +110,6 @@ def test_the_lines_name_configs_and_fields_that_are_there():
       path, _, text = flag.removeprefix('--config.').partition('=')
       *folders, name = path.split('.')
       where = functools.reduce(operator.getitem, folders, config)
-      type(where[name])(text)  # Fails where it is no such value.
+      type(where[name])(text)  # Fails if the value has another type.
       found += 1
   assert found > 10

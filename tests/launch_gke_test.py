@@ -1,4 +1,4 @@
-"""The JobSet of launch/gke: rendered, applied, looked at and deleted."""
+"""Tests the JobSet of launch/gke: rendered, applied, read and deleted."""
 
 import itertools
 import re
@@ -54,10 +54,10 @@ def test_every_host_of_the_slice_runs(
 
 
 def expanded(text):
-  """What Kubernetes makes of a container's argument, where no variable is set.
+  """Expands a container's argument like Kubernetes, with only HOME set.
 
-  As its documentation of `args` has it: $(NAME) of a variable that is not there
-  stays, and $$ becomes $ and is not looked at again.
+  By its documentation of `args`, $(NAME) of an unset variable stays, and $$
+  becomes $ and is not expanded again.
   """
   out, i = '', 0
   while i < len(text):
@@ -123,7 +123,7 @@ def test_a_bucket_is_mounted_without_streaming_writes(cloud):
     *('implicit-dirs', 'metadata-cache:ttl-secs:0'),
     'write:enable-streaming-writes:false',
   ]
-  # What is staged on the node may be larger than the default of 5 GiB.
+  # Files staged on the node may exceed the default of 5 GiB.
   annotations = job['template']['metadata']['annotations']
   assert annotations['gke-gcsfuse/ephemeral-storage-limit'] == '0'
   assert {e['name']: e['value'] for e in container['env']} == {
@@ -135,7 +135,7 @@ def test_a_bucket_is_mounted_without_streaming_writes(cloud):
 
 
 def played(manifest, code, disrupted=False):
-  """What Kubernetes' documents say happens after a host's exit code."""
+  """Returns the effect of a host's exit code by Kubernetes' documentation."""
   job, pod = pod_of(manifest)
   assert pod['restartPolicy'] == 'Never', 'podFailurePolicy needs it'
   action = 'Count'

@@ -1,4 +1,4 @@
-"""The node pools of launch/gke: created and deleted, each with its slice."""
+"""Tests that launch/gke creates and deletes a node pool for each slice."""
 
 import pytest
 
@@ -44,7 +44,7 @@ def pools(c, verb, *arguments):
         '--max-run-duration=43200s',
       ],
     ),
-    # One host of TPU7x has a topology by itself, several have a policy.
+    # A single host of TPU7x needs only a topology, several hosts a policy.
     (
       ['--machine_type=tpu7x-standard-4t', '--topology=2x2x1'],
       ['--num-nodes=1'],
@@ -80,7 +80,7 @@ def test_a_pool_has_the_slice_that_was_asked_for(cloud, flags, wanted):
 
 
 def test_pools_are_created_and_deleted_for_each_slice(cloud):
-  # kd-0 is ours from a call that failed halfway.
+  # kd-0 exists as if an earlier call had failed halfway.
   assert pools(cloud, 'create-pools')[0] == 0
   code, _, err = pools(cloud, 'create-pools', '--slices=3')
   assert (code, 'kd-0 is there already' in err) == (0, True), err
@@ -116,7 +116,7 @@ def test_a_policy_that_was_not_created_here_stays(cloud):
   code, _, err = pools(cloud, 'delete-pools', *tpu7x)
   assert code == 0, err
   assert len(cloud.calls('resource-policies', 'delete')) == 1
-  # The record is gone; now the policy is someone else's.
+  # Without the record the policy belongs to someone else.
   cloud.put_slice('policy.kd', {'token': ''})
   code, _, err = pools(cloud, 'delete-pools', *tpu7x)
   assert code == 0, err

@@ -1,6 +1,6 @@
-"""The settings of launch/tpu, and the requests that they make.
+"""Tests the settings of launch/tpu and the resulting requests.
 
-launch/ runs whole, against stand-ins of gcloud and ssh.
+The real scripts run with fakes of gcloud and ssh.
 """
 
 import pytest
@@ -79,7 +79,7 @@ ONE = (*QUEUED, '--async', '--node-id=kd-1b')
 def test_capacity_chooses_the_request(cloud, capacity, more, flags):
   queued = any(f == 'queued-resources' for f in flags)
   c = cloud(lives=[['CREATING', 'ACTIVE']] if queued else [['READY']])
-  # A hyphen in a setting's name is read as the underscore that it has.
+  # A hyphen in a setting's name is read as an underscore.
   more += [f'--capacity={capacity}', '--runtime-version=v2-alpha']
   code, _, err = c.tpu('create', '--network=net', *more)
   assert code == 0, err
@@ -132,7 +132,7 @@ def test_a_wrong_setting_is_named(cloud, arguments, words):
 
 
 def test_an_integer_is_decimal(cloud):
-  """08 is no octal number that bash can't read."""
+  """Bash would read 08 as an invalid octal number."""
   c = cloud(create_fails=99)
   code, _, err = c.tpu('create', '--failures=08')
   assert (code, 'given up after 9 failures' in err) == (1, True), err
@@ -160,7 +160,7 @@ def test_a_flag_of_gcloud_may_be_repeated(cloud):
   for verb in ('ssh', 'scp'):
     (call,) = c.calls('gcloud', verb)
     assert '--ssh-key-file=k' in call
-  # A flag that gcloud does not have is gcloud's to refuse.
+  # Unknown flags are refused by gcloud.
   code, _, err = c.tpu('setup', '--connect_flag=--no-such-flag')
   assert (code, 'unrecognized arguments' in err) == (2, True), err
 
@@ -181,7 +181,7 @@ def test_workers_without_external_addresses(cloud, connect, words):
   c.wait_for(lambda: c.tpu('status', *private)[1].count('ended 0') == 2)
   for call in c.calls('gcloud', '--worker=all'):
     assert set(words) <= set(call)
-  # As the cloud has it: without the setting they are not reached.
+  # Without the setting the cloud cannot reach the workers.
   code, _, err = c.tpu('status')
   assert (code, 'no external IP' in err) == (1, True), err
 
@@ -205,7 +205,7 @@ def test_a_line_that_cannot_be_right_is_refused(cloud):
   for line, word in (
     ([], "kd's flags are missing"),
     (['--config=c.py'], 'no --workdir'),
-    # kd would make a folder of this name on each worker's own disk.
+    # kd would create a folder with this name on each worker's local disk.
     (['--config=c.py', '--workdir=gs://bkt/a'], 'bucket=gs://NAME'),
   ):
     for script, verb in (('tpu', 'run'), ('tpu', 'watch'), ('tpu', 'collect')):

@@ -1,4 +1,4 @@
-"""A slice: created, waited for, interrupted, deleted; and whose it is."""
+"""Tests creating, awaiting and deleting a slice, interrupts, and its owner."""
 
 import os
 import signal
@@ -67,7 +67,7 @@ def test_every_state_has_one_meaning():
     'ready': 'unsure',
   }
   assert table(meaning) == meaning
-  # Capacity that can be taken away is stopped by the cloud.
+  # The cloud stops preemptible capacity.
   assert table(['STOPPED'], 'spot') == {'STOPPED': 'recreate'}
   assert table(['STOPPED'], 'queued-spot') == {'STOPPED': 'recreate'}
   assert table(['STOPPED'], 'queued') == {'STOPPED': 'stop'}
@@ -84,7 +84,7 @@ def test_suspended_is_deleted_by_its_name_and_created_again(cloud):
   assert code == 0, err
   assert c.verbs() == [
     *('describe', 'create', *['describe'] * 4, 'delete'),
-    # Nothing is there: it is created; and the slice of an ACTIVE one is asked.
+    # It does not exist and is created; once ACTIVE, its slice is described.
     *('describe', 'create', 'describe', 'describe', 'describe'),
   ]
   (delete,) = c.calls('delete')
@@ -188,13 +188,13 @@ def test_an_interrupt_says_what_is_left(cloud, sent):
   command = c.tpu_command('create', '--capacity=queued', '--poll_seconds=30')
   process = c.start(*command)
   c.wait_for(lambda: c.verbs().count('describe') > 1)
-  # Ctrl-C reaches every process of the terminal.
+  # Ctrl-C reaches all processes of the terminal.
   os.killpg(process.pid, sent)
   _, err = process.communicate(timeout=10)
   assert process.returncode == 130, err
   printed = err.rstrip().split('\n')[-1]
   assert c.slice('kd-1b')
-  # What was printed deletes it.
+  # The printed command deletes the slice.
   subprocess.run(printed, shell=True, env=c.environment(), check=True)
   assert c.slice('kd-1b') is None
 

@@ -1,4 +1,4 @@
-"""Several slices that one run uses, over the data-center network."""
+"""Tests runs on several slices, connected by the data-center network."""
 
 import pytest
 

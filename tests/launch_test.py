@@ -1,6 +1,6 @@
-"""Dry runs, set-up, runs and results of a TPU slice.
+"""Tests dry runs, set-up, runs and results of a TPU slice.
 
-launch/ runs whole, in front of stand-ins of gcloud and ssh.
+The real scripts run with fakes of gcloud and ssh.
 """
 
 import re
@@ -42,13 +42,13 @@ def test_a_dry_run_prints_what_an_execution_runs(cloud):
     for command in sum(commands[:3], [])
     if command[:1] == ['gcloud']
   ]
-  # The parcel's folder and the attempt's name are new ones in an execution.
+  # The archive's folder and the attempt's name differ between executions.
   new = r'/.*/kd\.tar\.gz|(?<=start\.sh )\w+'
   masked = [
     [re.sub(new, 'NEW', word) for word in call] for call in (*dry_ran, *ran)
   ]
   expected = masked[: len(dry_ran)]
-  # An execution looks again after it has created.
+  # An execution describes the slice again after creating it.
   expected.insert(2, expected[0])
   assert masked[len(dry_ran) :] == expected
 
@@ -75,14 +75,14 @@ def test_setup_and_run_reach_every_worker(cloud):
   code, _, err = c.tpu('run', '--', *LINE)
   assert code == 0, err
   c.wait_for(lambda: len(c.starts()) == 4)
-  # A machine that was restarted meanwhile has no mount any more.
+  # Mounted again before the run: a restarted machine has no mount.
   assert len(c.calls('gcsfuse', '/mnt/kd')) == 8
-  # The same line everywhere, and no shell has read it on its way.
+  # All workers get the same line, unchanged by any shell.
   assert sorted(c.starts()) == [[f'worker={i}', *LINE] for i in range(4)]
-  # The connection is over; the run is not.
+  # The run continues after the connection has ended.
   code, out, _ = c.tpu('status')
   assert out.count(' running -') == 4, out
-  # A second run, and a new tree, are refused meanwhile.
+  # A second run and a new set-up are refused during the run.
   code, _, err = c.tpu('run', '--', *LINE)
   assert (code, 'a run is in progress' in err) == (1, True), err
   code, _, err = c.tpu('setup')
@@ -104,7 +104,7 @@ def test_a_start_that_missed_a_worker_is_taken_back(cloud, how):
   status = c.tpu('status')[1]
   assert 'running' not in status, status
   assert 'kd-worker 1 t1v-w-1 absent -' in status
-  # The next one starts everywhere.
+  # The next run starts on all workers.
   assert c.tpu('run', '--', *LINE)[0] == 0
   assert c.tpu('status')[1].count(' running -') == 3
 
@@ -128,7 +128,7 @@ def test_a_start_that_gcloud_repeats_has_started(cloud):
   )
   assert (done.returncode, 'started -' in done.stdout) == (0, True)
   assert len(c.starts()) == 1
-  # The next attempt is another one.
+  # The next run is a new attempt.
   assert c.tpu('run', '--', *LINE)[0] == 1
 
 
@@ -177,7 +177,7 @@ def test_a_machine_without_gcsfuse_gets_it(cloud):
 
 
 def test_an_old_gcsfuse_is_replaced(cloud):
-  """The mount needs flags of version 3."""
+  """The mount needs flags of gcsfuse 3."""
   c = cloud(workers=1, gcsfuse='2.11.1')
   assert c.tpu('create')[0] == 0
   assert c.tpu('setup', '--bucket=gs://bkt')[0] == 0
@@ -201,7 +201,7 @@ def test_collect(cloud, tmp_path):
   line = ['--', '--config=c.py', f'--workdir={folder}']
   assert c.tpu('run', *line)[0] == 0
   c.wait_for(lambda: c.tpu('status')[1].count('ended 0') == 2)
-  # The line is remembered.
+  # The command line of the run is remembered.
   code, _, err = c.tpu('collect', '--to=home')
   assert code == 0, err
   assert (c.root / 'home' / 'metrics.jsonl').read_text() == '{}\n'

@@ -1,4 +1,4 @@
-"""Following a run: what its exit codes and the cloud's states lead to."""
+"""Tests how watch reacts to exit codes and to states of the cloud."""
 
 import os
 import shlex
@@ -15,7 +15,7 @@ LINE = ('--config=configs/quickstart.py', '--workdir=/mnt/kd/runs/a b')
 
 @pytest.fixture
 def running(tmp_path):
-  """A function that makes a cloud and starts a run in it."""
+  """A function that creates a cloud and starts a run in it."""
   with cloud_lib.maker(tmp_path) as cloud:
 
     def make(*line, **plan):
@@ -47,7 +47,7 @@ def test_the_verdict_on_all_workers():
   assert verdict(*ended(0, 0)) == 'done'
   assert verdict(*ended(42, 42)) == 'preempted'
   assert verdict(*ended(0, 42)) == 'preempted'
-  # The others end with 42 because one failed.
+  # The other workers end with 42 because one failed.
   assert verdict(*ended(42, 2, 42)) == 'config'
   assert verdict(*ended(3, 42)) == 'nonfinite'
   assert verdict(*ended(42, 1)) == 'failed'
@@ -60,13 +60,13 @@ def test_the_verdict_on_all_workers():
   assert verdict('running -', 'lost -') == 'uneven'
   assert verdict('absent -', *ended(0)) == 'absent'
   assert verdict() == 'unsure'
-  # What a silent worker would say could be anything.
+  # A silent worker could be in any state.
   assert verdict(*ended(0, 0, 0), 'silent -') == 'unsure'
   assert verdict('running -', 'silent -') == 'unsure'
 
 
 def starts_by_worker(c):
-  """Returns the arguments of each worker's starts, worker after worker."""
+  """Returns the arguments of all starts of each worker."""
   return [
     [s[1:] for s in c.starts() if s[0] == f'worker={i}']
     for i in range(c.plan['workers'])
@@ -87,7 +87,7 @@ def test_after_a_preemption_the_same_line_runs_on_a_new_slice(running, state):
   deleted = [] if state == 'NOT_FOUND' else ['delete', 'describe']
   before = [*deleted, 'create']
   assert verbs[new - len(before) : new] == before
-  # CREATING, READY, and READY once more before it is set up and started.
+  # CREATING, READY, and READY again before set-up and start.
   assert verbs[new:][:6] == [*['describe'] * 3, 'scp', 'ssh', 'ssh']
   assert all(call[5] == 'kd-1b' for call in c.calls('delete'))
   assert starts_by_worker(c) == [[list(LINE)] * 2] * 4
@@ -128,7 +128,7 @@ def test_failures_are_tried_so_often_and_preemptions_as_often_as_it_takes(
   code, _, err = c.tpu('watch', '--failures=1')
   assert code == 0, err
   assert len(c.starts()) == 4
-  # A run that leaves with 42 as soon as it was started is a failure, though.
+  # But a run that ends with 42 right after its start has failed.
   c = running(workers=1, codes=[[42]])
   code, _, err = c.tpu('watch', '--failures=2', '--settle_seconds=900')
   assert (code, 'soon after its start' in err) == (1, True), err
@@ -167,7 +167,7 @@ def test_a_machine_that_was_replaced_is_set_up(running):
 def test_a_worker_that_lost_its_run_counts_as_failed(running):
   c = running(workers=2, codes=[['hang'] * 2, [0, 0]])
   c.wait_for(lambda: len(c.starts()) == 2)
-  # As after a crash of the machine: neither a process nor an exit code.
+  # As after a crash of the machine, there is no process and no exit code.
   session = c.home('kd-1b', 1) / 'kd' / 'run' / 'session'
   os.killpg(int(session.read_text()), signal.SIGKILL)
   code, _, err = c.tpu('watch')
@@ -180,7 +180,7 @@ def test_the_end_of_a_machine_leaves_the_exit_code(running):
   c.wait_for(lambda: c.starts())
   run = c.home('kd-1b', 0) / 'kd' / 'run'
   c.wait_for(lambda: 'kd: training' in (run / 'log').read_text())
-  # A machine that goes down sends it to all processes.
+  # A machine that shuts down sends SIGTERM to all processes.
   os.killpg(int((run / 'session').read_text()), signal.SIGTERM)
   c.wait_for(lambda: 'running -' not in c.tpu('status')[1])
   assert 'ended 42' in c.tpu('status')[1]
@@ -196,7 +196,7 @@ def test_workers_that_do_not_answer(running):
 
 @pytest.mark.parametrize('how', ['mute', 'fail'])
 def test_a_run_is_done_when_every_worker_has_said_so(running, how):
-  """gcloud returns 0, or an error, and worker 2 has printed nothing."""
+  """gcloud returns 0 or an error, and worker 2 prints nothing."""
   c = running(workers=3, codes=[[0, 0, 0]])
   c.wait_for(lambda: c.tpu('status')[1].count('ended 0') == 3)
   c.replan(**{how: [['status.sh', 2, 3]]})
@@ -225,7 +225,7 @@ def test_a_slice_of_unknown_size_is_not_ready(running, endpoints):
 
 
 def test_a_slice_without_a_run_gets_it(running):
-  # Ctrl-C between creation and start; then the same command again.
+  # Ctrl-C between creation and start, then the same command again.
   c = running(workers=2)
   assert c.tpu('delete')[0] == 0
   c.replan(lives=[*c.plan['lives'], ['READY']])
@@ -238,10 +238,10 @@ def test_a_slice_without_a_run_gets_it(running):
 def test_an_interrupted_watch_leaves_the_run(running):
   c = running(workers=1, codes=[['hang']])
   process = c.start(*c.tpu_command('watch', '--poll_seconds=30'))
-  # What follows this line is the wait of 30 seconds.
+  # This line is followed by the wait of 30 seconds.
   while 'run: running' not in process.stderr.readline():
     pass
-  # Two that recover at once would lose the slice.
+  # Two concurrent recoveries could lose the slice.
   for verb in ('watch', 'create', 'delete'):
     code, _, err = c.tpu(verb)
     assert (code, 'another launch/tpu' in err) == (1, True), err

@@ -1,4 +1,4 @@
-"""kd.distill, kd.load and kd.plan, and the notebook that uses them."""
+"""Tests kd.distill, kd.load and kd.plan, and the notebook."""
 
 import json
 import os
@@ -26,7 +26,7 @@ _PROMPTS = ['Q: 1+2=?\nA:\n', 'Q: 30-4=?\nA:\n']
 
 
 def _small(config):
-  """Returns a config with the sizes of other tests' runs."""
+  """Returns a config with the sizes of the runs of other tests."""
   flags = [f.removeprefix('--config.') for f in command.QUICK[1:]]
   changes = [
     overrides.Override(*flag.split('=', 1), argument=flag)
@@ -82,7 +82,7 @@ def test_an_export_is_the_same_model(distilled):
   expected = distilled.student.score(_PROMPTS)
   for one, other in zip(exported.score(_PROMPTS), expected, strict=True):
     assert one.nll == pytest.approx(other.nll, rel=1e-6)
-  # The workdir's config says float32 and 'plain'.
+  # The workdir's config has float32 and 'plain'.
   rounded = kd.load(distilled.workdir, dtype='bfloat16', template='gemma')
   for one, other in zip(rounded.score(_PROMPTS), expected, strict=True):
     assert one.nll != other.nll
@@ -134,7 +134,7 @@ def test_a_benchmark_against_an_earlier_one(distilled, tmp_path):
     'data/fixtures/quickstart_teacher/model.safetensors'
   )
 
-  # The third command of docs/benchmark.md, on other models.
+  # The third command of docs/benchmark.md with other models.
   given, flags = page_commands.parse(
     page_commands.commands('docs/benchmark.md')[2]
   )
@@ -155,7 +155,7 @@ def test_a_benchmark_against_an_earlier_one(distilled, tmp_path):
   second = json.loads(pathlib.Path(folder, 'benchmark.json').read_text())
   assert second['verdict'] == 'worse'
   found = second['sets']['held_out']['measures']
-  # The same as the run's last evaluation, and as the earlier benchmark.
+  # Equal to the run's last evaluation and to the earlier benchmark.
   for name in ('nll', 'kl', 'agreement', 'accuracy', 'exact_match'):
     expected = distilled.metrics[f'eval/held_out/{name}']
     assert found['model'][name]['value'][0] == pytest.approx(expected, rel=1e-5)
@@ -163,7 +163,7 @@ def test_a_benchmark_against_an_earlier_one(distilled, tmp_path):
   assert found['model']['pass@2']['value'] == [0, 0, 0]  # Cut at 8 tokens.
   slices = second['sets']['held_out']['retention']
   assert [x['rows'] for x in slices] == [8, *[1] * 8]
-  # A run that was trained from a cache, on other positions.
+  # A run that was trained from a cache on other positions.
   with config.unlocked():
     config.teacher.source = 'cached'
     config.objective.positions.update(rule='random', fraction=0.5)
@@ -171,7 +171,7 @@ def test_a_benchmark_against_an_earlier_one(distilled, tmp_path):
   assert opened.run.teachers
   page = pathlib.Path(folder, 'benchmark.md').read_text()
   pictures = re.findall(r'!\[\w+\]\((.*)\)', page)
-  # The earlier benchmark has measured its cost.
+  # The earlier benchmark measured the cost.
   assert pictures == ['comparison.png', 'reliability.png', 'cost.png']
   assert all(os.path.getsize(os.path.join(folder, x)) for x in pictures)
 
@@ -201,7 +201,7 @@ def _cells(path):
 def test_the_notebook_and_the_page_run(
   distilled, tmp_path, monkeypatch, capsys
 ):
-  """Runs the notebook's code with fewer steps than its output is from."""
+  """Runs the notebook's code with fewer steps than its saved output."""
   given = kd.get_config
   small = lambda *arguments, **changes: _small(given(*arguments, **changes))
   monkeypatch.setattr(kd, 'get_config', small, raising=False)

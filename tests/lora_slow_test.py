@@ -1,4 +1,4 @@
-"""docs/lora.md's commands: adapters are trained, resumed and exported."""
+"""Tests docs/lora.md's commands: adapters are trained, resumed and exported."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def _config(folder, steps, arguments=_TRAIN):
   """Returns the config of a command, with a short run on an int4 base."""
   c, _ = page_commands.parse(arguments)
   c.steps = steps
-  # A targets' list of its own has fewer programs to compile.
+  # Fewer targets need fewer compiled programs.
   c.student.lora.update(
     base_scheme='int4', base_dtype='float32', targets=('q_proj', 'down_proj')
   )
@@ -95,7 +95,7 @@ def test_exported_adapters_and_base_are_the_merged_model(runs):
   base = os.path.abspath('data/fixtures/quickstart_teacher')
   assert os.path.samefile(config['base_model_name_or_path'], base)
   run, first, _ = _params(runs, 'whole')
-  # What the codes in memory mean, before training.
+  # The dequantized base before training.
   module = run.student.module
   plain = module.inner.plain_params(module.base_params(first))
   count = 0

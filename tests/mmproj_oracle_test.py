@@ -1,4 +1,4 @@
-"""llama.cpp reads the tower that we export beside a GGUF, and says the same."""
+"""Tests that llama.cpp reads our exported vision tower with the same result."""
 
 import base64
 import dataclasses
@@ -17,14 +17,14 @@ from kd.input_pipeline import tokenizers
 from kd.models import families
 from tests.oracles import client
 
-# An image is longer than the windows.
+# An image is longer than the window.
 _CONFIG = dataclasses.replace(
   families.variant('tiny', 'variant', with_vision=True), window=8
 )
 
 
 def _draw(model):
-  """Returns parameters with which an image matters to the words after it."""
+  """Returns parameters with which an image affects the text after it."""
   random = np.random.default_rng(0)
 
   def one(path, x):
@@ -60,7 +60,7 @@ def test_llama_reads_a_picture_as_we_do(tmp_path):
   _, arrays = client.run('llama', 'models', {'m': case}, {}, tmp_path / 'run')
   theirs = arrays['m.picture']
 
-  # llama.cpp writes the texts of Gemma's tokens around an image.
+  # llama.cpp adds the texts of Gemma's tokens around an image.
   before = [tokenizer.bos_id, *tokenizer.encode('ab<start_of_image>')]
   after = tokenizer.encode('<end_of_image>cd')
   count = _CONFIG.vision.soft_tokens
@@ -75,7 +75,7 @@ def test_llama_reads_a_picture_as_we_do(tmp_path):
     logits = np.asarray(hidden[0, -1] @ params['embedding'].T)
     return special.log_softmax(logits)[: len(theirs)]
 
-  # Of all log-probabilities but the few that llama.cpp leaves out.
+  # llama.cpp omits only a few log-probabilities.
   assert np.isfinite(theirs).sum() > 250
   assert np.nanmax(np.abs(ours(pixels) - theirs)) < 0.02
   assert np.nanmax(np.abs(ours(pixels[::-1]) - theirs)) > 0.3

@@ -1,4 +1,4 @@
-"""Models whose weights are finite and whose logits are not, end to end."""
+"""Tests models with finite weights and nonfinite logits, end to end."""
 
 import shutil
 
@@ -26,7 +26,7 @@ def get_config():
 
 @pytest.fixture(scope='module')
 def bad(tmp_path_factory):
-  """A teacher whose weights are finite in bfloat16, and no logit is."""
+  """A teacher with finite weights in bfloat16 and no finite logit."""
   folder = tmp_path_factory.mktemp('teacher') / 'bad'
   shutil.copytree(_FIXTURE, folder)
   tensors = safetensors_numpy.load_file(folder / 'model.safetensors')
@@ -37,7 +37,7 @@ def bad(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def driver(tmp_path_factory, bad):
-  """Has run each chain: all end with exit code 3."""
+  """The driver after all chains have ended with exit code 3."""
   folder = tmp_path_factory.mktemp('nonfinite')
   (folder / 'mixture.py').write_text(_MIXTURE)
   driver = fault_chains.Driver(folder)

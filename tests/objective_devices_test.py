@@ -1,4 +1,4 @@
-"""The objective over meshes: the same numbers, and what its program holds."""
+"""Tests the objective's values on meshes and the arrays of its program."""
 
 import functools
 
@@ -64,7 +64,7 @@ def _arguments(kind):
 
 
 def _place(mesh, hidden, unembedding, teacher, batch):
-  """By rows; embeddings by vocabulary."""
+  """Shards arrays by rows, and embeddings by vocabulary."""
   rows = rules.batch_sharding(mesh)
   split = jax.sharding.PartitionSpec(('fsdp', 'tensor'))
   table = jax.sharding.NamedSharding(mesh, split)
@@ -86,7 +86,7 @@ def _place(mesh, hidden, unembedding, teacher, batch):
 
 
 def _compiled(shape, kind, chunk_tokens):
-  """Returns the program of value and gradient, and its arguments."""
+  """Returns the compiled value and gradient, and its arguments."""
   count = int(np.prod(shape))
   mesh = mesh_lib.make(
     dict(zip(mesh_lib.AXES, shape, strict=False)), jax.devices()[:count]
@@ -129,7 +129,7 @@ def test_no_array_of_all_tokens_by_vocabulary_exists(shape, kind):
   largest = max(
     array.elements
     for array in hlo_arrays.largest(program.as_text())
-    # Hidden states and sparse ids are tokens x something too.
+    # Ignore hidden states and sparse ids, which have all tokens, too.
     if V // devices in array.shape or V in array.shape
   )
   table = V * D_T // devices

@@ -1,4 +1,4 @@
-"""A run with every kind of term, two teachers and schedules, end to end."""
+"""Tests a run with every kind of term, two teachers and schedules."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 def _arguments(folder, name):
   return [
     f'--config={folder}/config.py',
-    *command.QUICK[1:],  # All but its config.
+    *command.QUICK[1:],  # All except its config.
     '--config.losses.hidden.remap_every=2',
     '--config.evaluation.every=0',
     '--config.evaluation.sets.held_out.answers=0',
@@ -78,7 +78,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(folder, straight):
   assert code == 0 and 'resumes from step' in out, err
   expected, got = (command.saved(w, 6) for w in (straight[0], workdir))
   assert got.keys() == expected.keys()
-  # What is trained beside the student, and where its layers look, is kept too.
+  # Projections trained with the student and layer maps are saved, too.
   assert any('optimizer/paths/hidden' in key for key in got)
   assert any('optimizer/layer_maps/hidden' in key for key in got)
   for key, value in expected.items():
@@ -97,6 +97,6 @@ def test_paths_are_left_out_of_the_export(folder, straight):
   file = os.path.join(export, 'model.safetensors')
   with safetensors.safe_open(file, 'numpy') as tensors:
     names = list(tensors.keys())
-  # 13 tensors a layer, the embedding and the last norm.
+  # 13 tensors per layer, the embedding and the final norm.
   assert len(names) == 13 * layers + 2
   assert not any('path' in name or 'projection' in name for name in names)

@@ -1,4 +1,4 @@
-"""Several processes that train on what the student writes."""
+"""Tests on-policy training with several processes."""
 
 import shutil
 
@@ -16,7 +16,7 @@ def start(tmp_path_factory):
 
 
 def test_two_write_the_rows_that_one_writes(start):
-  """Case F5: the number of processes has no part in what is sampled."""
+  """The number of processes does not affect the samples."""
   changes = (
     '--config.teacher.source=on_policy',
     '--config.data.pack=False',
@@ -32,7 +32,7 @@ def test_two_write_the_rows_that_one_writes(start):
   answers = {x['rollout/answer'] for x in expected if x['phase'] == 'text'}
   assert len(answers) > 2
   process_runs.assert_as_alone(two, expected)
-  # Step 5 is trained on rows of steps before, which step 4's checkpoint holds.
+  # Step 5 trains on rows of earlier steps, which are in step 4's checkpoint.
   shutil.rmtree(f'{two.workdir}/checkpoints/6')
   again = start('writes', 2, *changes)
   assert set(again.finish()) == {0}, again.text(0, 'err')
@@ -41,7 +41,7 @@ def test_two_write_the_rows_that_one_writes(start):
 
 
 def test_two_sample_ahead_of_training_and_resume_alike(start):
-  """Of four devices of each process, one samples; rows are 1 or 2 old."""
+  """One of each process's four devices samples; rows are 1 or 2 steps old."""
   changes = (
     '--config.teacher.source=on_policy',
     '--config.data.pack=False',
@@ -65,7 +65,7 @@ def test_two_sample_ahead_of_training_and_resume_alike(start):
   )
   assert abs(weights[0] - 1) < 1e-4 and truncated[0] == 0
   assert max(truncated) > 0 and max(abs(w - 1) for w in weights) > 1e-3
-  # The rows of step 4 were sampled before step 3: they are in the checkpoint.
+  # The rows of step 4 were sampled before step 3 and are in the checkpoint.
   shutil.rmtree(f'{run.workdir}/checkpoints/6')
   again = start('ahead', 2, *changes, devices=4)
   assert again.finish() == [0, 0], again.text(0, 'err')

@@ -1,4 +1,4 @@
-"""Training on what the student writes, in one process."""
+"""Tests on-policy training in one process."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 
 
 def _config(folder, **changes):
-  """Three terms, to count what each counts."""
+  """Returns a config with three terms, to compare their targets."""
   c = quickstart.get_config()
   c.update(steps=_STEPS)
   c.teacher.source = 'on_policy'
@@ -69,7 +69,7 @@ def _lines(workdir, phase):
 
 @pytest.fixture(scope='module')
 def replayed(folder):
-  """A run that samples in every second step."""
+  """A run that samples at every second step."""
   config = _config(folder, every=2, buffer=3, importance_cap=1.001)
   config.evaluation.baseline = True
   train_mode.main(config, str(folder / 'replayed'))
@@ -77,7 +77,7 @@ def replayed(folder):
 
 
 def test_labels_are_never_what_the_student_wrote(replayed):
-  """Case F3: each term counts its own targets, as the metrics show."""
+  """The metrics show that each term counts its own targets."""
   _, workdir = replayed
   lines = _lines(workdir, 'train')
   assert len(lines) == _STEPS
@@ -85,7 +85,7 @@ def test_labels_are_never_what_the_student_wrote(replayed):
     count = lambda key, line=line: line[f'train/target_weight/{key}']
     assert 0 < count('sampled') < count('all')
     assert count('labels') == count('all') - count('sampled')
-  # The answers of the data alone: what cross-entropy is trained on beside it.
+  # The baseline, trained with cross-entropy, uses only the data's answers.
   for line in _lines(workdir / 'baseline', 'train'):
     assert line['train/target_weight/ce'] > 0
     assert not any('rollout' in key for key in line)
@@ -97,11 +97,11 @@ def test_rows_say_how_old_they_are_and_the_student_is_heard(replayed):
   assert all(line['train/rollout/fraction'] == 0.5 for line in lines)
   fresh, again = lines[::2], lines[1::2]
   assert all(line['train/rollout/age'] == 0 for line in fresh)
-  # Three rows are kept, two of them new: the third is of two steps earlier.
+  # Three rows are kept, two of them new; the third is from two steps earlier.
   assert all(1 <= line['train/rollout/oldest'] <= 3 for line in again)
   assert any(line['train/rollout/oldest'] > 1 for line in again)
   assert not any('train/rollout/new_tokens' in line for line in again)
-  # Rows count by how likely the student still is to write them.
+  # Rows are weighted by the student's current likelihood of sampling them.
   weights, truncated = (
     np.array([x[f'train/rollout/importance_{name}'] for x in lines])
     for name in ('weight', 'truncated')
@@ -122,7 +122,7 @@ def test_a_run_that_was_stopped_between_samplings_ends_alike(replayed, folder):
   for part in (stopped, stopped / 'baseline'):
     for step in range(4, _STEPS + 1):
       shutil.rmtree(part / 'checkpoints' / str(step))
-  # Step 3 is trained on rows of step 2, which only the checkpoint has.
+  # Step 3 trains on rows of step 2, which are only in the checkpoint.
   train_mode.main(config, str(stopped))
   command.assert_ended_alike(str(stopped), str(straight), _STEPS)
   saved = command.saved(str(stopped), _STEPS)
@@ -156,13 +156,13 @@ def test_a_student_that_says_nothing_learns_from_where_it_stopped(folder):
   (line,) = _lines(folder / 'silent', 'train')
   assert line['train/rollout/new_tokens'] == 0
   assert line['train/rollout/stopped'] == 1
-  # The one target of each row is the id that ended it.
+  # The only target of each row is the stop id.
   assert line['train/target_weight/kl'] == line['train/target_weight'] == 4
   assert list((folder / 'silent').glob('events.out.tfevents*'))
 
 
 def _silent(folder):
-  """Returns the quickstart's teacher, made to end every answer at once."""
+  """Returns the quickstart's teacher, changed to end every answer at once."""
   from safetensors import numpy
 
   there = folder / 'silent_student'
@@ -171,7 +171,7 @@ def _silent(folder):
   tensors = numpy.load_file(path)
   for name, value in tensors.items():
     if name.endswith('norm.weight'):
-      # Norms multiply by 1 + weight: what layers add vanishes.
+      # Norms multiply by 1 + weight, so all layers add zero.
       tensors[name] = np.full_like(value, -1.0)
   table = tensors['model.embed_tokens.weight']
   table[:] = 0.1
@@ -231,7 +231,7 @@ def test_refused_beside_the_rest_of_the_config(folder, changes, words):
 
 
 def test_a_workdir_of_a_run_without_rollouts_knows_none(folder):
-  """As one has it that was made before there were any."""
+  """The workdir is from a version without rollouts."""
   config = _config(folder)
   config.teacher.source = 'live'
   config.losses = dict(kl=base.term('forward_kl'))

@@ -1,4 +1,4 @@
-"""The oracles' environment: there, as locked, and apart from the product's."""
+"""Tests that the oracles' environment is as locked and separate from kd's."""
 
 import importlib.util
 import json
@@ -23,7 +23,7 @@ def test_environment_has_what_its_lock_says():
     with open(name, encoding='utf-8') as f:
       locked.update(re.findall(r'^([a-z0-9-]+)==([^\s\\]+)', f.read(), re.M))
   assert len(locked) > 40
-  # A local build says so after a plus sign: 2.13.0+cpu.
+  # A local build has a suffix after a plus sign: 2.13.0+cpu.
   assert locked == {n: installed[n].split('+')[0] for n in locked}
 
 

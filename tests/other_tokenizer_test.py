@@ -1,4 +1,4 @@
-"""A teacher of bytes and a student of digits in groups, end to end."""
+"""Tests a teacher with byte tokens and a student with groups of digits."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Our logits and transformers', on random models that have each odd point."""
+"""Tests logits against transformers on random models with special cases."""
 
 from flax import linen as nn
 import jax
@@ -32,11 +32,12 @@ _SCALED = _ROPE | {
   _FULL: {'rope_type': 'linear', 'rope_theta': 1_000_000.0, 'factor': 8.0}
 }
 _CONFIGS = {
-  # 5 groups of 6 and 4 layers that are left; one head of keys.
+  # 5 groups of 6 layers, 4 remaining layers, and one key head.
   'deep': dict(num_hidden_layers=34, num_key_value_heads=1),
-  # As 4B: global layers alone are scaled, far beyond the window.
+  # Like 4B: only global layers have scaled positions, far beyond the window.
   'factor': dict(rope_parameters=_SCALED, sliding_window=64),
-  # As 27B: neither H nor a power of two; and an odd embedding scale.
+  # Like 27B: a query scale that is neither H nor a power of two, and an unusual
+  # embedding scale.
   'scale': dict(
     hidden_size=72,
     num_attention_heads=8,
@@ -44,12 +45,12 @@ _CONFIGS = {
     head_dim=8,
     query_pre_attn_scalar=12,
   ),
-  # No pattern at all: the scan has one group.
+  # Without a pattern the scan has one group.
   'kinds': dict(
     num_hidden_layers=7,
     layer_types=[_FULL, _LOCAL, _LOCAL, _FULL, _FULL, _LOCAL, _LOCAL],
   ),
-  # The edge: a local query sees itself and one more.
+  # The smallest window: a local query sees itself and one other token.
   'window': dict(sliding_window=2),
 }
 
@@ -69,7 +70,7 @@ _TEXTS = {
 
 @pytest.fixture(scope='module')
 def oracle(tmp_path_factory):
-  """Directories, and logits by case and text."""
+  """Model directories, and logits by case and text."""
   folder = tmp_path_factory.mktemp('models')
   cases = {}
   for name, changes in _CONFIGS.items():
@@ -101,7 +102,7 @@ def _model(directory, dtype='float32'):
 
 
 def _logits(model, params, tokens, positions, segment_ids):
-  """Logits [B, L, V] of rows given as numpy arrays."""
+  """Returns logits [B, L, V] of rows."""
 
   @jax.jit
   def run(params, *batch):
@@ -161,7 +162,7 @@ def test_file_that_transformers_wrote_has_these_kinds_and_constants(oracle):
 
 
 def _embedded(model, params, tokens):
-  """What enters the first layer, [L, D]."""
+  """Returns the input of the first layer, [L, D]."""
   entered = []
 
   def spy(next_fun, args, kwargs, context):

@@ -1,4 +1,4 @@
-"""PEFT loads our adapters, on text models and on those with a vision tower."""
+"""Tests that PEFT loads our adapters, with and without a vision tower."""
 
 import functools
 import json
@@ -72,7 +72,7 @@ def oracle(tmp_path_factory):
 @pytest.mark.parametrize('name', list(_CASES))
 def test_adapted_and_merged_models_have_our_logits(name, oracle):
   ours, results, arrays = oracle
-  # A wrong prefix is a warning of missing keys, and has no effect.
+  # With a wrong prefix PEFT only warns of missing keys and ignores the adapter.
   warned = [w for w in results[name]['warnings'] if 'key' in w]
   assert warned == []
   apart = lambda x, y: np.abs(x - y).max()

@@ -1,4 +1,4 @@
-"""Where parameters lie, by the rules alone: no device is needed."""
+"""Tests the sharding rules of parameters without devices."""
 
 import jax
 import pytest
@@ -31,7 +31,7 @@ def test_placement_of_1b_over_fsdp_tensor_and_sequence():
   table = spec(('fsdp', 'tensor', 'sequence'), None)
   assert placed['embedding'].spec == table
   assert attention['query'].spec == spec('pipeline', whole, 'tensor', None)
-  # One key head, four tensor devices: each holds it.
+  # The only key head is replicated over four tensor devices.
   assert attention['key'].spec == spec('pipeline', whole, None, None)
   mlp = placed['pattern']['layer_0']['mlp']
   assert mlp['down'].spec == spec('pipeline', 'tensor', whole)
@@ -42,7 +42,8 @@ def test_periods_of_layers_lie_on_stages_that_divide_them():
     placed = _shardings('1b', pipeline=stages, fsdp=2)
     return placed['pattern']['layer_0']['mlp']['up'].spec[0]
 
-  # 4 periods. Of 3 stages, only loading has parameters: each has all of them.
+  # There are 4 periods. With 3 stages, which only occur while loading, each
+  # stage has all parameters.
   assert first(2) == first(4) == 'pipeline' and first(3) is None
 
 

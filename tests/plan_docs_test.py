@@ -1,7 +1,7 @@
-"""docs/plan.md and docs/launch.md: what they show follows from their commands.
+"""Tests that docs/plan.md and docs/launch.md show the output of their commands.
 
-Nothing is compiled. Estimates by formula must be today's to the last digit; the
-compiled numbers must be as near to them as the page says.
+Nothing is compiled. Estimates by formula must match to the last digit. The
+compiled numbers must be within the page's bounds of the estimates.
 """
 
 import pathlib
@@ -27,7 +27,7 @@ _FLAG = '--config.'
 
 
 def _block(page, start):
-  """Returns the first block of a page that begins with `start`."""
+  """Returns the first block of a page that starts with `start`."""
   blocks = re.findall(r'^```\n(.*?)^```', _PAGES[page], re.M | re.S)
   return next(block for block in blocks if block.startswith(start))
 
@@ -77,7 +77,7 @@ def _cells(line):
 
 
 def _bound(slices):
-  """Returns the share that the page says compiled memory is within."""
+  """Returns the page's bound on the relative error of compiled memory."""
   words = re.escape(f' % {slices}').replace('\\ ', r'\s+')
   return int(re.search(rf'within (\d+){words}', _PAGES['plan'])[1]) / 100
 

@@ -1,4 +1,4 @@
-"""Modes that sample, in two processes that divide the model."""
+"""Tests sampling modes in two processes that shard the model."""
 
 import glob
 import json
@@ -22,9 +22,9 @@ _GENERATE = 'generate.samples=2', 'generate.max_new_tokens=6'
 
 
 def test_two_answer_as_one_does(tmp_path):
-  """Process 0 reads prompts and writes; the parameters are split over both.
+  """Process 0 reads prompts and writes; the parameters are sharded over both.
 
-  The second has the other four of eight devices, or the other one of two.
+  Each process has four of eight devices, or one of two.
   """
   prompts, questions = tmp_path / 'prompts.jsonl', tmp_path / 'questions.jsonl'
   prompts.write_text('{"prompt": "Q: 1+2=?\\nA:\\n"}\n{"prompt": "2+3"}\n')
@@ -37,7 +37,7 @@ def test_two_answer_as_one_does(tmp_path):
     _compare(start, 'search', two, *fields)
     memory = str(tmp_path / 'memory')
     fields = 'student.dtype=bfloat16', f'generate.prompts={prompts}'
-    # Of the other model three layers are stacked in each parameter.
+    # Another model, with three layers stacked in each parameter.
     stacked = alternating.teacher(str(tmp_path)).rpartition('=hf:')[2]
     student = 'student.variant=', f'student.init=hf:{stacked}'
     fields = *student, *_GENERATE, *fields
@@ -47,7 +47,7 @@ def test_two_answer_as_one_does(tmp_path):
 
 
 def _compare(start, mode, split, *fields, memory=None):
-  """Runs a mode in one process, and in two that divide the model."""
+  """Compares a mode in one process and in two that shard the model."""
   written = []
   for count in (1, 2):
     is_split = count > 1
@@ -65,7 +65,7 @@ def _compare(start, mode, split, *fields, memory=None):
 
 
 def _texts(workdir, mode):
-  """Returns what a mode has sampled."""
+  """Returns the texts that a mode has sampled."""
   if mode == 'search':
     (file,) = glob.glob(f'{workdir}/search/trees/*.json')
     with open(file) as f:
@@ -81,11 +81,11 @@ def _texts(workdir, mode):
 
 
 def _assert_one_copy(file, weights):
-  """Checks what one of two processes, with half of all devices, has held.
+  """Checks the memory of one of two processes, with half of all devices.
 
   Args:
-    file: of fault_driver.watch_memory.
-    weights: the model's file.
+    file: log of fault_driver.watch_memory.
+    weights: path of the model's weights.
   """
   with safetensors.safe_open(weights, 'numpy') as tensors:
     shapes = [tensors.get_slice(x).get_shape() for x in tensors.keys()]  # noqa: SIM118
@@ -94,11 +94,11 @@ def _assert_one_copy(file, weights):
   read = [x for x in lines if 'host' in x]
   assert len(read) > 8
   for one in read:
-    # Its part of the parameter in float32, and a tensor in the file's type too.
+    # The process's shard in float32, and a tensor in the file's type.
     size = 4 * math.prod(one['shape'])
     tensor = size // (one['shape'][0] if len(one['shape']) > 2 else 1)
     assert one['host'] < size / 2 + 2 * tensor + 30_000, one
-  # In bfloat16 the parameters; and decoding's layers, laid out another way.
+  # The parameters in bfloat16, and the layers in decoding's layout.
   whole = 2 * sum(map(math.prod, shapes))
   (first, *_) = [x['devices'] for x in lines if 'devices' in x]
   assert whole / 2 < first < whole + 500_000, (first, whole)

@@ -1,6 +1,6 @@
-"""Several processes on this machine, from their command lines.
+"""Tests runs of several local processes, started from their command lines.
 
-Each test starts `kd.main` once a process, in forks of one that has imported it.
+Each process runs `kd.main` in a fork of a process that has imported it.
 """
 
 import json
@@ -16,7 +16,7 @@ from kd.pruning import scores
 from tests import command
 from tests import process_runs
 
-# Rows are read two steps ahead: at this step's rows a process sleeps.
+# A process sleeps before this step's rows; rows are read two steps ahead.
 _SLOW = 4
 
 
@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def start(folder):
-  """Starts runs, and leaves none behind."""
+  """A function that starts runs, which end with the fixture."""
   with process_runs.starting(folder) as start:
     yield start
 
@@ -50,7 +50,7 @@ def test_two_read_their_own_rows_and_wait_for_a_slow_one(start, alone):
   assert f'all wait for process 1 of 2: its rows of step {_SLOW}' in run.text(
     0, 'out'
   )
-  # Gloo's own line, from C++, is on both.
+  # Both processes print a line of Gloo, from C++.
   lines = run.text(1, 'out').splitlines()
   assert all(line.startswith('[Gloo]') for line in lines), lines
   for i, numbers in enumerate(([0, 1, 2, 3], [4, 5, 6, 7])):
@@ -58,7 +58,7 @@ def test_two_read_their_own_rows_and_wait_for_a_slow_one(start, alone):
       read = [json.loads(line) for line in f]
     assert len(read) >= 6
     assert all(found == numbers for _, *found in read)
-  # The last batch to evaluate has a row on process 0 alone.
+  # The last evaluation batch has a row only on process 0.
   met = run.meetings(0)
   assert met == run.meetings(1)
   assert met.count('jit(update)') == 6 and 'from_first' in met, met
@@ -71,7 +71,7 @@ def test_four_change_nothing(start, alone):
 
 
 def test_two_stages_resume_bit_by_bit(start, folder):
-  """Each process has a stage of the student's layers, on four devices."""
+  """Each process has one stage of the student's layers on four devices."""
   changes = (
     *('--config.mesh.pipeline=2', '--config.teacher.mesh.fsdp=8'),
     *('--config.student.variant=', '--config.student.init=teacher'),
@@ -124,7 +124,7 @@ def test_a_notice_to_one_is_obeyed_by_all(start):
 
 
 def test_two_export_what_one_does(start, alone):
-  """Parameters are split over both; process 0 writes, byte by byte the same."""
+  """Parameters are sharded over both; process 0 writes identical bytes."""
   changes = ['--mode=export', '--config.export.formats=hf,gguf']
   split = ['--config.mesh.data=1', '--config.mesh.tensor=2']
   written = []
@@ -149,7 +149,7 @@ def test_two_export_what_one_does(start, alone):
 
 
 def test_two_prune_as_one_does(start):
-  """The same parts are kept, by the same scores but for rounding."""
+  """The same parts are kept, by the same scores up to rounding."""
   changes = (
     *(
       '--mode=prune',
@@ -174,7 +174,7 @@ def test_two_prune_as_one_does(start):
 
 def test_one_goes_on_as_two(start, alone):
   run = start('grows', 1, sleeps={f'0:{_SLOW}': 15.0})
-  # Waiting, a process alone saves at once.
+  # A single process saves at once, even while it waits.
   run.wait_for('student step 3/6')
   run.processes[0].send_signal(signal.SIGTERM)
   assert run.finish() == [42], run.text(0, 'err')
@@ -205,9 +205,9 @@ def test_one_of_four_does_not_wait_for_ever(start, folder):
 
 
 def test_a_run_resumes_with_what_may_change(start, alone, folder):
-  """Two devices, other rows' folder and cadence: the same result."""
+  """Devices, the rows' folder and intervals do not change the result."""
   shutil.copytree(folder / 'alone', folder / 'changed')
-  # As a kill after step 4 leaves it.
+  # The workdir after a kill at step 4.
   shutil.rmtree(folder / 'changed' / 'checkpoints' / '6')
   changed = {
     'mesh.fsdp': [-1, 2],
@@ -232,7 +232,7 @@ def test_a_run_resumes_with_what_may_change(start, alone, folder):
   for name, value in expected.items():
     if name.startswith('eval/'):
       np.testing.assert_allclose(evaluated[name], value, 1e-5, err_msg=name)
-  # One line of metrics for both steps: averaged over their targets.
+  # The metrics of both steps are averaged over their targets.
   tokens, losses = (
     [line[f'train/{name}'] for line in (fifth, sixth)]
     for name in ('target_weight', 'loss')
@@ -246,7 +246,7 @@ def test_a_run_resumes_with_what_may_change(start, alone, folder):
   assert 'optimizer.lr.peak: there 0.005, now 0.001' in error, error
 
 
-# TensorFlow opens the file, so that nobody sees that it has changed.
+# TensorFlow opens the file, so kd does not notice that it has changed.
 _LINES = """
 import os
 import seqio
@@ -280,7 +280,7 @@ def _prepared(home):
 
 
 def test_rows_are_refreshed_in_each_folder(start, folder):
-  """Damaged rows, rows of other data, and again damaged ones."""
+  """Covers damaged rows, rows of other data, and damaged rows again."""
   (folder / 'lines.py').write_text(_LINES)
   lines = [f'{i} and {i} make {2 * i}' for i in range(40)]
   (folder / 'lines.txt').write_text('\n'.join(lines))
@@ -324,7 +324,7 @@ def test_rows_are_refreshed_in_each_folder(start, folder):
 
 
 def test_a_teacher_on_devices_of_its_own_changes_nothing(start, alone):
-  """Two devices of each of two processes score, two train; also resumed."""
+  """Two devices of each process score and two train, also after resuming."""
   changes = (
     '--config.teacher.devices=4',
     '--config.teacher.mesh.fsdp=2',

@@ -1,4 +1,4 @@
-"""What the student samples with is compiled before the first step."""
+"""Tests that the sampling programs are compiled before the first step."""
 
 import json
 

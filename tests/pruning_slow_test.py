@@ -1,4 +1,4 @@
-"""docs/pruning.md's commands in order, and importance against brute force."""
+"""Tests docs/pruning.md's commands, and importance against brute force."""
 
 import filecmp
 import json
@@ -27,9 +27,9 @@ _STEPS = 2
 
 
 def _smaller(config, folder):
-  """Changes a config so that a run takes seconds, but not what it prunes."""
+  """Changes a config so that a run takes seconds but prunes the same."""
   config.steps = _STEPS
-  # The same rate in all configs: one program for both trainings.
+  # All configs have the same rate, so that both trainings share a program.
   config.optimizer.lr.update(warmup_steps=1, peak=1e-3, final=1e-5)
   config.data.update(
     examples=200, batch_size=4, length=64, folder=str(folder / 'rows')
@@ -55,7 +55,7 @@ def folder(tmp_path_factory):
 
 
 def _loaded(folder, init, scores):
-  """Returns the student of `init`, pruned by `scores` or whole without."""
+  """Returns the student of `init`, pruned if there are `scores`."""
   config, _ = page_commands.parse(['--config=configs/pruned.py'])
   config.student.init = init
   if scores:
@@ -128,7 +128,7 @@ def test_the_second_round_prunes_the_trained_student(folder):
 
 
 def test_importance_of_layers_is_the_order_of_brute_force(folder):
-  """NLL without each layer; here the two orders are the same."""
+  """Brute force is the NLL without each layer; both orders are the same."""
   run, params = _loaded(folder, _TEACHER, None)
   rows = training_rows.prepare(run, lambda line: None)
   batches = list(rows_lib.batches(rows, 16, range(16)))[:3]

@@ -1,4 +1,4 @@
-"""docs/quantization.md's commands, with a teacher in few bits."""
+"""Tests docs/quantization.md's commands, with a quantized teacher."""
 
 import jax
 import numpy as np
@@ -66,7 +66,7 @@ def test_a_run_says_what_few_bits_cost(tmp_path, capsys):
   file = tmp_path / 'run' / 'export' / 'gguf' / 'model-Q4_0.gguf'
   rows = (file.parent / 'rounding.md').read_text().splitlines()
   cells = [row.split('|')[2:-1] for row in rows if row.startswith('| ')][1:]
-  # Its weights are on the lattice of the first type already.
+  # The weights are already on the lattice of the first type.
   assert all(before == trained_in for before, trained_in, _ in cells)
   assert any(before != other for before, _, other in cells)
   size = weights.model_config(f'gguf:{file}', 'file')

@@ -1,4 +1,4 @@
-"""Qwen3: our model and transformers', on random weights."""
+"""Tests Qwen3 against transformers on random weights."""
 
 import dataclasses
 
@@ -39,7 +39,7 @@ def _transformers_config(config):
 
 
 def _small(name):
-  """A published size, with its heads, all widths an eighth, few layers."""
+  """Returns a published config with fewer layers and 1/8 of all widths."""
   config = families.variant(name, 'variant')
   return dataclasses.replace(
     config,
@@ -56,7 +56,7 @@ def _tokens(length, seed):
   return generator.integers(0, 280, length, np.int32)
 
 
-# The longest is computed in blocks of positions, see attention.causal.
+# The longest is computed in blocks of positions; see attention.causal.
 _TEXTS = {
   'long': _tokens(1100, 0),
   'a': _tokens(40, 1),
@@ -68,7 +68,7 @@ _TIED, _UNTIED = 'qwen3_0_6b', 'qwen3_8b'
 
 @pytest.fixture(scope='module')
 def oracle(tmp_path_factory):
-  """Models that transformers made: folders, results, and logits by text."""
+  """Models of transformers: folders, results, and logits by text."""
   folder = tmp_path_factory.mktemp('models')
   cases = {
     name: dict(
@@ -132,7 +132,7 @@ def _alone(model, params, tokens):
 def test_logits_equal_transformers(name, oracle):
   directories, (_, arrays) = oracle
   model, params = _load(directories[name])
-  # What transformers wrote says what we took its sizes from.
+  # The config that transformers wrote has the sizes of ours.
   assert model.config == _small(name)
   for text in ('a', 'long') if name in (_TIED, _UNTIED) else ('a',):
     reference = arrays[f'{name}.{text}']
@@ -174,7 +174,7 @@ def test_decoding_greedily_is_transformers_and_the_full_pass(name, oracle):
     assert np.abs(logits - full[position]).max() < 1e-3
     if position >= prompt - 1:
       assert logits.argmax() == text[position + 1]
-  # A prompt that is read at once leaves what one leaves that is read by token.
+  # Reading a prompt at once or token by token produces the same cache.
   tokens = np.asarray(text[None, :-1])
   _, read = jax.jit(model.prefill)(params, tokens, jnp.array([len(text) - 1]))
   for ours, theirs in zip(jax.tree.leaves(cache), jax.tree.leaves(read)):
@@ -203,7 +203,7 @@ def test_transformers_loads_what_we_export(name, tmp_path):
   ours = _alone(model, params, _TEXTS['a'])
   scale = np.abs(ours).max()
   assert np.abs(ours - arrays['export.a']).max() < 1e-5 * scale
-  # And we read it back.
+  # We load our own export.
   again, read = _load(directory)
   assert again.config == config
   jax.tree.map(np.testing.assert_array_equal, read, params)
@@ -223,7 +223,7 @@ def test_every_dense_size_has_transformers_shapes(tmp_path):
     if not config.tied:
       assert shapes.pop('lm_head.weight') == head
     assert shapes == theirs['tensors'], name
-  # Billions, as published with each model.
+  # Billions of parameters, as published for each model.
   published = (0.596, 1.721, 4.022, 8.191, 14.768, 32.762)
   counts = [round(c.parameter_count / 1e9, 3) for c in configs.values()]
   assert counts == list(published)

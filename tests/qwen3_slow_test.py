@@ -1,4 +1,4 @@
-"""Qwen3 as student and teacher, in every mode, with a head of its own."""
+"""Tests Qwen3 as student and teacher in every mode, with an untied head."""
 
 import dataclasses
 import json
@@ -74,7 +74,7 @@ def _train(config, workdir):
 
 @pytest.fixture(scope='module')
 def trained(folder):
-  """The workdir of a student that has a head of its own: 2 of 3 layers."""
+  """The workdir of a student with an untied head and 2 of 3 layers."""
   changes = {
     'student.init': 'teacher',
     'student.variant': '',
@@ -100,7 +100,7 @@ def test_a_student_with_an_untied_head_learns_and_restores(trained):
 
 
 def test_another_family_learns_from_it(folder):
-  """A Gemma 3 student: the tokenizer is all that the two have in common."""
+  """The student is a Gemma 3 model with the same tokenizer."""
   config = cache_runs.config(
     folder, folder / 'none', **_changes(folder, **{'student.variant': 'nano'})
   )
@@ -111,7 +111,7 @@ def test_another_family_learns_from_it(folder):
 
 @pytest.mark.parametrize('method', ['hidden', 'top_k'])
 def test_a_cache_holds_its_targets(folder, trained, method):
-  """A cache of hidden states has the head, not the embedding."""
+  """A cache of hidden states contains the head, not the embedding."""
   del trained
   cache = folder / f'cache_{method}'
   kept = {'entries': 256} if method == 'top_k' else {}

@@ -1,8 +1,7 @@
-"""README's commands in README's order, from a checkout and from runfiles.
+"""Tests README's commands in order, from a checkout and from runfiles.
 
-`bazel run` starts the program in its runfiles: a tree of links to files of
-other folders. A workdir made there is used from the checkout, and the other way
-round.
+`bazel run` starts the program in its runfiles, a tree of links to files in
+other folders. A workdir from there is used from the checkout and vice versa.
 """
 
 import json
@@ -19,9 +18,9 @@ from tests import warm
 
 _README = pathlib.Path('README.md')
 _BAZEL, _PYTHON = './bazelw run //:train -- ', 'python -m kd '
-# Others have tests of their own.
+# Other tests cover these.
 _OTHERS = ('./bazelw test //:tests', './bazelw run //:plan -- ')
-# The steps of other tests' runs, whose programs are compiled already.
+# The steps of other tests' runs, whose compiled programs are cached.
 _SMALL = (
   *command.QUICK[1:],
   '--config.evaluation.baseline=False',
@@ -38,7 +37,7 @@ def _commands():
 
 
 def _arguments(prefix):
-  """Returns the arguments of each command that begins with `prefix`."""
+  """Returns the arguments of each command that starts with `prefix`."""
   lines = [line for line in _commands() if line.startswith(prefix)]
   return [shlex.split(line.removeprefix(prefix)) for line in lines]
 
@@ -56,21 +55,21 @@ def _modes(prefix):
 
 
 def _link(source, target):
-  """Links to a file itself: Bazel's own copies are links, too."""
+  """Links to the real file, since Bazel's own copies are links, too."""
   os.symlink(os.path.realpath(source), target)
 
 
 class _Project:
-  """A copy of the project, and a process of it that others are forks of."""
+  """A copy of the project, and a process of it to fork."""
 
   def __init__(self, folder, copy, env, user):
     """Copies the project.
 
     Args:
-      folder: gets the copy.
-      copy: copies a file.
-      env: variables of the processes.
-      user: the folder that the user is in.
+      folder: folder for the copy.
+      copy: function that copies a file.
+      env: environment variables of the processes.
+      user: current folder of the user.
     """
     self._log, self._env, self._runs = folder.parent / 'log', env, 0
     for name in ('kd', 'configs', 'data', 'tests'):
@@ -79,16 +78,16 @@ class _Project:
     self._warm = warm.Warm({**env, 'PYTHONPATH': str(folder)}, str(folder))
 
   def run(self, arguments, root):
-    """Runs kd.main; returns what it printed.
+    """Runs kd.main; returns its output.
 
     Args:
-      arguments: as in README.
-      root: stands for /tmp.
+      arguments: arguments as in README.
+      root: replacement of /tmp.
     """
     self._runs += 1
     log = f'{self._log}-{self._runs}'
     arguments = [a.replace('=/tmp/', f'={root}/') for a in arguments]
-    # As `bazel run` does, which starts the program in its own folder.
+    # Set by `bazel run`, which starts the program in another folder.
     env = {'BUILD_WORKING_DIRECTORY': str(self._user)}
     arguments += _SMALL
     process = self._warm.start(arguments, command.ALTERNATING, env, log)
@@ -126,7 +125,7 @@ def _value(out, name):
 
 
 def _check_evaluation(workdir, out):
-  """--mode=eval measures what training measured at its last step."""
+  """Asserts that --mode=eval equals the evaluation of the last step."""
   with open(workdir / 'evaluations' / 'step_6.json') as f:
     trained = json.load(f)['metrics']['eval/held_out/nll']
   assert _value(out, 'eval/held_out/nll') == f'{trained:.6g}'
@@ -147,7 +146,7 @@ def test_trained_by_bazel_and_used_from_the_checkout(projects, tmp_path):
   table = _README.read_text().partition('| file |')[2].partition('\n\n')[0]
   files = re.findall(r'^\| `(\S+)` \|', table, re.M)
   assert len(files) > 5
-  some = {'exit.json', 'trackers.json', 'profile/'}  # Of some runs alone.
+  some = {'exit.json', 'trackers.json', 'profile/'}  # Only in some runs.
   assert some < set(files)
   for name in set(files) - {'baseline/'}:
     assert (workdir / name).exists() == (name not in some), name
@@ -160,7 +159,7 @@ def test_trained_by_bazel_and_used_from_the_checkout(projects, tmp_path):
     assert (exported / name).exists(), name
   with open(workdir / 'completions.jsonl') as f:
     assert [len(json.loads(line)['samples']) for line in f] == [1]
-  # The same command resumes, and has nothing left to do.
+  # The same command resumes and has nothing left to do.
   (same,) = re.findall(r'`python -m kd ([^`]*)`', _README.read_text())
   before = (workdir / 'metrics.jsonl').read_bytes()
   out = checkout.run(shlex.split(same.replace('\n', ' ')), tmp_path)

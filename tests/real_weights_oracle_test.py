@@ -1,4 +1,4 @@
-"""The real Gemma 3 270M: our conversion and logits, and transformers'."""
+"""Tests the conversion and logits of the real Gemma 3 270M."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from kd.models import tensors as tensors_lib
 from tests.oracles import client
 
 _TEXTS = 4
-_MULTIPLE = 256  # Of lengths: two to compile; the rest of a row is padding.
+_MULTIPLE = 256  # Rows are padded to multiples of it: two lengths to compile.
 
 
 @pytest.fixture(scope='module')
@@ -30,7 +30,7 @@ def gguf():
 
 @pytest.fixture(scope='module')
 def texts(gguf):
-  """Ids of questions with their answers, BOS first."""
+  """Token ids of questions with their answers, BOS first."""
   if 'KD_DATA_DIR' not in os.environ:
     pytest.skip('set KD_DATA_DIR to the folder that holds gsm8k/train.jsonl')
   file = os.path.join(os.environ['KD_DATA_DIR'], 'gsm8k', 'train.jsonl')
@@ -47,7 +47,7 @@ def texts(gguf):
 
 @pytest.fixture(scope='module')
 def oracle(gguf, texts, tmp_path_factory):
-  """The result, and a file of logits for each text, of transformers."""
+  """The result of transformers, and a file of logits for each text."""
   case = dict(gguf=gguf, logits=list(texts), digests=True)
   results, arrays = client.run(
     'hf', 'models', {'real': case}, texts, tmp_path_factory.mktemp('oracle')
@@ -68,7 +68,7 @@ def test_conversion_is_bit_equal(ours, oracle):
   model, params = ours
   result, _ = oracle
   digests = dict(result['digests'])
-  # State dicts list the tied head too.
+  # State dicts also contain the tied head.
   assert digests.pop('lm_head.weight') == digests['model.embed_tokens.weight']
   found = {}
   for t in families.of(model.config).tensors(model.config):
@@ -80,7 +80,7 @@ def test_conversion_is_bit_equal(ours, oracle):
 
 
 def _nll(logits, tokens):
-  """Mean nats per token, in float64."""
+  """Returns the mean NLL in nats per token, in float64."""
   total = 0.0
   for row, target in zip(logits[:-1], tokens[1:], strict=True):
     row = row.astype(np.float64)
@@ -110,7 +110,7 @@ def test_logits_top_1_and_nll_equal_transformers(ours, oracle, texts):
     flips += int((found.argmax(-1) != reference.argmax(-1)).sum())
     count += len(tokens)
     nll.append((_nll(found, tokens), _nll(reference, tokens)))
-    os.unlink(reference.filename)  # 200 MB each
+    os.unlink(reference.filename)  # 200 MB each.
   found_nll, reference_nll = np.mean(nll, axis=0)
   print(
     f'{count} tokens of {len(texts)} texts: largest logit difference '
@@ -123,10 +123,10 @@ def test_logits_top_1_and_nll_equal_transformers(ours, oracle, texts):
 
 
 def test_a_gguf_has_the_metadata_of_the_real_one(gguf, tmp_path):
-  """Whichever file the tokenizer comes from."""
+  """The file of the tokenizer does not matter."""
   lists = [f'tokenizer.ggml.{x}' for x in ('tokens', 'token_type', 'scores')]
   real = gguf_parts.read(gguf, lists).metadata
-  # Names of the model, and a type that we do not write.
+  # The model's names, and a type that we do not write.
   named = ('name', 'basename', 'size_label', 'file_type', 'architecture')
   for name in named:
     del real[f'general.{name}']
@@ -142,7 +142,7 @@ def test_a_gguf_has_the_metadata_of_the_real_one(gguf, tmp_path):
     )
     fields = gguf_writer.fields(config, 'F32', fields)
     if spec.startswith('hf'):
-      # No merge makes a single character, and tokenizer.json has no scores.
+      # tokenizer.json has no scores, and no merge yields a single character.
       for values in (real, fields):
         values['tokenizer.ggml.scores'] = [
           score

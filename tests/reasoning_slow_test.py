@@ -1,4 +1,4 @@
-"""Worked solutions of a real model: what is written, kills, and training."""
+"""Tests worked solutions of a real model: files, kills and training."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def test_traces_are_right_and_counted(straight):
   traces = [json.loads(line) for line in files['traces.jsonl'].splitlines()]
   assert len({t['problem'] for t in traces}) >= PROBLEMS // 2
   for trace in traces:
-    # Worked anew, without the project's own arithmetic.
+    # Computed independently of the project's arithmetic.
     steps = _STEP.findall(trace['rationale'])
     assert steps
     for a, sign, b, c in steps:
@@ -89,7 +89,7 @@ def test_a_killed_run_ends_with_the_same_files(straight, tmp_path):
   code, _, err = command.run(_arguments(tmp_path))
   assert code == 0, err
   assert _files(tmp_path) == _files(straight[0])
-  # Another temperature is another run; other rules select from the same one.
+  # Another temperature needs a new run; other rules select from the same run.
   code, _, err = command.run(
     _arguments(tmp_path, '--config.reasoning.temperature=0.5')
   )

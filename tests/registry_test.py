@@ -1,4 +1,4 @@
-"""kd registry: killed anywhere, run twice at once, and in a bucket."""
+"""Tests kd registry: killed at any point, run concurrently, in a bucket."""
 
 import json
 import os
@@ -71,7 +71,7 @@ def test_in_a_bucket(tmp_path, monkeypatch):
   with object_store.serve_here(monkeypatch) as store:
 
     def there():
-      """Returns the copy of another process."""
+      """Returns the local copy of another process."""
       buckets._copies.clear()
       return paths.expand(url)
 
@@ -84,14 +84,14 @@ def test_in_a_bucket(tmp_path, monkeypatch):
       print,
     )
     changes.add(there(), models[1], '', print)
-    # Files are there before the line that names them.
+    # Files are stored before the journal line that names them.
     order = [name.removeprefix('registry/') for name in store.writes]
     journal = [i for i, name in enumerate(order) if name == 'journal.jsonl']
     assert len(journal) == 3
     v2 = [i for i, name in enumerate(order) if name.startswith('versions/v2/')]
     assert journal[1] < min(v2) and max(v2) < journal[2]
     registry = there()
-    # Weights are downloaded where they are asked for.
+    # Weights are only downloaded when they are needed.
     assert not os.path.exists(os.path.join(registry, 'versions'))
     state = changes.read(registry)
     assert (state.production, list(state.versions)) == ('v1', ['v1', 'v2'])

@@ -1,4 +1,4 @@
-"""Teachers that divide the examples: live, cached, evaluated, and refused."""
+"""Tests teachers that split the examples: live, cached, evaluated, refused."""
 
 import functools
 import json
@@ -59,7 +59,7 @@ def _changes(folder, **more):
 
 
 def _routed(folder, **more):
-  """Returns changes of a config: each file and number of digits a teacher."""
+  """Returns config changes that route by file and by number of digits."""
   other = base.other_teacher(
     init=f'hf:{folder}/other', dtype='float32', field_values=('1',)
   )
@@ -90,7 +90,7 @@ def _by_row(student, params, targets, batch):
 
 
 def _kl(run, targets, batch):
-  """Returns the KL of each row from the teachers to a random student."""
+  """Returns the KL of each row between the teachers and a random student."""
   student = run.student.module
   params = jax.jit(student.init_params)(jax.random.key(3))
   with rules.active(run.mesh):
@@ -117,13 +117,13 @@ def test_routed_targets_are_those_of_each_teacher_alone(folder):
     batch = rows_lib.Numbered(same)(range(16))
     batch = placement.place(batch, single.mesh, 16)
     alone.append(_kl(single, _live(single)(batch), batch))
-  is_long = np.arange(16) % 8 >= 4  # 10 to 13 in each file
+  is_long = np.arange(16) % 8 >= 4  # The numbers 10 to 13 in each file.
   assert not np.allclose(*alone, rtol=0.01)
   np.testing.assert_allclose(found, np.where(is_long, *alone[::-1]), 1e-5)
 
 
 def test_a_cache_has_the_targets_of_live_teachers(folder):
-  """Also in packed rows that hold examples of both."""
+  """This includes packed rows with examples of both teachers."""
   method = base.cache_method('top_k', entries=260, logprobs='float16')
   changes = _routed(folder, **{'cache.method': method})
   cache_runs.write(folder, folder / 'cache', **changes)

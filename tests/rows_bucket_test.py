@@ -1,4 +1,4 @@
-"""Rows in a bucket are those of a folder, whoever prepares them."""
+"""Tests that rows in a bucket equal those in a folder."""
 
 import signal
 
@@ -27,7 +27,7 @@ def store(monkeypatch):
 
 
 def _objects(store):
-  """Returns the files of the only folder in the bucket, without the counts."""
+  """Returns the files of the bucket's only folder, except for the counts."""
   names = [name.split('/') for name in store.names('bucket')]
   (folder,) = {name[1] for name in names}
   assert len(folder.split('-')) == 5
@@ -43,7 +43,7 @@ def test_what_a_killed_process_completed_is_used(alone, store, monkeypatch):
   store.inject(object_store.FAULTS, every=9)
   process = shard_cases.start(f'killed({url!r})')
   assert process.wait() == -signal.SIGKILL
-  # Its claim has not been renewed for a minute.
+  # Treat its claim as not renewed for a minute.
   monkeypatch.setattr('kd.input_pipeline.claims.DEAD_AFTER_S', 0.0)
   write, calls = shard_files.write, []
 
@@ -60,7 +60,7 @@ def test_what_a_killed_process_completed_is_used(alone, store, monkeypatch):
   assert [n for n in store.writes if 'claim' not in n][-1].endswith(
     'manifest.json'
   )
-  # Another process reuses them.
+  # Another process reuses the rows.
   buckets._copies.clear()
   del store.writes[:]
   part = shard_cases.prepared(url)
@@ -70,14 +70,14 @@ def test_what_a_killed_process_completed_is_used(alone, store, monkeypatch):
     for name, data in shard_cases.files(part.folder).items()
     if not name.endswith(shard_files.COUNTS)
   } == alone
-  # So does one that looked for them before they were complete.
+  # So does a process that checked before they were complete.
   look, answers = prepared_lib.reusable, iter([None])
   with monkeypatch.context() as m:
     m.setattr(
       prepared_lib, 'reusable', lambda *args: next(answers, look(*args))
     )
     assert shard_cases.prepared(url).folder == part.folder
-  # Rows that are prepared once more have a folder of their own.
+  # Rows that are prepared again have a new folder.
   assert shard_cases.prepared(url, refresh=True).folder != part.folder
 
 

@@ -1,4 +1,4 @@
-"""The main job from its command line: run, kill, preempt, break, resume."""
+"""Tests training from the command line: kills, preemption, resumption."""
 
 import functools
 import json
@@ -10,7 +10,7 @@ import pytest
 
 from tests import command
 
-# Starts and runs the program.
+# Functions that start and run the program with alternating layers.
 _start, _run = (
   functools.partial(call, faults=command.ALTERNATING)
   for call in (command.start, command.run)
@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def straight(folder):
-  """A run that nothing disturbs."""
+  """An undisturbed run."""
   code, out, err = _run(_arguments(folder, 'straight'))
   assert code == 0, err
   return f'{folder}/straight', out
@@ -81,11 +81,11 @@ def test_files_and_metrics(straight):
   assert all('train/loss/ce' in x for x in baseline if x['phase'] == 'train')
 
 
-# What SIGTERM does is in tests/faults_slow_test.py.
+# SIGTERM is tested in tests/faults_slow_test.py.
 @pytest.mark.parametrize('name', ['SIGKILL', 'SIGINT'])
 def test_a_stopped_run_ends_as_an_undisturbed_one(name, folder, straight):
   workdir = f'{folder}/{name}'
-  # One comes to its baseline too, the other has none.
+  # Only one of the runs has a baseline.
   parts = ['', '/baseline'] if name == 'SIGKILL' else ['']
   arguments = [
     *_arguments(folder, name),
@@ -130,13 +130,13 @@ def test_non_finite_loss_ends_with_3(folder):
   assert 'step 3: ' in err and 'is not finite' in err
   assert err.count('\n') == 2, err
   assert '\nkd: likely cause: values that are not finite: ' in err
-  # The first update has rate 0: its checkpoint is the last good one.
+  # The first update has learning rate 0, so its checkpoint is still good.
   assert os.path.isdir(f'{folder}/broken/checkpoints/1')
 
 
 def test_export_evaluates_and_answers_as_the_run_does(folder, straight):
   run = _arguments(folder, 'straight')
-  # Without --config: that of the workdir's run.
+  # Without --config, the config in the workdir is used.
   workdir = f'--workdir={straight[0]}'
   code, out, err = _run(
     [workdir, '--mode=export', '--config.export.dtype=float32']

@@ -1,4 +1,4 @@
-"""--mode=search as its user runs it: a real model, kills, what it writes."""
+"""Tests --mode=search with a real model: kills and outputs."""
 
 import ast
 import glob
@@ -39,7 +39,7 @@ def _arguments(folder, data, *more):
 
 @pytest.fixture(scope='module')
 def questions(tmp_path_factory):
-  """GSM8K's problem takes any line for a thought."""
+  """The arguments for questions; the GSM8K problem accepts any thought."""
   path = tmp_path_factory.mktemp('data') / 'questions.jsonl'
   lines = [{'question': q, 'answer': '#### 7'} for q in _QUESTIONS]
   path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
@@ -100,7 +100,7 @@ def test_a_killed_search_comes_to_the_same_trees(questions, tmp_path):
 
 
 def test_what_a_real_model_writes_ends_nothing(tmp_path):
-  """It adds numbers up; of the game of 24 it has never heard."""
+  """The model was trained on sums, not on the game of 24."""
   path = tmp_path / 'puzzles.csv'
   path.write_text('Rank,Puzzles\n1,4 6 1 1\n2,3 3 8 8\n')
   code, out, err = command.run(
@@ -148,7 +148,7 @@ def test_a_question_is_asked_as_the_task_asks_it():
 
 
 def test_no_code_of_ours_runs_text():
-  """What models write reaches these packages: none of them can execute it."""
+  """These packages process generated text; none of them can execute it."""
   files = [
     f
     for package in ('reasoning', 'evaluation', 'sampling', 'train', 'modes')
@@ -167,7 +167,7 @@ def test_no_code_of_ours_runs_text():
 
 
 def test_branches_are_learnt_from_through_a_cache(tmp_path, monkeypatch):
-  """Node-level soft targets: the teacher's, at a state's thoughts alone."""
+  """The teacher's soft targets are used only at a state's thoughts."""
   puzzles = tmp_path / 'game24' / '24.csv'
   puzzles.parent.mkdir()
   puzzles.write_text('Rank,Puzzles\n1,4 6 1 1\n2,3 3 8 8\n3,2 3 4 5\n')
@@ -179,7 +179,7 @@ def test_branches_are_learnt_from_through_a_cache(tmp_path, monkeypatch):
   path = tmp_path / 'trees' / 'search' / 'branches.jsonl'
   branches = [json.loads(line) for line in path.read_text().splitlines()]
   used = [b for b in branches if arithmetic.split_of(b['inputs']) == 'train']
-  used = used[:: len(used) // 15][:16]  # Of several trees and states.
+  used = used[:: len(used) // 15][:16]  # From several trees and states.
   assert len({(b['tree'], b['rationale']) for b in used}) > 1
   few = tmp_path / 'few.jsonl'
   few.write_text(''.join(json.dumps(b) + '\n' for b in used))
@@ -215,8 +215,8 @@ def test_branches_are_learnt_from_through_a_cache(tmp_path, monkeypatch):
       (lines[source],) = command.metrics(workdir)
   losses = [line['train/loss/kl'] for line in lines.values()]
   assert losses[0] == pytest.approx(losses[1], rel=2e-3)
-  # Each row once; of each what follows the thoughts before, and its end: bytes
-  # are tokens.
+  # Each row counts once, with the bytes after the earlier thoughts and the stop
+  # token.
   counted = sum(len(b['targets']) - len(b['rationale']) + 1 for b in used)
   assert lines['live']['train/target_weight/kl'] == counted
   assert counted < lines['live']['train/target_weight'] - 16

@@ -1,4 +1,4 @@
-"""The server, asked by the clients that people have: openai and lm-eval."""
+"""Tests the server with common clients: openai and lm-eval."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests import server as server_lib
 from tests.oracles import client
 
 _PROMPT = 'Q: 30-4=?\nA:\n'
-# lm-eval moves white space at a context's end to what follows.
+# lm-eval moves trailing white space of a context to the continuation.
 _CONTEXTS = [f'{_PROMPT}3', 'Q: 1+2=?\nA:\n1+2=3']
 
 

@@ -1,4 +1,4 @@
-"""kd serve, asked by HTTP, against what kd.load's model answers."""
+"""Tests kd serve over HTTP against the model of kd.load."""
 
 from concurrent import futures
 import json
@@ -27,7 +27,7 @@ _ASKED = 'Q: 30-4=?\nA:\n'
 @pytest.fixture(name='server', scope='module')
 def _server():
   with server_lib.running() as server:
-    # Before all programs are compiled it says so, and answers nothing.
+    # Until all programs are compiled, requests get status 503.
     status, body, headers = server.send(CHAT, _chat('x'))
     if 'ready after' not in server.text:
       assert status == 503 and headers['retry-after'], body
@@ -66,7 +66,7 @@ def test_answers_are_those_of_generate_whatever_shares_the_batch(server, model):
   send = lambda text, fields: server.send(CHAT, _chat(text, **fields))
   alone = [_choices(send(*pair)) for pair in zip(texts, settings)]
   with futures.ThreadPoolExecutor(3) as pool:
-    # Three at a time: those that wait fit in the queue.
+    # Three at a time, so that waiting requests fit in the queue.
     together = list(pool.map(send, texts * 3, settings * 3))
   assert [_choices(reply) for reply in together] == alone * 3
   names = {'max_tokens': 'max_new_tokens', 'n': 'samples'}
@@ -76,7 +76,7 @@ def test_answers_are_those_of_generate_whatever_shares_the_batch(server, model):
     (samples,) = model.generate([text], **asked)
     assert answers == [sample.text for sample in samples]
   assert len({answer for answers in alone for answer in answers}) == 8
-  # Several prompts are the lines of a file; this model's template adds a BOS.
+  # Several prompts in one request match several prompts of generate.
   many = dict(prompt=texts[:2], n=2, seed=7, temperature=1.0, max_tokens=12)
   found = model.generate(
     texts[:2], samples=2, seed=7, temperature=1.0, max_new_tokens=12
@@ -86,7 +86,7 @@ def test_answers_are_those_of_generate_whatever_shares_the_batch(server, model):
 
 
 def _events(lines):
-  """Returns the chunks of a stream, which ends as it must."""
+  """Returns the chunks of a stream and checks its end."""
   data = [x.decode().removeprefix('data: ').strip() for x in lines if x.strip()]
   assert data.pop() == '[DONE]'
   return [json.loads(x) for x in data]
@@ -110,7 +110,7 @@ def test_streams_tell_the_same_and_end_with_usage(server):
     tokens = sum((logprobs['content'] for logprobs in told), [])
     wanted = choice['logprobs']['content']
     assert [t['token'] for t in tokens] == [t['token'] for t in wanted]
-    # Batches of other sizes round differently.
+    # Batches of different sizes round differently.
     np.testing.assert_allclose(
       [t['logprob'] for t in tokens], [t['logprob'] for t in wanted], atol=1e-4
     )
@@ -137,7 +137,7 @@ def test_curl_streams_a_completion(server):
 
 
 def _negative_logprobs(model, ids):
-  """Returns those of each id after the first, float64, among real tokens."""
+  """Returns -log p of each id after the first, in float64, without padding."""
   module, count = model._model.module, len(ids)
   tokens = np.asarray([ids], np.int32)
   batch = types.Batch(
@@ -151,7 +151,7 @@ def _negative_logprobs(model, ids):
   )
   hidden, _ = module.forward(model._params, batch, types.TapSpec((), ()))
   table = np.asarray(module.unembedding(model._params), np.float64)
-  # The model has a row more than its tokenizer has ids.
+  # The model has more rows than its tokenizer has ids.
   real = table[: model._run.tokenizer.vocab_size]
   logits = np.asarray(hidden[0], np.float64) @ real.T
   normalizers = np.log(np.exp(logits).sum(-1))
@@ -159,7 +159,7 @@ def _negative_logprobs(model, ids):
 
 
 def test_prompts_are_scored(server, model):
-  """As lm-eval asks: token ids, echo, logprobs, and one token or none."""
+  """Requests are like lm-eval's: ids, echo, logprobs, and one token or none."""
   texts = [_ASKED + '26', 'Q: 1+2=?\nA:\n1+2=3']
   tokenizer = model._run.tokenizer
   prompts = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in texts]
@@ -171,7 +171,7 @@ def test_prompts_are_scored(server, model):
     assert status == 200, body
     for choice, ids in zip(body['choices'], prompts):
       told = choice['logprobs']
-      # A stop id takes the place of a token.
+      # A stop id counts as a token.
       assert len(told['tokens']) == len(ids) + count
       logprobs = told['token_logprobs'][: len(ids)]
       assert logprobs[0] is None and told['top_logprobs'][0] is None
@@ -195,13 +195,13 @@ def _refused(server, path, body):
 def test_a_served_teacher_tells_what_the_live_one_does(
   server, tmp_path, monkeypatch
 ):
-  """For --mode=cache and for training, at the same K."""
+  """Compares --mode=cache and training at the same K."""
   monkeypatch.setenv('KD_TEACHER_KEY', server_lib.KEY)
   served_runs.check_targets(server.port, tmp_path)
 
 
 def test_a_server_writes_a_student_s_data(server, tmp_path, monkeypatch):
-  """Its answers are those of generate; what was kept is trained on."""
+  """The answers equal those of generate; the kept ones are trained on."""
   monkeypatch.setenv('KD_TEACHER_KEY', server_lib.KEY)
   served_runs.check_answers(server.port, tmp_path)
 
@@ -291,7 +291,7 @@ def test_late_and_abandoned_requests_leave_their_slots(server):
   _wait_until_idle(server)
   before = _ended(server, 499)
   for fields in (dict(stream=True), dict()):
-    # The fourth of the model's answers is long enough to be left.
+    # The fourth answer is long enough to be abandoned.
     connection = server.connect(CHAT, _chat('y', **long, **fields))
     if fields:
       connection.getresponse().readline()
@@ -324,7 +324,7 @@ def test_a_full_queue_refuses_with_the_time_to_come_again(server):
 
 
 def test_sigterm_ends_after_the_running_requests(server):
-  """The last test: it ends the server."""
+  """This must be the last test, since it ends the server."""
   body = _chat(_ASKED, stream=True, max_tokens=100, temperature=1.5, seed=1)
   whole = _choices(server.send(CHAT, {**body, 'stream': False}))
   response = server.open(CHAT, body)
@@ -335,7 +335,7 @@ def test_sigterm_ends_after_the_running_requests(server):
   assert [text] == whole
   assert server.process.wait(60) == 0
   assert server.text.endswith('\nstopped\n')
-  # What was asked and answered is nobody's business.
+  # The log does not contain prompts or answers.
   assert _ASKED.strip() not in server.text
   assert re.search(r'/v1/chat/completions 200 [\d.]+ s tiny \d+', server.text)
 

@@ -1,4 +1,4 @@
-"""llama.cpp's server is a teacher that says what the model says."""
+"""Tests that llama.cpp's server as a teacher returns the model's targets."""
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from kd.teachers.served import teacher as teacher_lib
 from tests.oracles import client
 
 _K = 8
-# As many embeddings as ids: no others have a part of the mass.
+# There are no padding rows, which would get a part of the mass.
 _SIZES = gemma3_config.Gemma3Config(
   embed_dim=64,
   mlp_dim=96,
@@ -49,7 +49,7 @@ def _batch(length=24):
   """Returns a row of two examples, with ids of all kinds."""
   tokens = np.random.default_rng(2).integers(4, 263, (1, length + 1))
   tokens[0, [0, 14]] = 2  # BOS
-  tokens[0, 20] = 5  # <end_of_turn>, of which the server says nothing.
+  tokens[0, 20] = 5  # <end_of_turn>, which the server omits.
   tokens = tokens.astype(np.int32)
   segments = np.repeat([[1, 2]], [14, length - 14], axis=1).astype(np.int32)
   weights = np.ones((1, length), np.float32)
@@ -84,7 +84,7 @@ def test_targets_are_those_of_the_weights(tmp_path):
   ids = targets.ids[counted]
   assert (ids >= 0).all()
   told = np.take_along_axis(logprobs[counted], ids, axis=1)
-  # The GELU of llama.cpp is a table of float16.
+  # The GELU of llama.cpp is a float16 table.
   np.testing.assert_allclose(targets.logprobs[counted], told, atol=0.02)
   best = -np.sort(-logprobs[counted], axis=1)[:, :_K]
   np.testing.assert_allclose(-np.sort(-told, axis=1), best, atol=0.02)
@@ -92,5 +92,5 @@ def test_targets_are_those_of_the_weights(tmp_path):
   np.testing.assert_allclose(targets.tail_logprob[counted], tail, atol=0.05)
   actual = np.take_along_axis(logprobs, batch.targets[..., None], 2)[..., 0]
   errors = targets.target_logprob[counted] - actual[counted]
-  # Exact where the server could be made to draw the id; else a bound.
+  # Exact if the server can be forced to draw the id, otherwise a bound.
   assert (errors > -0.02).all() and (np.abs(errors) < 0.02).mean() > 0.4

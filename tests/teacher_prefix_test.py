@@ -1,4 +1,4 @@
-"""What a teacher reads before each example, against rows joined by hand."""
+"""Tests teacher-only prefixes against rows that are joined by hand."""
 
 import json
 
@@ -54,7 +54,7 @@ def _config(folder, **teacher):
 
 
 def _first_batch(config):
-  """Returns a run's teachers, the batch that they read first, and targets."""
+  """Returns a run's teachers, their first batch, and its targets."""
   run = resolve.resolve(config, jax.devices()[:1])
   prepared = training_rows.prepare(run, lambda line: None)
   source = source_lib.of(config)
@@ -105,7 +105,7 @@ def test_a_live_teacher_reads_each_rows_own_text(tmp_path):
         assert np.abs(found - without)[1:].max() > 0.05
         compared += 1
     assert compared > 4
-    # Rows that the student has sampled keep the id of the row they replace.
+    # Rows sampled by the student keep the id of the row that they replace.
     again = source_lib.of(run.config).open(run, _prepared(run))
     other = again(batch.replace(tokens=np.flip(batch.tokens, 1), teacher=None))
     np.testing.assert_array_equal(other.teacher.places, batch.teacher.places)
@@ -179,7 +179,7 @@ def test_a_cache_holds_what_the_live_teacher_says(tmp_path):
 
 def test_a_prefix_of_nothing_changes_no_bit(tmp_path):
   with command.compiled_once(), alternating.variants():
-    # Without columns the rows are those of a run without a prefix.
+    # Without a prefix the rows have no teacher columns.
     config = _config(tmp_path, prefix='', length=0)
     _, _, _, expected, prepared = _first_batch(config)
     assert not prepared[0].has_prefixes

@@ -1,4 +1,4 @@
-"""Traces that were written are tasks: rows, splits, bad lines."""
+"""Tests tasks of written traces: rows, splits and bad lines."""
 
 import json
 
@@ -18,7 +18,7 @@ from kd.reasoning.chains import traces
 
 @pytest.fixture(name='path')
 def _path(tmp_path, monkeypatch):
-  """A file that kd/reasoning wrote: two traces for each of 60 problems."""
+  """Writes a file with kd/reasoning: two traces for each of 60 problems."""
   groups, prompts = [], []
   for i in range(10, 70):
     question = questions.Question(

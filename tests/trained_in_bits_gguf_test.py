@@ -1,4 +1,4 @@
-"""A GGUF holds the values that a student in few bits was trained with."""
+"""Tests that a GGUF contains the rounded values that a student trained with."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ _CONFIG = dataclasses.replace(
 
 @pytest.mark.parametrize('kind', ['Q4_0', 'Q8_0'])
 def test_a_file_holds_the_forward_passs_weights(kind, tmp_path):
-  """Bit by bit, from the rounded parameters and from the trained ones."""
+  """Rounded and unrounded parameters yield the same bits."""
   table = gguf_writer.embedding_type('auto', kind)
   fields = {'weights': kind.lower(), 'tables': table.lower(), 'rules': {}}
   module = quantized_model.FakeQuantizedModel(
@@ -43,7 +43,7 @@ def test_a_file_holds_the_forward_passs_weights(kind, tmp_path):
       )
     )
     for t in families.of(_CONFIG).tensors(_CONFIG):
-      if t.file_shape[1:]:  # Norms are 1 + w in the file, rounded once more.
+      if t.file_shape[1:]:  # Norms are 1 + w in the file and rounded again.
         np.testing.assert_array_equal(
           tensors_lib.leaf(read, t.path), tensors_lib.leaf(rounded, t.path)
         )

@@ -1,4 +1,4 @@
-"""Our models with images, and transformers', on one small random model."""
+"""Tests a small random model with images against transformers."""
 
 import gguf
 import jax
@@ -19,7 +19,7 @@ from tests.oracles import client
 
 _IMAGE, _START, _END = 282, 280, 281
 _T = 4
-# The window is shorter than an image: its first tokens are out of sight.
+# The window is shorter than an image, so it excludes the first image tokens.
 _CONFIG = {
   'text_config': dict(
     vocab_size=283,
@@ -65,7 +65,7 @@ def _text(count):
   return _RNG.integers(0, 280, count).tolist()
 
 
-# Images first, last, in the middle, and two one after the other.
+# Images at the start, at the end, in the middle, and two in a row.
 _TEXTS = {
   'first': _PICTURE + _text(9),
   'last': _text(6) + _PICTURE[:-1],
@@ -76,7 +76,7 @@ _COUNTS = {'first': 1, 'last': 1, 'two': 3}
 
 @pytest.fixture(scope='module')
 def oracle(tmp_path_factory):
-  """The case, the arrays given, and the arrays that transformers returned."""
+  """The case, the input arrays, and the arrays returned by transformers."""
   folder = tmp_path_factory.mktemp('vision')
   given = {}
   for name, ids in _TEXTS.items():
@@ -147,7 +147,7 @@ def test_logits_equal_transformers_in_both_layouts(layout, oracle):
     assert np.abs(ours - reference).max() < 1e-3, name
 
 
-# Of the tower's 16 patches, all at once or in blocks, the last of them padded.
+# The tower's 16 patches in one block, or in several with a padded last block.
 @pytest.mark.parametrize('queries', [512, 6])
 def test_gradients_of_the_tower_equal_those_of_transformers(
   queries, oracle, monkeypatch
@@ -189,7 +189,7 @@ def test_packed_rows_equal_texts_alone_in_slices_and_in_blocks(
     index += _index(_TEXTS[name], first).tolist()
     first += _COUNTS[name]
   pixels = np.concatenate([given[f'{name}.pixels'] for name in names])
-  # Padding, and room for one more image than there is.
+  # Add padding and an unused image.
   pixels = np.concatenate([pixels, np.zeros_like(pixels[:1])])
   pad = [0] * 5
   batch = _batch(
@@ -288,7 +288,7 @@ def test_a_mmproj_file_holds_the_tower_under_the_names_of_gguf(
   exact = ('embd', 'norm', 'bias', 'ln') if kind != 'F32' else ('',)
   for name, array in expected.items():
     values = gguf.dequantize(read[name].data, read[name].tensor_type)
-    # GGUF has the dimensions the other way round.
+    # GGUF stores dimensions in reverse order.
     assert tuple(read[name].shape[::-1]) == array.shape, name
     is_exact = any(part in name for part in exact)
     most = 0 if is_exact else np.abs(array).max() / 2**8
@@ -297,7 +297,7 @@ def test_a_mmproj_file_holds_the_tower_under_the_names_of_gguf(
   of_tower = {
     k: v for k, v in fields.items() if k.startswith(('clip.', 'general.a'))
   }
-  # 16 patches and 4 soft tokens: squares of 2, which is not llama.cpp's 4.
+  # 16 patches and 4 soft tokens: squares of 2, while llama.cpp's default is 4.
   assert of_tower == {
     'general.architecture': 'clip',
     'clip.has_vision_encoder': True,

@@ -1,4 +1,4 @@
-"""A model with a vision tower through the program: train, resume, export."""
+"""Tests training, resuming and exporting a model with a vision tower."""
 
 import base64
 import json
@@ -69,7 +69,7 @@ def test_the_teacher_of_the_scenes_answers_about_held_out_pictures():
     answer.text == label
     for (answer,), (_, _, label) in zip(answers, drawn, strict=True)
   )
-  assert right > 15  # 82 % of 256 were right.
+  assert right > 15  # On 256 questions 82 % were right.
 
 
 def _message(png, text):
@@ -91,7 +91,7 @@ def test_scenes_train_resume_export_and_answer_about_a_picture(tmp_path):
   code, out, err = command.run(arguments, command.ALTERNATING)
   assert code == 0, err
   assert '40 images' in out + err
-  # The run once more from its second step ends as it did.
+  # Resumed from its second step, the run ends the same.
   whole = command.saved(workdir, 4)
   assert any(key.startswith('params/vision/tower') for key in whole)
   resumed = str(tmp_path / 'resumed')
@@ -128,7 +128,7 @@ def test_scenes_train_resume_export_and_answer_about_a_picture(tmp_path):
   )
   assert code == 0 and '1/1 prompts answered' in out, err
 
-  # A student that reads text alone, of a teacher with a tower.
+  # A text-only student of a teacher with a tower.
   code, _, err = command.run(
     [
       *command.QUICK,
@@ -147,7 +147,7 @@ def test_scenes_train_resume_export_and_answer_about_a_picture(tmp_path):
   assert {*text_alone} == {
     key for key in whole if '/vision/' not in key and '/tower/' not in key
   }
-  # One that shares the teacher's tower, which sees each image once.
+  # A student that shares the teacher's tower, which encodes each image once.
   code, out, err = command.run(
     [
       *command.QUICK,

@@ -1,4 +1,4 @@
-"""The wheel, installed outside the checkout, and its command `kd`."""
+"""Tests the wheel, installed outside the checkout, and its command `kd`."""
 
 import json
 import os
