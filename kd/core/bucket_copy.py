@@ -23,7 +23,7 @@ ON_DEMAND = (layout.EXPORT, layout.PRUNE, layout.VERSIONS)
 LEASE = 'lease.json'  # See kd.run.lease.
 # Lists the files of a folder that is replaced as a whole, once it is complete.
 CONTENTS = 'kd_contents.json'
-_PREFIX = 'kd-bucket-copy-'  # Of folders in $TMPDIR.
+_PREFIX = 'kd-bucket-copy-'  # Names folders in $TMPDIR.
 # Seconds between uploads of growing files; each upload sends the whole file.
 _SYNC_EVERY_S = 30.0
 _POLL_S = 0.1

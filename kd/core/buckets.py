@@ -82,7 +82,7 @@ def _download(copy):
 
 @contextlib.contextmanager
 def refused_unless_accessible(url: str) -> Iterator[None]:
-  """Raises ConfigError within it if a bucket can't be read or written.
+  """Raises ConfigError if the block cannot read or write a bucket.
 
   Raises:
     ConfigError: the bucket does not exist, or this user may not use it.

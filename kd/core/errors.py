@@ -97,7 +97,7 @@ _OF_DISKS = (
 def refused_unless_writable(
   path: str, folder: str, legal: str
 ) -> Iterator[None]:
-  """Turns OSErrors within it into ConfigErrors, unless the disk is full.
+  """Turns OSErrors of the block into ConfigErrors, unless the disk is full.
 
   Args:
     path: path of the field or flag that names the folder.

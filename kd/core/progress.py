@@ -95,7 +95,7 @@ class Progress:
     return (self._done - self._skipped) * (self._tokens or 1) / elapsed
 
   def line(self) -> str:
-    """Returns the current progress line."""
+    """Formats the current progress line."""
     parts = [f'{self._label}:']
     if self._total:
       parts.append(f'{self._done:,}/{self._total:,} {self._unit} ')

@@ -8,7 +8,7 @@ import sys
 
 @contextlib.contextmanager
 def imports() -> Iterator[None]:
-  """Drops everything that is written to standard error within it.
+  """Drops everything that the block writes to standard error.
 
   While it is imported, TensorFlow's C++ code writes lines about CUDA and oneDNN
   there before any log level takes effect. Exceptions propagate as usual.

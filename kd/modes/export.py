@@ -127,7 +127,7 @@ def _gguf(run: resolved.Run, workdir: str) -> Write:
 
   def write(weights, claims, card):
     del card  # It describes loading with transformers.
-    # The metrics were measured with other weights than these.
+    # The metrics were measured before this conversion.
     claims = claims | {'evaluation': None}
     is_first = jax.process_index() == 0
     if is_first:

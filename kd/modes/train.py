@@ -51,7 +51,7 @@ from kd.train.feeds import live as live_feed
 
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Trains the student, and the baseline if the config asks for one.
+  """Trains the student and, with evaluation.baseline, the baseline.
 
   Raises:
     KdError: see loop.train.
@@ -255,7 +255,7 @@ class _Training:
   def fit(
     self, objective: objective_lib.Objective, folder: str, label: str
   ) -> early_stop.End:
-    """Trains a student to the last step; raises as loop.train."""
+    """Runs one training and returns its end; raises as loop.train."""
     os.makedirs(folder, exist_ok=True)
     return loop.train(
       train_job.TrainJob(

@@ -125,8 +125,8 @@ def _evaluation(
 def metrics(result: results.Result) -> dict[str, float | str | None]:
   """Returns the metrics of an evaluation that an export claims.
 
-  Metrics that only explain others, such as the number of answers without a
-  number, are omitted.
+  Metrics that only explain others, such as counts of answers without a number,
+  are omitted.
   """
   claimed = {}
   for name in result.scores:

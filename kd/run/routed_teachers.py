@@ -90,7 +90,7 @@ def check(config: Config, objective: objective_lib.Objective) -> None:
     objective: the training objective.
 
   Raises:
-    ConfigError: there is such a term; names the first one.
+    ConfigError: a term compares layers with such a teacher.
   """
   first = config.teacher
   if objective.layer_terms and (first.tasks or first.field_values):

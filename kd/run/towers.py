@@ -36,7 +36,7 @@ def init_has_projector(
     of_source = families.build(model.source, 'float32', 'none', path)
     own = of_source.abstract_params()['vision']
     return shapes(teacher_params.get('vision')) == shapes(own)
-  # The tower of another run was compared before; a random one does not count.
+  # A run's tower was compared before; a random projector does not count.
   return kind == 'workdir'
 
 
@@ -47,7 +47,8 @@ def check_adapters(run: resolved.Run) -> None:
     run: the resolved config.
 
   Raises:
-    ConfigError: only adapters would be trained, or a file is damaged.
+    ConfigError: student.lora.rank is above 0 with a random projector, or a file
+      is damaged.
   """
   student, rank = run.student, run.config.student.lora.rank
   if not rank or not student.vision_init:
