@@ -1,4 +1,4 @@
-"""The contract of chat templates: messages, turns and their marks."""
+"""The interface of chat templates: messages, turns and their marks."""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -8,27 +8,27 @@ from typing import Any, NamedTuple
 
 from kd.core import errors
 
-# Stand for the ids in a rendered text; not read as tokens.
+# Placeholders of the ids in a rendered text, removed before tokenization.
 BOS = '<bos>'
 EOS = '<eos>'
-# Stands for an image in a content. Users' texts never have this character.
+# Placeholder of an image in a content. Users' texts never contain it.
 IMAGE = '\0'
 ROLES = ('system', 'user', 'assistant', 'model', 'tool')
 ORDER = '[system,] user, assistant, [tool, ..., assistant,] user, ...'
 
-# role and content; a model's may have weight, rationale and tool_calls; a
-# user's images, the file of each IMAGE of the content in base64.
+# A dict of role and content. A model's message may also have weight, rationale
+# and tool_calls; a user's may have images, a base64 file for each IMAGE.
 Message = Mapping[str, Any]
 
 
 class Turn(NamedTuple):
-  """A turn of the model in a text, in numbers of characters before it.
+  """A turn of the model in a text, as offsets in characters.
 
   Attributes:
-    begin: where the model's text begins.
-    answer: where its rationale ends; `begin` without a rationale.
-    end: after the mark that ends the turn.
-    weight: what each of its tokens counts for.
+    begin: start of the model's text.
+    answer: end of its rationale; `begin` without a rationale.
+    end: end of the mark that ends the turn.
+    weight: weight of each of its tokens.
   """
 
   begin: int
@@ -46,15 +46,15 @@ class Marks(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-  """One way to write messages as text.
+  """A format of messages as text.
 
   Attributes:
     render: called with messages and whether the model continues them; see
       kd.input_pipeline.templates.render.
     jinja: the same template for transformers and vLLM.
-    marks: begin and end a turn; None for a template without turns, whose answer
-      ends with EOS.
-    recognizes: whether a published Jinja text writes these turns.
+    marks: marks of a turn; None for a template without turns, in which EOS ends
+      the answer.
+    recognizes: returns whether a published Jinja template writes these turns.
     images: whether users' messages may have images.
   """
 
@@ -66,35 +66,35 @@ class Template:
 
   @property
   def jinja_of_gguf(self) -> str:
-    """Returns `jinja` without the blocks of what the assistant says.
+    """Returns `jinja` without its `generation` blocks.
 
-    Releases of llama-cpp-python before May 2026 cannot read these blocks.
+    Releases of llama-cpp-python before May 2026 cannot parse these blocks.
     """
     return re.sub(r'{%- (end)?generation -%}', "{{- '' -}}", self.jinja)
 
 
 def rationale(message: Message) -> str:
-  """Returns the beginning of a message's content that is its rationale."""
+  """Returns a message's rationale, a prefix of its content."""
   return message['rationale'] if 'rationale' in message else ''
 
 
 def weight(message: Message) -> float:
-  """Returns what each token of a model's message counts for."""
+  """Returns the weight of each token of a model's message."""
   return message['weight'] if 'weight' in message else 1.0
 
 
 def tool_calls(message: Message) -> Sequence[Mapping[str, Any]]:
-  """Returns a message's calls of tools, each with name and arguments."""
+  """Returns a message's tool calls, each with name and arguments."""
   return message['tool_calls'] if 'tool_calls' in message else ()
 
 
 def images(message: Message) -> Sequence[str]:
-  """Returns a message's images, the file of each in base64."""
+  """Returns a message's images, each as a base64 file."""
   return message['images'] if 'images' in message else ()
 
 
 def arguments(call: Mapping[str, Any]) -> str:
-  """Returns the arguments of a call as JSON; JSON that is given, unchanged."""
+  """Returns the arguments of a call as JSON; strings are JSON already."""
   given = call['arguments']
   if isinstance(given, str):
     return given
@@ -102,7 +102,7 @@ def arguments(call: Mapping[str, Any]) -> str:
 
 
 def is_model(message: Message) -> bool:
-  """Returns whether the model says a message."""
+  """Returns whether a message is the model's."""
   return message['role'] in ('assistant', 'model')
 
 
@@ -113,8 +113,7 @@ def out_of_order(messages: Sequence[Message]) -> tuple[int, str] | None:
     messages: the chat; a system text may come first.
 
   Returns:
-    Its number from 0, and the roles that may stand there; None if all are in
-    order.
+    Its index from 0, and the legal roles there; None if all are in order.
   """
   after = {'': 'user', 'user': 'model', 'model': 'user', 'tool': 'model'}
   before = ''
@@ -122,7 +121,7 @@ def out_of_order(messages: Sequence[Message]) -> tuple[int, str] | None:
     role = 'model' if is_model(message) else message['role']
     if role == 'system' and i == 0:
       continue
-    # Several tools may answer; only a model asks them.
+    # Several tools may respond, but only after a model's turn.
     if role != after[before] and (role, before) not in _TOOL_TURNS:
       more = ' or tool' if before in ('model', 'tool') else ''
       return i, after[before].replace('model', 'assistant') + more
@@ -144,11 +143,11 @@ def split(
 
   Returns:
     The system text, None without one; the turns, each with one message, or with
-    the results of all tools that were called at once.
+    the results of all tools that were called together.
 
   Raises:
-    ConfigError: user and model do not take turns, the user first, or the last
-      turn leaves nothing to generate.
+    ConfigError: user and model do not alternate, starting with the user, or the
+      last turn leaves nothing to generate.
   """
   system = None
   place = out_of_order(messages)

@@ -1,9 +1,9 @@
 """Matrices that a layer computes where it uses them.
 
-In the parameters that a model is applied to, a `Computed` may stand where the
-model has a matrix: a base with an adapter, or quantized values. Layers are
-scanned and rematerialized, so that only one layer's result exists at a time.
-In the weights that decoding reads, an `Operand` may stand there.
+In a model's parameters, a `Computed` may take the place of a matrix: a base
+with an adapter, or quantized values. Layers are scanned and rematerialized, so
+that only one layer's result exists at a time. In the weights for decoding, an
+`Operand` may take the place of a matrix.
 """
 
 import abc
@@ -13,10 +13,10 @@ from kd.core import types
 
 
 class Operand(abc.ABC):
-  """A pytree that stands for a matrix, which can be multiplied as it is.
+  """A pytree that represents a matrix in products.
 
   Attributes:
-    outputs: sizes of its outputs' axes, O together.
+    outputs: sizes of the output axes, whose product is O.
   """
 
   outputs: tuple[int, ...]
@@ -34,20 +34,20 @@ class Computed(abc.ABC):
     """Computes the matrix."""
 
   def for_decoding(self) -> types.Array | Operand:
-    """Returns the matrix as decoding keeps it."""
+    """Returns the matrix as decoding stores it."""
     return self.value()
 
 
 class Table(abc.ABC):
-  """A pytree that stands for an embedding table, whose rows can be read."""
+  """A pytree that represents an embedding table in lookups of rows."""
 
   @abc.abstractmethod
   def rows(self, ids: types.Array) -> types.Array:
-    """Returns rows, float32 [*, D] of ids [*]."""
+    """Returns the rows of ids [*], float32 [*, D]."""
 
 
 def stands_for_matrix(leaf: Any) -> bool:
-  """Returns whether it stands for a matrix, and is no array."""
+  """Returns whether a leaf is a Computed or an Operand."""
   return isinstance(leaf, (Computed, Operand))
 
 

@@ -1,4 +1,4 @@
-"""Writes a model's sizes to JSON and reads them, as run.json holds them."""
+"""Converts a model's sizes to and from JSON, as stored in run.json."""
 
 import dataclasses
 from typing import Any
@@ -22,11 +22,11 @@ def from_json(value: Any, where: str) -> family.Config:
   """Returns the sizes that `to_json` wrote.
 
   Args:
-    value: the JSON value; without a family it is of families.FIRST.
+    value: the JSON value; the default family is families.FIRST.
     where: its file and field, for messages.
 
   Raises:
-    ConfigError: names the field that is missing or wrong.
+    ConfigError: a field is missing or wrong.
   """
   if not isinstance(value, dict):
     raise errors.ConfigError(

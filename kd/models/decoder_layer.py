@@ -18,12 +18,12 @@ from kd.partitioning import rules
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-  """What the layers of two families differ in, apart from their sizes.
+  """The differences between families' layers, apart from sizes.
 
   Attributes:
-    norm_offset: a norm multiplies by its parameter plus this.
-    activation: of the MLP's gate.
-    has_post_norms: whether attention and the MLP have a norm after them too.
+    norm_offset: added to a norm's parameter to get its multiplier.
+    activation: activation of the MLP's gate.
+    has_post_norms: whether a norm also follows attention and the MLP.
   """
 
   norm_offset: float
@@ -49,11 +49,11 @@ class DecoderLayer(nn.Module):
   """Attention and a gated MLP, each with a norm before it.
 
   Attributes:
-    style: what the family's layers are like.
+    style: style of the family's layers.
     config: the model's sizes.
     shows_heads: whether queries, keys and values are returned.
     kernel: see layers.Attention.
-    round_inputs: of all products with weights.
+    round_inputs: rounding of the inputs of all products with weights.
   """
 
   style: ClassVar[Style]
@@ -69,7 +69,7 @@ class DecoderLayer(nn.Module):
     Returns:
       [B, L, D], the updated cache, and (query, key, value) or None.
     """
-    # Only a named value can be saved in the host's memory.
+    # Only a named value can be saved in host memory.
     x = ad_checkpoint.checkpoint_name(x, layer_stack.LAYER_INPUT)
     axes = layers.BY_ROW_AXES if cache is None else layers.DECODING_AXES
     epsilon, width = self.config.norm_epsilon, self.config.embed_dim
@@ -109,10 +109,10 @@ class DecoderLayer(nn.Module):
   def add_mlp(self, x, weights, weight_axes, axes):
     """Returns x plus the MLP's output.
 
-    A method of its own, so that layer_measures can intercept it.
+    This is a separate method so that layer_measures can intercept it.
     """
-    # One function of each position, which is all that the gradient of a long
-    # row computes once more.
+    # A position-wise function, the only one that gradients of long rows
+    # recompute.
     return matmul.by_position(
       functools.partial(
         _mlp_block,

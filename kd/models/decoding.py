@@ -1,8 +1,8 @@
 """Decodes with a Transformer: prompts to a KV cache, then token by token.
 
-Layers are not scanned here, and each one's weights and cache are arrays of
-their own: out of stacked ones XLA would copy a layer's part at every token.
-nn.Module offers these functions as methods.
+Layers are not scanned here. Each layer's weights and cache are separate arrays,
+since XLA would copy a layer's part of stacked arrays at every token.
+transformer.Transformer has these functions as methods.
 """
 
 import functools
@@ -27,9 +27,9 @@ from kd.partitioning import rules
 Array = types.Array
 PyTree = types.PyTree
 
-# By layer a (key, value) pair of [B, M, G, H]; position p lies in slot p % M.
-# M of a global layer is all positions there may be, of a local one at most its
-# window: what a position overwrites there, no later one sees.
+# A (key, value) pair of [B, M, G, H] per layer; position p is in slot p % M.
+# For a global layer M is the maximum number of positions. For a local layer it
+# is at most its window: later positions do not see those that were overwritten.
 Cache = tuple[tuple[Array, Array], ...]
 
 CACHE_AXES = ('batch', None, 'kv_heads', None)
@@ -38,12 +38,12 @@ _BY_SLOT = (None, 'prompt_slots', 'kv_heads', None)
 
 @struct.dataclass
 class Weights:
-  """Parameters as decoding reads them.
+  """Parameters in the form that decoding uses.
 
   Attributes:
     embedding: [V, D].
     layers: the parameters of each of the S layers, matrices as Operands.
-    final_norm: those of the last norm.
+    final_norm: the parameters of the final norm.
     head: [V, D], the output embedding if it is not tied, else None.
   """
 
@@ -59,14 +59,14 @@ class Weights:
 
 
 def weights(model: nn.Module, params: PyTree) -> Weights:
-  """Takes layers apart, and casts matrices as the layers cast them.
+  """Unstacks layers, and casts matrices as the layers cast them.
 
-  Otherwise decoding would read and cast the float32 ones at every token. The
-  norms' parameters stay as they are.
+  Otherwise decoding would read and cast float32 matrices at every token. The
+  norms' parameters are not changed.
 
   Args:
     model: the Transformer.
-    params: its parameters, as training has them.
+    params: its parameters, in the form of training.
   """
   c = model.config
   outputs = {
@@ -110,7 +110,7 @@ def _for_decoding(leaf):
 
 @jax.named_scope(layers.KV_CACHE)
 def empty(model: nn.Module, batch: int, slots: int) -> Cache:
-  """Returns a cache with room for `slots` positions in each of `batch` rows."""
+  """Returns an empty cache for `slots` positions in each of `batch` rows."""
   c = model.config
 
   def one(kind):
@@ -136,10 +136,10 @@ def prefill(
 
   Args:
     model: the Transformer.
-    params: its parameters, as training has them.
+    params: its parameters, in the form of training.
     tokens: int32 [B, L], padded on the right.
     lengths: int32 [B], 0 to L, number of tokens of each row.
-    images: the prompts' images; None without.
+    images: the prompts' images, or None.
 
   Returns:
     [B, L, D], hidden states after the final norm, and a cache with L slots.
@@ -178,7 +178,7 @@ def prefill(
 
 
 def _positions(last: Array, slots: int) -> Array:
-  """Returns the positions in a cache's slots, below 0 in those not yet used.
+  """Returns the positions in a cache's slots, below 0 in unused slots.
 
   Args:
     last: int32 [B, 1], the latest position of each row.
@@ -195,18 +195,18 @@ def insert(cache: Cache, rows: Cache, take: Array, source: Array) -> Cache:
   """Replaces some rows of the cache with prompts' rows.
 
   Args:
-    cache: B rows.
-    rows: P rows with as many slots, or fewer.
-    take: bool [B], which rows of the cache are replaced.
-    source: int32 [B], by which of `rows`.
+    cache: cache of B rows.
+    rows: cache of P rows with at most as many slots.
+    take: bool [B], whether to replace a row of the cache.
+    source: int32 [B], index into `rows` for each row of the cache.
 
   Returns:
-    The cache.
+    The new cache.
   """
 
   def pick(new):
-    # A row's prompt may be on any device. Split by slots, rows are picked where
-    # they are; otherwise each device would gather all of them.
+    # A row's prompt may be on any device. If sharded by slots, rows are picked
+    # locally; otherwise each device would gather all of them.
     return rules.constrain(rules.constrain(new, _BY_SLOT)[source], _BY_SLOT)
 
   def put(old, new):
@@ -230,12 +230,12 @@ def extend(
   Args:
     model: the Transformer.
     held: its weights.
-    cache: of all earlier positions.
+    cache: cache of all earlier positions.
     ids: int32 [B].
-    positions: int32 [B], where they stand in their rows.
+    positions: int32 [B], positions of the ids in their rows.
 
   Returns:
-    [B, D], their hidden states after the final norm, and the cache with them.
+    [B, D], hidden states after the final norm, and the updated cache.
   """
   c = model.config
   positions = positions[:, None]

@@ -1,4 +1,4 @@
-"""Looks up rows of an embedding that is split over devices."""
+"""Looks up rows of an embedding that is sharded over devices."""
 
 import jax
 import jax.numpy as jnp
@@ -13,21 +13,21 @@ Array = types.Array
 def _lookup(table, tokens):
   """Returns the rows [B, L, D] of tokens [B, L].
 
-  The table is split by vocabulary. Each device takes all ids of its columns
-  instead of all columns of its ids: columns of the table and of the result are
-  exchanged, and no device ever holds the whole table.
+  The table is sharded by vocabulary. For the lookup it is resharded by columns,
+  so that each device looks up all tokens in its columns, and so is the result
+  afterwards. No device ever has the whole table.
   """
   table = _laid_out(table, (None, 'lookup_width'))
   tokens = rules.constrain(tokens, ('gathered_batch', None))
   x = computed.rows(table, tokens)
   x = rules.constrain(x, ('gathered_batch', None, 'lookup_width'))
-  # One exchange for each axis of the mesh: the compiler gathers all of it
-  # where it has to exchange along two at a time.
+  # One exchange per axis of the mesh, since the compiler gathers the whole
+  # array to exchange along two axes at a time.
   return rules.constrain(x, ('gathered_batch', 'length', 'looked_up_width'))
 
 
 def _laid_out(table, names):
-  """Lays out a table, which may be several arrays with a row for each id."""
+  """Lays out a table, which may be several arrays with one row per id."""
   return jax.tree.map(lambda x: rules.constrain(x, names), table)
 
 
@@ -46,7 +46,7 @@ def embed(
     table: [V, D].
     tokens: int32 [B, L].
     dtype: data type of the result.
-    scale: rows are multiplied by it, once it is rounded to `dtype`; or None.
+    scale: multiplier of the rows, rounded to `dtype` first; or None.
 
   Returns:
     [B, L, D].
@@ -58,10 +58,10 @@ def embed(
 def embed_few(
   table: Array, tokens: Array, dtype: jnp.dtype, scale: float | None
 ) -> Array:
-  """Does as `embed`, for so few tokens that to sum them over devices is cheap.
+  """Computes the same as `embed`, for few tokens.
 
-  The table stays split by vocabulary: each device looks up the tokens of its
-  part, and the parts are summed.
+  The table stays sharded by vocabulary: each device looks up the tokens of its
+  shard, and the results are summed, which is cheap for few tokens.
   """
   table = _laid_out(table, ('vocab', None))
   tokens = rules.constrain(tokens, ('gathered_batch', None))

@@ -1,7 +1,7 @@
 """The registry of model families, by name, variant and kind of file.
 
-A family is imported when it is first needed, so that the config's page, which
-needs the names of variants alone, imports no model.
+A family is imported on first use, so that the page of the config, which needs
+only the names of variants, imports no model.
 """
 
 from collections.abc import Mapping
@@ -21,13 +21,13 @@ if typing.TYPE_CHECKING:
 NAMES = ('gemma3', 'qwen3')
 # The kind of the registry of chat templates, kd.input_pipeline.templates.
 CHAT_TEMPLATE = 'chat template'
-# Of run.json files that were written before there was a second family.
+# The family of run.json files from before there were several families.
 FIRST = 'gemma3'
 
 
 @functools.cache
 def get(name: str) -> 'family.Family':
-  """Returns the family of that name."""
+  """Returns a family by its name."""
   return importlib.import_module(f'kd.models.{name}.family').FAMILY
 
 
@@ -37,7 +37,7 @@ def of(config: 'family.Config') -> 'family.Family':
 
 
 def variants() -> dict[str, tuple[str, Mapping[str, Any]]]:
-  """Returns (family, fields) by the name of the variant."""
+  """Returns (family, fields) by the variant's name."""
   named = {}
   for name in NAMES:
     module = importlib.import_module(f'kd.models.{name}.variants')
@@ -59,7 +59,7 @@ def chat_templates() -> dict[str, 'chat_turns.Template']:
 
 
 def turn_marks() -> tuple['chat_turns.Marks', ...]:
-  """Returns the marks of turns of all families' templates and of plugins'."""
+  """Returns the turn marks of all families' and plugins' templates."""
   templates = list(chat_templates().values())
   known = registry.of(CHAT_TEMPLATE)
   if known:
@@ -69,11 +69,11 @@ def turn_marks() -> tuple['chat_turns.Marks', ...]:
 
 
 def variant(name: str, path: str, with_vision: bool = False) -> 'family.Config':
-  """Returns the sizes of the variant of that name.
+  """Returns the sizes of a variant.
 
   Args:
     name: the variant, e.g. '1b' or 'qwen3_8b'.
-    path: the config path that holds the name, for the message.
+    path: the config path of the name, for the message.
     with_vision: whether the model has its vision tower, if there is one.
 
   Raises:
@@ -88,7 +88,7 @@ def variant(name: str, path: str, with_vision: bool = False) -> 'family.Config':
 
 
 def model_types() -> dict[str, str]:
-  """Returns the name of the family by `model_type` of a config.json."""
+  """Returns the family's name by `model_type` of a config.json."""
   return {kind: name for name in NAMES for kind in get(name).hf_model_types}
 
 
@@ -109,7 +109,7 @@ def by_model_type(model_type: str, path: str) -> 'family.Family':
 
 
 def gguf_lists() -> tuple[str, ...]:
-  """Returns the lists in GGUF metadata that the families read."""
+  """Returns the keys of the lists in GGUF metadata that the families need."""
   return tuple(key for name in NAMES for key in get(name).gguf_lists)
 
 

@@ -1,10 +1,10 @@
 """The protocol of a model family: its sizes, its model, and its files.
 
-A family is a folder of this package, such as kd/models/gemma3, where
-`family.py` defines `FAMILY`, a Family; `variants.py` its sizes by name;
+A family is a folder of this package, such as kd/models/gemma3, in which
+`family.py` defines `FAMILY`, a Family; `variants.py` its sizes by name; and
 `chat_template.py` `TEMPLATES`, its chat templates by name. One line of
-kd/models/families.py registers it. Code outside the folder asks a Config, a
-Model or the Family, and knows no parameter, key or file name of its own.
+kd/models/families.py registers it. Code outside the folder uses its Config,
+Model and Family, and contains none of its parameter names, keys or file names.
 """
 
 import abc
@@ -30,15 +30,14 @@ Config = model_config.Config
 class Model(Protocol):
   """A model without its parameters; kd/models/transformer.py implements it.
 
-  Two models are equal, and share compiled programs, if their attributes are.
+  Models with equal attributes are equal and share compiled programs.
 
   Attributes:
     config: its sizes.
     dtype: data type of activations; parameters may have another.
     remat: a name of transformer.REMAT_POLICIES.
-    kernel: what computes attention within rows, see attention.causal.
-    embedding_scale: input embeddings are multiplied by it; None: they are not
-      scaled.
+    kernel: kernel of attention within rows, see attention.causal.
+    embedding_scale: multiplier of input embeddings; None without scaling.
   """
 
   config: Config
@@ -48,7 +47,7 @@ class Model(Protocol):
   embedding_scale: float | None
 
   def clone(self, **changes: Any) -> 'Model':
-    """Returns a copy with other attributes; resolve sets the kernel so."""
+    """Returns a copy with other attributes, such as the kernel."""
 
   def forward(
     self,
@@ -57,13 +56,14 @@ class Model(Protocol):
     spec: types.TapSpec,
     layer_weights: Array | None = None,
   ) -> tuple[Array, types.Taps]:
-    """Runs whole rows; training, teachers and evaluation call it.
+    """Runs whole rows, in training, teachers and evaluation.
 
     Args:
       params: the parameters.
       batch: rows of [B, L].
-      spec: the layers whose outputs or heads are returned too; static.
-      layer_weights: float32 [S, B], factors of what layers add; None: 1.
+      spec: the layers whose outputs or heads are also returned; static.
+      layer_weights: float32 [S, B], multipliers of the layers' updates; None
+        for 1.
 
     Returns:
       Hidden states after the final norm [B, L, D], and the taps in spec's
@@ -78,20 +78,20 @@ class Model(Protocol):
     """
 
   def init_params(self, rng: Array) -> types.PyTree:
-    """Returns random float32 parameters, for `init` random."""
+    """Returns random float32 parameters."""
 
   def abstract_params(self) -> types.PyTree:
     """Returns the shape and type of each parameter; computes nothing."""
 
   def logical_axes(self) -> types.PyTree:
-    """Returns each parameter's PartitionSpec of names in partitioning.rules."""
+    """Returns PartitionSpecs with the axis names of partitioning.rules."""
 
   def is_frozen(self, path: str) -> bool:
-    """Returns whether a parameter such as layers.3.mlp.gate never changes."""
+    """Returns whether a parameter, e.g. layers.3.mlp.gate, is not trained."""
 
   @property
   def representation(self) -> dict[str, Any]:
-    """How values are rounded and `core` is wrapped, as JSON; {} if neither."""
+    """The rounding of values and the wrappers of `core`, as JSON, or {}."""
 
   @property
   def core(self) -> 'Model':
@@ -101,25 +101,25 @@ class Model(Protocol):
     """Returns the parameters of `core`; matrices may be computed.Computed."""
 
   def from_plain(self, params: types.PyTree, rng: Array) -> types.PyTree:
-    """Returns parameters from those of `core`; `rng` is for what it adds."""
+    """Returns parameters from those of `core`; `rng` is for added ones."""
 
   def with_dropout(self, params: types.PyTree, rng: Array) -> types.PyTree:
-    """Returns the parameters of one training step, which drops some inputs."""
+    """Returns the parameters of one training step, with dropout of inputs."""
 
   def plain_params(self, params: types.PyTree) -> types.PyTree:
     """Returns the parameters of `core` with the same outputs, for export."""
 
   def decoding_weights(self, params: types.PyTree) -> types.PyTree:
-    """Returns the parameters as `extend` reads them, converted once.
+    """Returns the parameters in the form that `extend` uses.
 
     The result has an attribute `unembedding` [V, D], an array or an Operand,
-    as `matmul.logits` takes it. kd/sampling calls this and the methods below.
+    for `matmul.logits`. kd/sampling calls this and the methods below.
     """
 
   def empty_cache(self, batch: int, slots: int) -> types.PyTree:
-    """Returns a KV cache with room for `slots` positions in each row.
+    """Returns an empty KV cache for `slots` positions in each row.
 
-    Each of its arrays has rows first, then slots.
+    The first two axes of its arrays are rows and slots.
     """
 
   def prefill(
@@ -132,10 +132,10 @@ class Model(Protocol):
     """Computes the hidden states and the cache of prompts.
 
     Args:
-      params: the parameters, as training has them.
+      params: the parameters, in the form of training.
       tokens: int32 [B, L], padded on the right.
       lengths: int32 [B], 0 to L, number of tokens of each row.
-      images: the prompts' images; None without.
+      images: the prompts' images, or None.
 
     Returns:
       [B, L, D], hidden states after the final norm, and a cache with L slots.
@@ -151,30 +151,30 @@ class Model(Protocol):
     """Computes hidden states of the next token of each row.
 
     Args:
-      held: from decoding_weights.
-      cache: of all earlier positions.
+      held: the result of decoding_weights.
+      cache: cache of all earlier positions.
       ids: int32 [B].
-      positions: int32 [B], their positions in their rows.
+      positions: int32 [B], positions of the ids in their rows.
 
     Returns:
-      [B, D], hidden states after the final norm, and the cache with them.
+      [B, D], hidden states after the final norm, and the updated cache.
     """
 
 
 class Family(abc.ABC):
-  """A model family: what is asked without a model's parameters.
+  """A model family: all functions that need no parameters.
 
   Attributes:
     title: its name in messages.
     config_type: its Config.
     chat_template: the name, in the family's chat_template.py, of the template
       that its instruction-tuned models were trained with.
-    hf_model_types: values of `model_type` in config.json that are its models.
+    hf_model_types: values of `model_type` in config.json of its models.
     gguf_architecture: value of `general.architecture` in its GGUF files.
     gguf_lists: keys of lists in their metadata that are read; others, such as
       vocabularies, are skipped.
     license: the license of its published models, by its name on the hub.
-    notice: what must accompany a model that is made from them; '' for nothing.
+    notice: notice that must accompany derived models; '' without one.
     reads_images: whether its models may have a vision tower.
   """
 
@@ -201,8 +201,8 @@ class Family(abc.ABC):
     """Returns every tensor of a file, and the parameter that it belongs to.
 
     Import, export, `keep_layers` and pruning use it. Tensors that belong to no
-    layer come first, the input embedding before all; then those of each layer
-    in turn, in one order.
+    layer come first, starting with the input embedding, followed by those of
+    each layer, always in the same order.
     """
 
   @abc.abstractmethod
@@ -214,7 +214,7 @@ class Family(abc.ABC):
       file: its path, for messages.
 
     Raises:
-      ConfigError: a key is missing, wrong, or asks for what the family lacks.
+      ConfigError: a key is missing, wrong or not supported by the family.
     """
 
   @abc.abstractmethod
@@ -222,7 +222,7 @@ class Family(abc.ABC):
     """Returns the keys of config.json that describe the model, for export."""
 
   def hf_processor(self, config: Config) -> dict[str, dict[str, Any]]:
-    """Returns the files of an exported folder that say how images are read.
+    """Returns the files of an exported folder that configure preprocessing.
 
     Returns:
       JSON values by the file's name; {} for a model without a vision tower.
@@ -231,26 +231,26 @@ class Family(abc.ABC):
     return {}
 
   def hf_text_module(self, model_type: str) -> str:
-    """Returns the path of the layers' parent in the class of a model_type."""
+    """Returns the path of the layers' parent module for a model_type."""
     del model_type
     return 'model'
 
   def hf_key(self, key: str, with_vision: bool) -> str | None:
-    """Returns the tensor's name in `tensors` of a key of a safetensors file.
+    """Converts a key of a safetensors file to the tensor's name in `tensors`.
 
     Args:
-      key: as the file has it.
-      with_vision: whether the vision tower is read.
+      key: the key in the file.
+      with_vision: whether the vision tower is loaded.
 
     Returns:
-      The name; the key itself if it is no tensor of the family; None if it is
-      to be left out: a tensor of a vision tower that is not read.
+      The name; the key itself if it is not a tensor of the family; None for a
+      tensor of a vision tower that is not loaded.
     """
     del with_vision
     return key
 
   def hf_file_key(self, config: Config, key: str) -> str:
-    """Returns the key of an exported file for a tensor's name in `tensors`."""
+    """Converts a tensor's name in `tensors` to the key of an exported file."""
     del config
     return key
 
@@ -269,7 +269,7 @@ class Family(abc.ABC):
       file: its path, for messages.
 
     Raises:
-      ConfigError: a field is missing, wrong, or asks for what the family lacks.
+      ConfigError: a field is missing, wrong or not supported by the family.
     """
 
   @abc.abstractmethod
@@ -277,17 +277,17 @@ class Family(abc.ABC):
     """Returns the fields of a GGUF header that describe the model, for export.
 
     Returns:
-      Values by key without the architecture.
+      Values by key, without the prefix of the architecture.
     """
 
   def vision_to_gguf(self, config: Config) -> dict[str, Any]:
-    """Returns the metadata of a file of the vision tower that `config` has."""
+    """Returns the GGUF metadata of the vision tower of `config`."""
     raise NotImplementedError(f'{self.title} has no vision tower')
 
   def vision_from_gguf(
     self, metadata: Mapping[str, Any], shapes: Shapes, file: str
   ) -> tuple[vision_config.VisionConfig, int]:
-    """Converts the header of llama.cpp's file of a vision tower.
+    """Converts the header of llama.cpp's vision tower file.
 
     Args:
       metadata: its fields.
@@ -298,7 +298,7 @@ class Family(abc.ABC):
       The tower's sizes, and the width of the text model.
 
     Raises:
-      ConfigError: it is no tower of the family, or a field is wrong.
+      ConfigError: it is not a tower of the family, or a field is wrong.
     """
     raise NotImplementedError(f'{self.title} has no vision tower')
 
@@ -311,32 +311,32 @@ class Family(abc.ABC):
   def to_gguf(
     self, config: Config, tensor: tensors_lib.Tensor, array: np.ndarray
   ) -> np.ndarray:
-    """Converts a parameter to the array that a GGUF file holds, for export.
+    """Converts a parameter to the array in a GGUF file, for export.
 
     Args:
       config: the model.
       tensor: the parameter, an entry of `tensors`.
-      array: its float32 values, of tensor.shape.
+      array: its float32 values, in tensor.shape.
     """
     del config
     return tensor.to_file(array, tensors_lib.GGUF)
 
   def gguf_note(self, config: Config) -> str:
-    """Says which versions of llama.cpp read an exported model, '' if all do."""
+    """Returns a note if some versions of llama.cpp misread the model, or ''."""
     del config
     return ''
 
   def hf_problem(self, config: Config) -> str:
-    """Says why transformers refuses the model's sizes, '' if it does not."""
+    """Returns why transformers rejects the model's sizes, or ''."""
     del config
     return ''
 
   def export_warning(self, config: Config, source: Config | None) -> str:
-    """Says which programs cannot load an exported model, '' if all can.
+    """Returns a warning if some programs cannot load the model, or ''.
 
     Args:
       config: the model.
-      source: the larger model whose layers it keeps, if any.
+      source: the larger model that its layers are from, if any.
     """
     del config, source
     return ''

@@ -1,6 +1,6 @@
 """Fields of files that describe a model: config.json and GGUF metadata.
 
-An error names the file, the field, what was found and what is legal.
+Errors report the file, the field, the value and the legal values.
 """
 
 from collections.abc import Mapping
@@ -11,17 +11,17 @@ import numpy as np
 from kd.core import errors
 from kd.core import json_files
 
-# Bounds that no model comes near; beyond them a size is a damaged file's, and
-# would take the memory of the machine before a tensor contradicts it.
+# Bounds far above the sizes of real models. Larger values in a damaged file
+# could exhaust memory before they are compared with its tensors.
 MOST = 2**31 - 1
 MOST_LAYERS = 1024
 
 
 def number(value: Any, path: str, kind: type = int, most: float = MOST) -> Any:
-  """Returns a size or a constant of a model.
+  """Checks and returns a size or a constant of a model.
 
   Args:
-    value: the file's value, None if it has none.
+    value: the value in the file, or None.
     path: the file and its field, for messages.
     kind: int or float.
     most: the largest legal value.
@@ -30,7 +30,7 @@ def number(value: Any, path: str, kind: type = int, most: float = MOST) -> Any:
     The value, as a `kind`.
 
   Raises:
-    ConfigError: the value is missing, is no number, or is out of range.
+    ConfigError: the value is missing, not a number, or out of range.
   """
   legal = f'a number above 0, up to {most}'
   if kind is int:
@@ -38,7 +38,7 @@ def number(value: Any, path: str, kind: type = int, most: float = MOST) -> Any:
   if value is None:
     raise errors.ConfigError(path, 'missing', legal=legal)
   is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-  # Compared first: `int` and `float` fail on infinity and on huge integers.
+  # Compared first, since `int` and `float` fail on infinity and huge integers.
   if not is_number or not 0 < value <= most or kind(value) != value:
     raise errors.ConfigError(
       path, f'found {json_files.short(value)}', legal=legal
@@ -52,7 +52,7 @@ def check_kv_heads(heads: int, kv_heads: int, path: str, name: str) -> None:
   Args:
     heads: query heads.
     kv_heads: key and value heads.
-    path: the file and its field of `kv_heads`.
+    path: the file and field of `kv_heads`, for the message.
     name: the field of `heads`.
   """
   if heads % kv_heads:
@@ -82,9 +82,9 @@ class Json:
     """Wraps an object.
 
     Args:
-      file: its file, and where it is in it, for messages.
+      file: the object's file and its location there, for messages.
       values: the object.
-      defaults: what a missing key means.
+      defaults: values of missing keys.
     """
     self.file = file
     self.values = values
@@ -122,10 +122,11 @@ class Json:
     return value
 
   def check_fixed(self, fixed: Mapping[str, Any]) -> None:
-    """Refuses keys that have another value than the only legal one.
+    """Raises ConfigError if a key has another value than the legal one.
 
     Args:
-      fixed: the legal values; a key may be missing, and null means false.
+      fixed: the legal value of each key. A key may be missing, and null means
+        false.
     """
     for key, legal in fixed.items():
       value = self.values.get(key, legal)
@@ -136,11 +137,11 @@ class Json:
   def layer_types(
     self, count: int, kinds: Mapping[str, str]
   ) -> tuple[str, ...] | None:
-    """Returns the kinds that `layer_types` lists, None if it is missing.
+    """Returns the kinds of layers in `layer_types`, None if it is missing.
 
     Args:
       count: the number of layers.
-      kinds: by legal name of a type.
+      kinds: kind of layer by legal name of a type.
     """
     key = 'layer_types'
     if not self.has(key):
@@ -164,15 +165,15 @@ class Json:
 
 
 def rope_factor(fields: Json, key: str, scaling: Any) -> float:
-  """Returns the factor that positions are divided by.
+  """Returns the divisor of positions.
 
   Args:
-    fields: the object that holds `scaling`.
+    fields: the object that contains `scaling`.
     key: its key, for messages.
     scaling: the value of a `rope_scaling`, or an entry of `rope_parameters`.
 
   Raises:
-    ConfigError: it is another scaling than none or a linear one.
+    ConfigError: the scaling is neither none nor linear.
   """
   types = []
   if isinstance(scaling, dict):
@@ -202,9 +203,9 @@ class Gguf(Json):
 
     Args:
       file: the file, for messages.
-      architecture: what the fields' keys begin with.
+      architecture: the prefix of the fields' keys.
       metadata: all fields of the file.
-      defaults: what a missing field means, by key without the architecture.
+      defaults: values of missing fields, by key without the prefix.
     """
     self._prefix = f'{architecture}.'
     own = {
@@ -223,7 +224,7 @@ class Gguf(Json):
     return self.values.get(key)
 
   def rope_factor(self) -> float:
-    """Returns the factor that positions are divided by.
+    """Returns the divisor of positions.
 
     A factor without a type is linear; `rope.scale_linear` is its older name.
     """

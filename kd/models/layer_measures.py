@@ -1,7 +1,7 @@
 """Measures activations inside layers during a forward pass.
 
-What is computed of them is returned in their place: no activation of a layer
-outlives the layer.
+Only the measurements are returned, so no activation of a layer outlives the
+layer.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,13 +28,14 @@ class Measures:
   """Functions of one layer's activations; each returns arrays by name.
 
   Attributes:
-    layer: of the layer's input and output, both [B, L, D].
-    attention_input: of the output [B, L, D] of the norm before attention.
-    heads: of query [B, L, N, H], key [B, L, G, H], the attention mask and what
-      the out projection reads, [B, L, N, H].
-    mlp: sums over positions, of the output [B, L, D] of the norm before the
-      MLP, what the down projection reads, [B, L, F], and weights [B, L]; called
-      with a slice of positions at a time.
+    layer: function of the layer's input and output, both [B, L, D].
+    attention_input: function of the output [B, L, D] of the norm before
+      attention.
+    heads: function of query [B, L, N, H], key [B, L, G, H], the attention mask
+      and the input [B, L, N, H] of the out projection.
+    mlp: function of the output [B, L, D] of the norm before the MLP, the input
+      [B, L, F] of the down projection and weights [B, L], which returns sums
+      over positions; called with a slice of positions at a time.
   """
 
   layer: Callable[[Array, Array], Measured]
@@ -56,12 +57,11 @@ def of(
     model: the model.
     params: its parameters.
     batch: rows of [B, L].
-    weights: float32 [B, L], which `measures.mlp` is given.
-    measures: what to compute.
+    weights: float32 [B, L], passed to `measures.mlp`.
+    measures: the functions to compute.
 
   Returns:
-    What `measures` return, by name, each with the layers along a new first
-    axis.
+    The results of `measures` by name, each with layers along a new first axis.
   """
 
   def intercept(call, args, kwargs, context):
@@ -112,7 +112,7 @@ def _measure_mlp(layer, args, weights, measures):
   style, epsilon = layer.style, layer.config.norm_epsilon
 
   def measure(x, weights):
-    # The compiler merges this with the layer's own, where rows are not sliced.
+    # Where rows are not sliced, the compiler merges this with the layer's own.
     y = layers.rms_norm(x, before, epsilon, style.norm_offset)
     hidden = layers.gated_hidden(style.activation, axes, y, gate, up)
     return measures.mlp(y, hidden, weights)
@@ -121,7 +121,7 @@ def _measure_mlp(layer, args, weights, measures):
 
 
 def _by_name(config, state):
-  """Returns what was measured, stacked over layers."""
+  """Returns the measurements by name, stacked over layers."""
   by_layer = []
   for layer in range(config.num_layers):
     own = layer_stack.params_of(config, state, layer)

@@ -1,8 +1,8 @@
 """Runs a model's layers, those of whole periods as one scanned program.
 
-Only this file knows where a layer's parameters are in the tree: those of the
-scanned layers are stacked, with one entry for each period along their first
-axis; the layers behind the last whole period have arrays of their own.
+Only this file defines the locations of layers' parameters in the tree. Those of
+scanned layers are stacked, with one entry for each period along the first axis.
+The layers after the last whole period have separate arrays.
 """
 
 from collections.abc import Callable
@@ -21,20 +21,20 @@ from kd.models import taps
 from kd.models import tensors
 from kd.partitioning import rules
 
-# Keys in the parameter tree: scanned layers, and the layers behind them.
+# Keys in the parameter tree: scanned layers, and the layers after them.
 _SCANNED, _REST = 'pattern', 'remainder'
-# Where a vision tower has the stack of its layers.
+# Keys of the stacked layers of a vision tower.
 _TOWER = 'vision', 'tower', 'layers'
 
-# Flax's collection of what layer_measures computes inside layers.
+# Flax's collection for the results of layer_measures.
 MEASURED = 'measured'
 
 # Name of the value that rematerialization saves.
 LAYER_INPUT = 'layer_input'
 
-# By name of `student.remat`: what the backward pass finds saved of each layer:
-# everything; its input; its input and matmul outputs; its input, in the host's
-# memory; its input, and in the host's memory matmul outputs.
+# By name of `student.remat`. Values of each layer that are saved for the
+# backward pass, in this order: all; its input; its input and matmul outputs;
+# its input, in host memory; its input, and matmul outputs in host memory.
 REMAT_POLICIES = {
   'none': None,
   'block': jax.checkpoint_policies.nothing_saveable,
@@ -56,15 +56,15 @@ REMAT_POLICIES = {
 
 
 def location(config: family.Config, layer: int) -> tensors.Location:
-  """Returns where a layer's parameters are.
+  """Returns the location of a layer's parameters.
 
   Args:
     config: the model.
     layer: the layer's index.
 
   Returns:
-    Keys into the parameter tree, and the index along the first axis of arrays
-    there, None if these are the layer's own.
+    Keys into the parameter tree, and the index along the first axis of the
+    arrays, None if they are not stacked.
   """
   group, position = divmod(layer, config.scan_period)
   if group < config.scan_groups:
@@ -86,10 +86,10 @@ def paths(config: family.Config, keys: tuple[Any, ...]) -> tuple[str, ...]:
 
   Args:
     config: the model.
-    keys: of the parameter, as jax.tree_util gives them or as text.
+    keys: keys of the parameter, from jax.tree_util or as text.
 
   Returns:
-    One path, or those of the layers along its first axis.
+    One path, or one for each layer along the first axis.
   """
   root, *names = (jax.tree_util.keystr((key,), simple=True) for key in keys)
   if (root, *names[:2]) == _TOWER:
@@ -107,7 +107,7 @@ def paths(config: family.Config, keys: tuple[Any, ...]) -> tuple[str, ...]:
 
 
 def matches(expression: str, path: str) -> bool:
-  """Returns whether an expression matches a path, or its beginning to a dot.
+  """Returns whether an expression matches a path, or its prefix up to a dot.
 
   Args:
     expression: a regular expression.
@@ -121,21 +121,21 @@ def is_stacked(path: tuple[Any, ...]) -> bool:
   """Returns whether a parameter has several layers along its first axis.
 
   Args:
-    path: its keys, as jax.tree_util gives them.
+    path: its keys, from jax.tree_util.
   """
   stacks = _SCANNED, _TOWER[-1]
   return any(jax.tree_util.DictKey(name) in path for name in stacks)
 
 
 class _Layers(nn.Module):
-  """Runs a few layers in a row: one period, or the layers behind the scan.
+  """Runs consecutive layers: one period, or the layers after the scan.
 
   Attributes:
     config: the model's sizes.
-    layer_type: the family's layer, a module with the call of layers.Attention.
+    layer_type: the family's layer, a module called like layers.Attention.
     kinds: kind of each layer.
     remat: a name of REMAT_POLICIES.
-    tapped: layers whose output or heads are returned, numbered from 0 here.
+    tapped: layers with returned output or heads, counted from 0 here.
     kernel: see attention.causal.
     round_inputs: see layers.RoundInputs.
   """
@@ -169,7 +169,7 @@ class _Layers(nn.Module):
 
 
 def _weighted(x, y, weights):
-  """Returns x + weight x (y - x) by row; where the weight is 0, x itself."""
+  """Returns x + weight x (y - x) by row, exactly x where the weight is 0."""
   weights = weights[:, None, None].astype(x.dtype)
   return jnp.where(weights == 0, x, x + weights * (y - x))
 
@@ -177,19 +177,19 @@ def _weighted(x, y, weights):
 def dropout_weights(
   rate: float, num_layers: int, rows: int, rng: types.Array
 ) -> types.Array:
-  """Draws which rows skip which layers (stochastic depth, arXiv 1603.09382).
+  """Draws the layers that rows skip (stochastic depth, arXiv 1603.09382).
 
   Layer l = 1, ..., S is skipped by a row with probability rate x l / S.
 
   Args:
-    rate: of the last layer, below 1.
+    rate: probability for the last layer, below 1.
     num_layers: S.
     rows: B.
     rng: a random key.
 
   Returns:
-    float32 [S, B], what each layer adds to a row is multiplied by: 0, or 1 over
-    the probability that it is not skipped, so that the mean is 1.
+    float32 [S, B], multipliers of the layers' updates of a row: 0, or 1 over
+    the probability that the layer is not skipped, so that the mean is 1.
   """
   kept = 1.0 - rate * jnp.arange(1, num_layers + 1)[:, None] / num_layers
   return jax.random.bernoulli(rng, kept, (num_layers, rows)) / kept
@@ -198,15 +198,15 @@ def dropout_weights(
 def run(model: nn.Module, x, angles, masks, spec, weights=None):
   """Runs all layers, within a compact method of `model`.
 
-  Those of whole periods run in stages, if the active mesh has several.
+  Layers of whole periods run in stages, if the active mesh has several.
 
   Args:
-    model: the transformer.Transformer whose children the layers become.
+    model: the transformer.Transformer, the parent of the layers.
     x: [B, L, D], the first layer's input.
     angles: rotary angles [B, L, H / 2] by kind of layer.
     masks: attention_mask.AttentionMask by kind of layer.
     spec: the layers whose output or heads are returned.
-    weights: see dropout_weights; None: all 1.
+    weights: see dropout_weights; None for 1.
 
   Returns:
     [B, L, D], the last layer's output, and the Taps of `spec`.
@@ -244,8 +244,8 @@ def _scanned(model, groups, spec, **attributes):
   Args:
     model: the transformer.
     groups: the number of periods.
-    spec: of the whole model.
-    **attributes: its name, or its parent.
+    spec: layers with returned outputs, of the whole model.
+    **attributes: name or parent of the module.
   """
   period = model.config.scan_period
   scan = nn.scan(
@@ -255,7 +255,8 @@ def _scanned(model, groups, spec, **attributes):
     in_axes=(nn.broadcast, nn.broadcast, 0),
     length=groups,
     metadata_params={nn.PARTITION_NAME: 'layer_periods'},
-    # The check traces every layer once more, and so takes random keys.
+    # The check traces every layer once more, and thus draws random keys that
+    # initialization depends on.
     check_constancy_invariants=model.is_initializing(),
   )
   return scan(

@@ -1,6 +1,6 @@
-"""Parts that the layers of several families are made of.
+"""Building blocks of the layers of several families.
 
-A norm, the rotary embedding, grouped-query attention and the gated MLP.
+These are a norm, the rotary embedding, grouped-query attention and a gated MLP.
 """
 
 from collections.abc import Callable
@@ -19,23 +19,21 @@ from kd.models.attention import attention
 from kd.partitioning import rules
 
 Array = types.Array
-# From the inputs of a product, the number of last axes that form a vector, and
-# the range of all its inputs if there is one (float32 []), to the inputs that
-# the product uses.
+# Maps the inputs of a product, the number of last axes that form a vector, and
+# the range of all inputs (float32 [], or None) to the inputs that are used.
 RoundInputs = Callable[[Array, int, Array | None], Array]
 
-# Key of the ranges of the inputs of a module's two products, float32 [2]:
-# parameters of layers that have them (see quantization.running_ranges), and the
-# name of their axis.
+# Key of a parameter of some modules: the ranges of the inputs of their two
+# products, float32 [2]; see quantization.running_ranges.
 INPUT_RANGES = 'input_ranges'
 
-# Scopes of operations, by which a plan sorts what a program keeps in memory.
+# Scopes of operations, by which a plan classifies a program's memory.
 KV_CACHE = 'kv_cache'
 TRANSFORMER_LAYERS = 'transformer_layers'
 
 # Logical axes of [B, L, D] between layers. A decoding step has few rows of one
-# token: sums of them over devices are much smaller than the weights, so weights
-# stay where they are and rows are gathered.
+# token, whose sums over devices are much smaller than the weights. So rows are
+# gathered, and weights are not.
 BY_ROW_AXES = ('batch', 'length', None)
 DECODING_AXES = ('gathered_batch', None, 'embed')
 
@@ -63,26 +61,26 @@ def _fan_in(in_axis, out_axis):
   init = nn.initializers.variance_scaling(
     1.0, 'fan_in', 'truncated_normal', in_axis=in_axis, out_axis=out_axis
   )
-  # Flax traces it at every use of the parameter, to compare shapes: this way
-  # once for each shape.
+  # Flax traces it at every use of the parameter, to compare shapes. With jit it
+  # is traced once for each shape.
   return jax.jit(init, static_argnums=(1, 2))
 
 
 def unrounded(x: Array, axes: int, input_range: Array | None) -> Array:
-  """Returns the inputs of a product as they are; see RoundInputs."""
+  """Returns the inputs of a product unchanged; see RoundInputs."""
   del axes, input_range
   return x
 
 
 def input_ranges(module: nn.Module) -> tuple[Array, ...]:
-  """Returns the ranges that a module's parameters hold: one array, or none."""
+  """Returns a tuple with the input ranges of a module, or an empty one."""
   if module.has_variable('params', INPUT_RANGES):
     return (module.get_variable('params', INPUT_RANGES),)
   return ()
 
 
 def without_padding(x: Array, mask: attention_mask.AttentionMask) -> Array:
-  """Returns x [B, L, ...], 0 at padding, so that no range is padding's."""
+  """Returns x [B, L, ...], 0 at padding, which ranges must not depend on."""
   ids = mask.row.segment_ids
   return jnp.where(ids.reshape(*ids.shape, *[1] * (x.ndim - 2)) > 0, x, 0)
 
@@ -92,7 +90,7 @@ def _range(ranges, product):
 
 
 def rms_norm(x: Array, scale: Array, epsilon: float, offset: float) -> Array:
-  """Root-mean-square norm of the last axis, times `offset + scale`.
+  """Computes the RMS norm of the last axis, times `offset + scale`.
 
   It is computed in float32; the result has the type of x.
   """
@@ -109,7 +107,7 @@ class RMSNorm(nn.Module):
   Attributes:
     epsilon: added to the mean square.
     axis_name: logical name of the parameter's axis.
-    offset: 1 if the parameter is stored as its distance from 1, else 0.
+    offset: 1 if the parameter is stored minus 1, else 0.
   """
 
   epsilon: float
@@ -148,7 +146,7 @@ def rotary_angles(
 
 
 def rotate(x: Array, angles: Array) -> Array:
-  """Rotates x [B, L, N, H], first half against second, by [B, L, H / 2]."""
+  """Rotates pairs from both halves of x [B, L, N, H] by [B, L, H / 2]."""
   cos = jnp.cos(angles)[:, :, None, :]
   sin = jnp.sin(angles)[:, :, None, :]
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
@@ -159,13 +157,13 @@ def rotate(x: Array, angles: Array) -> Array:
 
 
 class Attention(nn.Module):
-  """Grouped-query attention with normed queries and keys.
+  """Grouped-query attention with normalized queries and keys.
 
   Attributes:
     config: the model's sizes.
-    norm_offset: of the norms, see RMSNorm.
-    kernel: what computes it without a cache, see attention.causal.
-    round_inputs: of its products with weights.
+    norm_offset: offset of the norms, see RMSNorm.
+    kernel: kernel for attention without a cache, see attention.causal.
+    round_inputs: rounding of the inputs of products with weights.
   """
 
   config: family.Config
@@ -180,14 +178,14 @@ class Attention(nn.Module):
     Args:
       x: [B, L, D].
       angles: [B, L, H / 2], see rotary_angles.
-      seen: without a cache, an attention_mask.Sight; with one, bool [B, L, M],
-        True where a query sees a key.
+      seen: without a cache, an attention_mask.AttentionMask; with one, bool
+        [B, L, M], whether a query sees a key.
       cache: None, or (key, value), each [B, M, G, H], to write to and read.
-      slots: None, or int32 [B, L], where in the cache each position goes.
+      slots: None, or int32 [B, L], slot of each position in the cache.
 
     Returns:
-      [B, L, D], the updated cache, and this row's (query, key, value) as
-      attention reads them: [B, L, N, H], [B, L, G, H] and [B, L, G, H].
+      [B, L, D], the updated cache, and the inputs (query, key, value) of
+      attention for these positions: [B, L, N, H], [B, L, G, H], [B, L, G, H].
     """
     c = self.config
     d, n, g, h = c.embed_dim, c.num_heads, c.num_kv_heads, c.head_dim
@@ -229,7 +227,7 @@ class Attention(nn.Module):
     if cache is None:
       attended = self.attend(query, key, value, seen)
       if ranges:
-        # Attention of a query that sees no key is the mean of all values.
+        # For a query that sees no key, attention is the mean of all values.
         attended = without_padding(attended, seen)
     else:
       rows = jnp.arange(x.shape[0])[:, None]
@@ -248,7 +246,7 @@ class Attention(nn.Module):
   def attend(self, query, key, value, mask):
     """Computes attention within rows: [B, L, N, H].
 
-    A method of its own, so that layer_measures can intercept it.
+    This is a separate method so that layer_measures can intercept it.
     """
     scale = self.config.attention_scale
     return attention.causal(query, key, value, mask, scale, self.kernel)
@@ -274,7 +272,7 @@ class MLP(nn.Module):
     )
 
   def input_ranges(self) -> tuple[Array, ...]:
-    """Returns its input_ranges."""
+    """Returns the module's input ranges; see the function."""
     return input_ranges(self)
 
 
@@ -291,8 +289,8 @@ def gated_mlp(
   """Computes `(activation(x gate) * (x up)) down` for x [B, L, D].
 
   Args:
-    activation: of the gate.
-    round_inputs: of the products.
+    activation: activation of the gate.
+    round_inputs: rounding of the inputs of the products.
     axes: logical axes of x.
     x: [B, L, D].
     gate: [D, F].
@@ -315,7 +313,7 @@ def gated_hidden(
   gate: Array,
   up: Array,
 ) -> Array:
-  """Returns what gated_mlp multiplies by `down`: [B, L, F]."""
+  """Computes the hidden values [B, L, F] of gated_mlp."""
   hidden = activation(matmul.project(x, gate))
   hidden = hidden * matmul.project(x, up)
   return rules.constrain(hidden, (*axes[:2], 'mlp'))

@@ -36,7 +36,7 @@ class Adapted(computed.Computed):
     base: W, [*inputs, *outputs].
     a: [*inputs, R].
     b: [R, *outputs].
-    scale: see the module.
+    scale: see the module's docstring.
   """
 
   base: Array
@@ -56,8 +56,8 @@ class Adapted(computed.Computed):
 def _product(a, b):
   """Returns a b for a [I, R] and b [R, O].
 
-  The batch axis of size 1 tells the policy "dots" of rematerialization not to
-  save the product, which would keep a copy of every layer's matrix.
+  Because of the batch axis of size 1, the policy "dots" of rematerialization
+  does not save the product, which would store a copy of every layer's matrix.
   """
   return jnp.einsum('bir,bro->bio', a[None], b[None])[0]
 
@@ -67,7 +67,7 @@ def _product_forward(a, b):
 
 
 def _product_backward(factors, gradient):
-  # Without the batch axis: XLA's products with one are slow on CPU.
+  # Without the batch axis, since XLA's products with one are slow on CPU.
   a, b = factors
   return gradient @ b.T, a.T @ gradient
 
@@ -79,15 +79,15 @@ _product.defvjp(_product_forward, _product_backward)
 class LoraModel(wrapped_model.WrappedModel):
   """A model with frozen matrices and trained adapters.
 
-  Its parameters are those of the inner model, but for a dict of W, A and B in
-  the place of each adapted matrix.
+  Its parameters are those of the inner model, with a dict of W, A and B in
+  place of each adapted matrix.
 
   Attributes:
     rank: R.
-    alpha: see the module.
-    targets: the adapted matrices, of tensors.LAYER_MATRICES.
-    is_rank_stabilized: see the module.
-    dropout: the probability that an adapter does not see an input in a training
+    alpha: see the module's docstring.
+    targets: the adapted matrices, names in tensors.LAYER_MATRICES.
+    is_rank_stabilized: see the module's docstring.
+    dropout: probability that an input of an adapter is dropped in a training
       step.
   """
 
@@ -103,7 +103,7 @@ class LoraModel(wrapped_model.WrappedModel):
     return self.alpha / rank
 
   def bind(self, params: types.PyTree) -> types.PyTree:
-    """Returns an Adapted in the place of each adapted matrix."""
+    """Returns parameters with an Adapted for each adapted matrix."""
     bound = self.inner.bind(self.base_params(params))
     return self._adapt(bound, params)
 
@@ -119,10 +119,10 @@ class LoraModel(wrapped_model.WrappedModel):
     return self._each(self._adapt(plain, params), merged)
 
   def with_dropout(self, params: types.PyTree, rng: Array) -> types.PyTree:
-    """Returns adapters without some of their inputs, the same for all tokens.
+    """Drops some inputs of adapters, the same for all tokens.
 
-    The others count 1 / (1 - dropout) times. The tokens of a step share their
-    inputs since A is merged into W before it multiplies them.
+    The other inputs are divided by 1 - dropout. The tokens of a step share the
+    dropped inputs, since A is merged into W before the product.
     """
     if not self.dropout:
       return params
@@ -144,7 +144,7 @@ class LoraModel(wrapped_model.WrappedModel):
     return path.rpartition('.')[2] not in (A, B)
 
   def from_plain(self, params: types.PyTree, rng: Array) -> types.PyTree:
-    """Returns the parameters with adapters that change nothing yet."""
+    """Returns the parameters with adapters that initially change nothing."""
     base_rng, rng = jax.random.split(rng)
     base = self.inner.from_plain(params, base_rng)
     return self.with_base(base, self.init_adapters(rng))
@@ -168,7 +168,7 @@ class LoraModel(wrapped_model.WrappedModel):
     return self._each(base, adapted)
 
   def init_adapters(self, rng: Array) -> list[tuple[Array, Array]]:
-    """Returns adapters that change nothing yet, float32.
+    """Returns float32 adapters that initially change nothing.
 
     A is uniform within 1 / sqrt(inputs), as in the PEFT library; B is 0.
     """
@@ -201,7 +201,7 @@ class LoraModel(wrapped_model.WrappedModel):
     return self._each(self.inner.logical_axes(), axes)
 
   def _adapt(self, base, params):
-    """Returns `base` with the adapters that `params` holds."""
+    """Returns `base` with the adapters of `params`."""
 
     def adapted(matrix, x):
       held = tensors_lib.leaf(params, matrix.path)

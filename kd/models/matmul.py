@@ -15,7 +15,7 @@ from kd.partitioning import rules
 
 Array = types.Array
 
-# Positions of a row that a device computes at a time, where it has more.
+# Maximum number of positions of a row that a device computes at a time.
 _SLICE = 8192
 
 # Logical axis of vectors whose "gradients" are maxima over positions.
@@ -25,9 +25,9 @@ MAXIMA = 'maxima'
 def project(x: Array, w: Array | computed.Operand) -> Array:
   """Contracts x [B, L, ...] with the first axes of w [..., *]: [B, L, *].
 
-  It is one product of two matrices: for a gradient that sums over B and L as
-  two axes XLA makes slow transposed copies on CPU. Rows that are split over
-  devices stay apart, since joining them would gather them.
+  It is one product of two matrices, since XLA makes slow transposed copies on
+  CPU for gradients that sum over B and L as two axes. Rows that are sharded
+  over devices are not joined, which would gather them.
   """
   if isinstance(w, computed.Operand):
     rows = w.multiply(x.reshape(x.shape[0] * x.shape[1], -1), x.dtype)
@@ -52,8 +52,8 @@ def by_rows(x: Array, w: Array, dtype: Any) -> Array:
     return jnp.matmul(x, w.T, preferred_element_type=dtype)
 
   def on_cpu(x, w):
-    # Else XLA puts x on the left again, and copies w to read it by columns,
-    # which takes 1.8 times as long.
+    # The barrier keeps XLA from moving x back to the left and copying w to read
+    # it by columns, which takes 1.8 times as long.
     product = jnp.matmul(w, x.T, preferred_element_type=dtype)
     return jax.lax.optimization_barrier(product).T
 
@@ -64,11 +64,11 @@ def by_rows(x: Array, w: Array, dtype: Any) -> Array:
 
 @struct.dataclass
 class DenseMatrix(computed.Operand):
-  """A matrix [*inputs, *outputs] in the order in which products read it.
+  """A matrix [*inputs, *outputs] in the layout of products with few rows.
 
   Attributes:
     array: [O, I].
-    outputs: sizes of the outputs' axes.
+    outputs: sizes of the output axes.
   """
 
   array: Array
@@ -92,17 +92,16 @@ def by_position(
   weights: Sequence[Array],
   names: Sequence[tuple[str | None, ...]],
 ) -> Array:
-  """Computes `function(x, *weights)`, which maps each position by itself.
+  """Computes the position-wise `function(x, *weights)`.
 
   Long rows are computed a slice of positions at a time, and the gradient
-  recomputes each slice, so that intermediate values exist for one slice alone.
+  recomputes each slice, so that intermediate values exist only for one slice.
 
   Args:
-    function: from [B, L, D] and the weights to [B, L, D]; static.
+    function: maps [B, L, D] and the weights to [B, L, D]; static.
     x: [B, L, D].
-    weights: matrices and vectors of any type; function is given matrices in
-      that of x.
-    names: of each of them, its logical axes.
+    weights: matrices and vectors of any type; matrices are cast to that of x.
+    names: logical axes of each of the weights.
 
   Returns:
     [B, L, D].
@@ -120,7 +119,7 @@ def sum_by_position(
   Long rows are computed a slice of positions at a time.
 
   Args:
-    function: from [B, L, D] and [B, L] to sums over L; positions of weight 0
+    function: maps [B, L, D] and [B, L] to sums over L; positions of weight 0
       add nothing.
     x: [B, L, D].
     weights: float [B, L].
@@ -143,12 +142,12 @@ def sum_by_position(
 
 
 def slices(length: int) -> int:
-  """Returns the number of slices in which by_position takes these rows."""
+  """Returns the number of slices that by_position uses for these rows."""
   return slices_on(rules.shards('length', length), length)
 
 
 def slices_on(shards: int, length: int) -> int:
-  """Returns the number of slices where rows are split over `shards` devices."""
+  """Returns the number of slices for rows that are split over `shards`."""
   return -(-length // (shards * _SLICE))
 
 
@@ -172,8 +171,8 @@ def _backward(function, names, residuals, gradient):
     part, d_part = arrays
     _, pull = jax.vjp(function, part, *gathered)
     d_part, *d_weights = pull(d_part)
-    # Summed over devices a slice at a time: sums of slices are kept in float32,
-    # and split over devices.
+    # Each slice is summed over devices, so that the sums of slices, in float32,
+    # are sharded.
     sums = tuple(
       (jnp.maximum if MAXIMA in n else jnp.add)(
         s, rules.constrain(d, n).astype(jnp.float32)
@@ -197,7 +196,7 @@ _sliced.defvjp(_forward, _backward)
 
 
 def _gathered(weights, names, dtype):
-  """Returns the weights as products read them: in `dtype`, gathered once."""
+  """Returns the weights for products: matrices in `dtype`, gathered once."""
 
   def one(w, axes):
     # Vectors are norms' parameters, which are used in float32.

@@ -7,8 +7,8 @@ import numpy as np
 from kd.core import types
 from kd.models.gemma3 import config as gemma3_config
 
-# Two groups of two layers, and one that is left. Its widths are multiples of
-# the 32 values of ggml's blocks.
+# Two periods of two layers, and one more layer. Its widths are multiples of the
+# 32 values of ggml's blocks.
 CONFIG = gemma3_config.Gemma3Config(
   embed_dim=64,
   mlp_dim=96,
@@ -30,7 +30,7 @@ CONFIG = gemma3_config.Gemma3Config(
 def random_params(tree: types.PyTree, seed: int = 0) -> types.PyTree:
   """Returns normal values of deviation 0.1 in the shapes of a tree.
 
-  Unlike init_params, it compiles nothing, and norms are not at their start.
+  Unlike init_params, it compiles nothing, and norms are not the identity.
   """
   random = np.random.default_rng(seed)
   return jax.tree.map(

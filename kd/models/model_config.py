@@ -1,4 +1,4 @@
-"""The sizes of a model, whatever its family."""
+"""The sizes of a model of any family."""
 
 import abc
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from kd.models.vision import config as vision_config
 
 
 class Config(abc.ABC):
-  """Sizes and constants of one model, which training does not choose.
+  """Sizes and constants of one model, independent of training.
 
   Each family has a frozen dataclass that implements it. Its fields are written
   to run.json and to the identity of a teacher cache.
 
   Attributes:
     family: name of the family.
-    KINDS: the values that layer_kinds may have.
+    KINDS: legal values of layer_kinds.
     layer_norms: number of norms of width D in a layer.
     embed_dim: D.
     mlp_dim: F.
@@ -31,8 +31,8 @@ class Config(abc.ABC):
     layer_kinds: the kind of each layer. Layers of one kind have the same
       attention window and the same rotary angles.
     tied: whether the output embedding is the input embedding.
-    attention_scale: attention scores are multiplied by it.
-    vision: its vision tower; None if it reads no images.
+    attention_scale: multiplier of attention scores.
+    vision: sizes of its vision tower; None without one.
   """
 
   family: ClassVar[str]
@@ -54,24 +54,24 @@ class Config(abc.ABC):
 
   @abc.abstractmethod
   def window_of(self, kind: str) -> int | None:
-    """Returns how many keys a query of such a layer sees, None for all.
+    """Returns the attention window of a kind of layer, None for all keys.
 
-    The query's own position counts. Masks and the KV cache use it.
+    The query's own position counts. Masks and the KV cache use the window.
     """
 
   @abc.abstractmethod
   def keep_layers(self, layers: Sequence[int]) -> 'Config':
-    """Returns the model with these layers alone, for `student.keep_layers`."""
+    """Returns the model with only these layers, for `student.keep_layers`."""
 
   @property
   def without_vision(self) -> 'Config':
-    """The model without its vision tower, which reads text alone."""
+    """The text-only model, without the vision tower."""
     return dataclasses.replace(self, vision=None) if self.vision else self
 
   def to_dict(self) -> dict[str, Any]:
     """Returns its fields by name; `vision` only if it has a tower.
 
-    Files of models without one are as they were before there were towers.
+    Files of models without one are the same as before there were towers.
     """
     fields = dataclasses.asdict(self)
     if self.vision is None:
@@ -83,7 +83,7 @@ class Config(abc.ABC):
   ) -> 'Config':
     """Returns the model with other widths, for `student.prune`.
 
-    All else stays, the attention scale in particular.
+    All else stays the same, in particular the attention scale.
     """
     return dataclasses.replace(
       self, embed_dim=embed_dim, mlp_dim=mlp_dim, num_heads=num_heads
@@ -91,7 +91,7 @@ class Config(abc.ABC):
 
   @property
   def parameter_count(self) -> int:
-    """The number of parameters, a tied head counted once; shown to the user."""
+    """The number of parameters; a tied head is counted once."""
     norms = self.layer_norms * self.embed_dim + 2 * self.head_dim
     layers = self.num_layers * (self.layer_matrices + norms)
     tables = self.vocab_size * self.embed_dim * (1 if self.tied else 2)
@@ -102,7 +102,7 @@ class Config(abc.ABC):
 
   @property
   def windows(self) -> tuple[int | None, ...]:
-    """The attention window of each layer; losses and plans read them."""
+    """The attention window of each layer; losses and plans use them."""
     return tuple(map(self.window_of, self.layer_kinds))
 
   @property
@@ -116,9 +116,9 @@ class Config(abc.ABC):
 
   @property
   def recomputed_matrices(self) -> int:
-    """Of layer_matrices, those that rematerialization multiplies by again.
+    """The part of layer_matrices whose products rematerialization repeats.
 
-    A product that no gradient needs is not computed a second time.
+    Products that no gradient needs are not recomputed.
     """
     return self.layer_matrices
 
@@ -135,7 +135,7 @@ class Config(abc.ABC):
 
 @functools.cache
 def period(kinds: tuple[str, ...]) -> int:
-  """Returns the smallest p such that `kinds` repeats itself every p layers.
+  """Returns the smallest p such that `kinds` repeats every p layers.
 
   The last repetition may be incomplete; it runs outside the scan.
   """

@@ -1,13 +1,13 @@
-"""Runs layers in stages, each on devices of its own (GPipe, arXiv 1811.06965).
+"""Runs layers in stages on separate devices (GPipe, arXiv 1811.06965).
 
-The rows of a batch are cut into M micro-batches, which pass through P stages
-one behind the other: at tick t, stage p works on micro-batch t - p, and then
-sends it to stage p + 1. A pass takes M + P - 1 ticks, in P - 1 of which a stage
-has nothing to do. The gradient of a pass runs through the stages backwards.
+The rows of a batch are cut into M micro-batches, which pass through P stages:
+at tick t, stage p computes micro-batch t - p and then sends it to stage p + 1.
+A pass takes M + P - 1 ticks, in P - 1 of which a stage is idle. The gradient of
+a pass runs through the stages backwards.
 
-Outside of the layers the stages share the rows. So each starts with M / P of
-the micro-batches: at every tick they move one stage towards the first, which
-takes its next one from them, and the last stage puts its results behind them.
+Outside of the layers the stages share the rows, so each starts with M / P of
+the micro-batches. At every tick these move one stage towards the first, which
+takes its next one from them, and the last stage appends its results.
 """
 
 from collections.abc import Callable
@@ -21,14 +21,14 @@ from kd.core import types
 from kd.partitioning import rules
 
 Array = types.Array
-# From the stage's number, its parameters, x [b, L, D] and what belongs to these
-# rows, to [b, L, D] and a tree of [periods of the stage, b, ...].
+# Maps the stage's number, its parameters, x [b, L, D] and other arrays of these
+# rows to [b, L, D] and a tree of [periods of the stage, b, ...].
 Stage = Callable[[Array, types.PyTree, Array, Any], tuple[Array, Any]]
 
 _ROW_AXES = ('batch', 'length', None)
 _SLOT_AXES = ('micro_batches', 'micro_batch', 'length', None)
 
-# Micro-batches of each stage, if the rows suffice: bubbles of 20 % or less.
+# Micro-batches per stage, if there are enough rows: bubbles of 20 % or less.
 _PER_STAGE = 4
 
 
@@ -36,8 +36,8 @@ def micro_batches(wanted: int, rows: int, stages: int) -> int:
   """Returns M, the number of micro-batches of a pass.
 
   Args:
-    wanted: the largest that it may be; 0: some for each stage.
-    rows: of a batch, on the devices of one row shard of all stages together.
+    wanted: the largest legal M; 0 for a default number per stage.
+    rows: number of rows of a batch in one row shard of all stages together.
     stages: P, which divides `rows`.
   """
   limit = wanted or _PER_STAGE * stages
@@ -61,7 +61,7 @@ def run(
     stage: runs one stage's layers.
     params: arrays of all layers, whose first axis is split over the stages.
     x: [B, L, D], the first layer's input.
-    rows: arrays [B, ...] that belong to rows, which have no gradient.
+    rows: other arrays [B, ...] of the rows, which have no gradient.
     wanted: see micro_batches.
 
   Returns:
@@ -84,8 +84,8 @@ def run(
       held = jax.lax.dynamic_index_in_dim(slots, slot, keepdims=False)
       is_real = (own >= 0) & (own < count)
       own = jnp.clip(own, 0, count - 1)
-      # Zeros pass through layers as zeros: nothing of a bubble is infinite,
-      # which a gradient of 0 would make NaN.
+      # Layers map zeros to zeros, so a bubble has no infinite values, which a
+      # gradient of 0 would make NaN.
       x = jnp.where(is_real, jnp.where(number == 0, held, received), 0)
       x = rules.constrain(x, _ROW_AXES)
       y, shown = stage(number, params, x, jax.tree.map(lambda a: a[own], rows))
@@ -112,11 +112,11 @@ def run(
 
 
 def _by_row(number, count, x):
-  """Exchanges what layers show: all rows of some layers for all layers of some.
+  """Exchanges all rows of this stage's layers for some rows of all layers.
 
   Args:
-    number: of this stage.
-    count: M, micro-batches of a pass.
+    number: number of this stage.
+    count: M, number of micro-batches of a pass.
     x: [ticks, periods of this stage, b, ...].
 
   Returns:
@@ -127,14 +127,14 @@ def _by_row(number, count, x):
 
 
 def _sent(x, pairs):
-  """Sends x between pairs of stages; a stage that receives none has zeros."""
+  """Sends x between pairs of stages; a stage that receives none gets zeros."""
   return jax.lax.ppermute(x, rules.PIPELINE, pairs)
 
 
 def _cut(x, stages, count):
   """Cuts rows into micro-batches: [B, ...] to [M, b, ...].
 
-  A stage's own rows are M / P of them, in each of which every device has some.
+  Each stage has M / P of them, and each of its devices has rows of all these.
   """
   x = x.reshape(stages, -1, count // stages, *x.shape[1:])
   return jnp.swapaxes(x, 1, 2).reshape(count, -1, *x.shape[3:])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from kd.core import types
 
-# By number in the period, a layer's (output,); likewise (query, key, value).
+# (output,) of layers by number in the period, and likewise (query, key, value).
 Shown = tuple[Mapping[int, tuple[Any]], Mapping[int, tuple[Any, Any, Any]]]
 
 
@@ -18,10 +18,10 @@ def collect(
 
   Args:
     spec: the layers.
-    stacked: by number in the period, arrays of [groups, ...].
-    rest: by number among the layers after the scan, arrays.
+    stacked: arrays [groups, ...] by number in the period.
+    rest: arrays by number among the layers after the scan.
     groups: number of periods that the scan ran over.
-    period: layers in each.
+    period: number of layers in a period.
   """
 
   def one(places, others, layer):

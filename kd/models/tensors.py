@@ -1,8 +1,8 @@
 """Maps parameters to the tensors of other programs' files.
 
-A linear map is stored here with its inputs first and its heads apart, e.g. the
-query as [D, N, H]; in Hugging Face's and GGUF's files it is a matrix with its
-outputs first, [N * H, D].
+A linear map is stored here with its inputs first and a separate axis of heads,
+e.g. the query as [D, N, H]. In Hugging Face's and GGUF's files it is a matrix
+with its outputs first, [N * H, D].
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,11 +37,11 @@ class Entry:
     hf: its name in a Hugging Face file, within its layer.
     gguf: its name in a GGUF file, within its layer.
     dims: its dimensions here, as letters: V, D, F, H, N, G.
-    inputs: how many dimensions are inputs; 0: stored as it is.
-    gguf_offset: what a GGUF file holds in addition to the parameter: 1 for a
-      norm whose weight is 1 + scale.
-    file_inputs: the inputs as letters, where files have more dimensions for
-      them; '' where they are one.
+    inputs: number of input dimensions; 0 if files have the same layout.
+    gguf_offset: offset that GGUF files add to the parameter: 1 for a norm with
+      weight 1 + scale.
+    file_inputs: the input dimensions in files, as letters, if there are
+      several; else ''.
   """
 
   path: str
@@ -63,11 +63,11 @@ class Tensor:
     group: its index along the first axis of a scanned parameter, else None.
     shape: its shape here, without that axis.
     dims: its dimensions here, as letters; see Entry.
-    inputs: how many dimensions of `shape` are inputs, 0: stored as it is.
+    inputs: number of input dimensions of `shape`; see Entry.
     hf: its name in a Hugging Face file.
     gguf: its name in a GGUF file.
     gguf_offset: see Entry.
-    file_inputs: sizes of the inputs as files have them; () where they are one.
+    file_inputs: sizes of the input dimensions in files; () if there is one.
   """
 
   path: tuple[str, ...]
@@ -119,7 +119,7 @@ class Tensor:
     return array
 
   def to_file(self, array: np.ndarray, layout: str) -> np.ndarray:
-    """Converts a parameter of `shape` to the array that a file holds."""
+    """Converts a parameter of `shape` to a file's array."""
     if self.inputs:
       outputs = self.file_shape[0]
       return array.reshape(-1, outputs).T.reshape(self.file_shape)
@@ -137,13 +137,13 @@ def of_model(
   """Returns a model's tensors.
 
   Args:
-    top: entries that belong to no layer; their names are whole.
+    top: entries that belong to no layer, with complete names.
     layer: entries of each layer.
-    sizes: by letter of `dims`.
-    locations: of each layer's parameters.
+    sizes: size of a dimension by its letter in `dims`.
+    locations: location of each layer's parameters.
 
   Returns:
-    Those of `top`, then layer by layer.
+    The tensors of `top`, followed by those of each layer.
   """
   listed = [
     of_entry(entry, None, ((), None), '{}', '{}', sizes) for entry in top
@@ -167,10 +167,10 @@ def of_entry(
   Args:
     entry: the row of the table.
     layer: index of its layer; None if it belongs to none.
-    location: of the layer's parameters.
-    hf: its name in a Hugging Face file, with {} for the entry's.
+    location: location of the layer's parameters.
+    hf: its name in a Hugging Face file, with {} for the entry's name.
     gguf: the same for a GGUF file.
-    sizes: by letter of `dims`.
+    sizes: size of a dimension by its letter in `dims`.
   """
   keys, group = location
   return Tensor(
@@ -194,9 +194,9 @@ class Matrix:
   Attributes:
     path: keys into the parameter tree.
     layer_matrix: its name in LAYER_MATRICES; None for an embedding table.
-    groups: size of the scan's axis, before the others; None without one.
-    inputs: sizes of its inputs; of a table, of what follows its vocabulary.
-    outputs: sizes of its outputs; of a table, the vocabulary.
+    groups: size of the scan's axis, the first one; None without one.
+    inputs: sizes of its input axes; for a table, those after the vocabulary.
+    outputs: sizes of its output axes; for a table, the vocabulary.
   """
 
   path: tuple[str, ...]
@@ -212,7 +212,7 @@ class Matrix:
 
   @property
   def of_one_layer(self) -> 'Matrix':
-    """The matrix of each of the layers."""
+    """The matrix of a single layer."""
     return dataclasses.replace(self, groups=None)
 
   @property
@@ -254,9 +254,9 @@ def replaced(
   """Returns a tree of parameters with other values for some matrices.
 
   Args:
-    tree: parameters; left as they are.
-    matrices_: those to replace.
-    function: from a matrix and its value to the new one.
+    tree: parameters, which are not modified.
+    matrices_: the matrices to replace.
+    function: maps a matrix and its value to the new value.
   """
   new = _copy(tree)
   for matrix in matrices_:
@@ -265,7 +265,7 @@ def replaced(
 
 
 def _copy(tree):
-  """Returns the same leaves in dicts of their own."""
+  """Returns a copy of nested dicts with the same leaves."""
   return {
     key: _copy(value) if isinstance(value, Mapping) else value
     for key, value in tree.items()
@@ -280,7 +280,7 @@ def leaf(tree: types.PyTree, path: tuple[str, ...]) -> types.PyTree:
 
 
 def set_leaf(tree: dict, path: tuple[str, ...], value: types.PyTree) -> None:
-  """Puts `value` at `path` of nested dicts, which are made where missing."""
+  """Puts `value` at `path` of nested dicts, and creates missing dicts."""
   for key in path[:-1]:
     tree = tree.setdefault(key, {})
   tree[path[-1]] = value

@@ -1,9 +1,9 @@
 """A decoder-only transformer: embedding, stack of layers, final norm.
 
-It implements family.Model but for what families differ in, which a subclass
-defines. The model ends at its final hidden states: logits are their product
-with the output embedding, and losses and sampling compute that product in
-pieces, since [B, L, V] does not fit in memory.
+It implements family.Model, except for differences between families, which
+subclasses define. The model ends at its final hidden states. Logits are their
+product with the output embedding, which losses and sampling compute in pieces,
+since [B, L, V] does not fit in memory.
 """
 
 from collections.abc import Sequence
@@ -45,9 +45,9 @@ class Transformer(nn.Module):
     config: its sizes.
     dtype: data type of activations; parameters may have another.
     remat: a name of REMAT_POLICIES.
-    kernel: what computes attention within rows, see attention.causal; 'xla'
-      runs anywhere.
-    round_inputs: of products with the weights of layers.
+    kernel: kernel of attention within rows, see attention.causal; 'xla' runs
+      anywhere.
+    round_inputs: rounding of the inputs of products with layers' weights.
     pipeline_micro_batches: see pipeline.micro_batches.
   """
 
@@ -60,7 +60,7 @@ class Transformer(nn.Module):
 
   # The module of a layer, a decoder_layer.DecoderLayer.
   layer_type = None
-  # A norm multiplies by its parameter plus this.
+  # Added to a norm's parameter to get its multiplier.
   norm_offset = None
 
   @nn.nowrap
@@ -70,7 +70,7 @@ class Transformer(nn.Module):
 
   @property
   def embedding_scale(self) -> float | None:
-    """Input embeddings are multiplied by it; None: they are not scaled."""
+    """The multiplier of input embeddings; None without scaling."""
     return None
 
   @nn.compact
@@ -104,7 +104,7 @@ class Transformer(nn.Module):
     if images is not None:
       image_tokens = c.vision.soft_tokens
       image_ids = images.ids(image_tokens)
-      # Its id may have no row in the table.
+      # The id of image tokens may have no row in the table.
       tokens = jnp.where(image_ids > 0, 0, tokens)
     x = embedding_lib.embed(table, tokens, self.dtype, self.embedding_scale)
     if images is not None:
@@ -201,7 +201,7 @@ class Transformer(nn.Module):
 
   @property
   def representation(self) -> dict[str, Any]:
-    """Returns how inputs are rounded, if they are; see family.Model."""
+    """Returns the rounding of inputs, if any; see family.Model."""
     if self.round_inputs is layers.unrounded:
       return {}
     return {'round_inputs': str(self.round_inputs)}
@@ -235,7 +235,7 @@ class Transformer(nn.Module):
 
   @nn.nowrap
   def decoding_weights(self, params: types.PyTree) -> decoding.Weights:
-    """Returns the parameters as decoding reads them; see family.Model."""
+    """Returns the parameters for decoding; see family.Model."""
     return decoding.weights(self, params)
 
   @nn.nowrap
@@ -262,7 +262,7 @@ class Transformer(nn.Module):
     ids: Array,
     positions: Array,
   ) -> tuple[Array, decoding.Cache]:
-    """Computes the next token of each row; see family.Model."""
+    """Computes hidden states of the next tokens; see family.Model."""
     return decoding.extend(self, held, cache, ids, positions)
 
 
@@ -318,7 +318,7 @@ def tensors(
   top: Sequence[tensors_lib.Entry],
   layer: Sequence[tensors_lib.Entry],
 ) -> list[tensors_lib.Tensor]:
-  """Returns every tensor of a model, those of no layer first.
+  """Returns every tensor of a model, starting with those outside of layers.
 
   Args:
     config: the model.

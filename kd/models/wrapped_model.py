@@ -1,4 +1,4 @@
-"""A model whose parameters are another representation of a plain model's."""
+"""A model with another representation of a plain model's parameters."""
 
 import abc
 import dataclasses
@@ -56,7 +56,7 @@ class WrappedModel(abc.ABC):
 
   @property
   def core(self) -> family.Model:
-    """The model whose layers run, which is not wrapped."""
+    """The innermost model, which wraps no other."""
     return self.inner.core
 
   @property
@@ -103,7 +103,7 @@ class WrappedModel(abc.ABC):
     return self.core.unembedding(self.bind(params))
 
   def decoding_weights(self, params: types.PyTree) -> types.PyTree:
-    """Returns the parameters as `extend` reads them; see family.Model."""
+    """Returns the parameters for `extend`; see family.Model."""
     return self.core.decoding_weights(self.plain_params(params))
 
   def empty_cache(self, batch: int, slots: int) -> types.PyTree:
@@ -127,7 +127,7 @@ class WrappedModel(abc.ABC):
     ids: Array,
     positions: Array,
   ) -> tuple[Array, types.PyTree]:
-    """Computes the next token of each row; see family.Model."""
+    """Computes hidden states of the next tokens; see family.Model."""
     return self.core.extend(held, cache, ids, positions)
 
 

@@ -1,1 +1,1 @@
-"""Attention within rows: its mask, its kernels, and which of them is used."""
+"""Attention within rows: its kernels, and the choice between them."""

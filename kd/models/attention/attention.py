@@ -1,8 +1,8 @@
 """Grouped-query attention that never holds scores [B, N, L, L] of long rows.
 
-Queries and keys are cut into blocks, and of all pairs of blocks only those are
-computed in which a query may see a key: about half of them in global layers,
-two or three for each block of queries in local ones.
+Queries and keys are cut into blocks, and only the pairs of blocks in which a
+query may see a key are computed: about half of all pairs in global layers, two
+or three for each block of queries in local ones.
 """
 
 import math
@@ -23,8 +23,9 @@ XLA = 'xla'
 SPLASH = 'splash'
 CUDNN = 'cudnn'
 
-# Rows up to this length are cut into slices of queries, which is fastest as
-# long as memory suffices; longer ones into pairs of blocks. Both in positions.
+# Rows of up to _SHORT positions are cut into slices of queries, which is
+# fastest if memory suffices. Longer rows are cut into pairs of blocks. Sizes of
+# slices and blocks are in positions.
 _SHORT = 1024
 _SLICES = 4
 _SMALLEST_SLICE = 64
@@ -41,7 +42,7 @@ def dense(
     key: [B, M, G, H].
     value: [B, M, G, H].
     seen: bool [B, L, M], whether each query sees each key.
-    scale: scores are multiplied by it.
+    scale: multiplier of scores.
 
   Returns:
     [B, L, N, H].
@@ -71,8 +72,8 @@ def causal(
     key: [B, L, G, H].
     value: [B, L, G, H].
     mask: the keys that queries see.
-    scale: scores are multiplied by it.
-    kernel: XLA, which runs anywhere, cuts rows as suits their length; SPLASH
+    scale: multiplier of scores.
+    kernel: XLA runs anywhere and cuts rows depending on their length; SPLASH
       and CUDNN are kernels for TPU and GPU. CUDNN needs rows of one text each.
 
   Returns:
@@ -89,7 +90,7 @@ def causal(
 
 
 def makes_scores_anew(length: int) -> bool:
-  """Returns whether gradients of `causal` compute the scores once more."""
+  """Returns whether gradients of `causal` recompute the scores."""
   return length > _SHORT
 
 
@@ -131,7 +132,7 @@ def in_slices(
 ) -> Array:
   """Computes `causal` for `size` queries at a time, with the keys they see.
 
-  Gradients keep the slices' scores.
+  The slices' scores are stored for gradients.
   """
   attended = []
   for start, stop, keys in _slices(mask, query.shape[1], size):

@@ -20,10 +20,10 @@ class Place:
   """The devices and rows that attention is computed for.
 
   Attributes:
-    platform: of the devices: 'cpu', 'gpu', 'tpu'.
-    capability: a GPU's compute capability, such as 9.0; 0 of other devices.
-    packed: whether a row may hold several texts.
-    length_shards: number of parts that rows are split into over devices.
+    platform: platform of the devices: 'cpu', 'gpu', 'tpu'.
+    capability: a GPU's compute capability, such as 9.0; 0 for other devices.
+    packed: whether a row may contain several texts.
+    length_shards: number of shards of a row over devices.
   """
 
   platform: str
@@ -39,19 +39,19 @@ def choose(
   place: Place,
   path: str,
 ) -> str:
-  """Returns the kernel that a config's `attention` names.
+  """Returns the kernel for a config's `attention`.
 
   'auto' is splash on a TPU, cuDNN on a GPU, and XLA if these cannot compute it.
 
   Args:
     name: one of NAMES.
     config: the model.
-    dtype: of its activations.
+    dtype: data type of its activations.
     place: the devices and rows.
     path: the field's config path ('student.attention').
 
   Returns:
-    One of NAMES but 'auto'.
+    One of NAMES, except 'auto'.
 
   Raises:
     ConfigError: the name is unknown, or the kernel cannot compute it here.

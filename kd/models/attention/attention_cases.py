@@ -11,7 +11,7 @@ HEADS = 4
 
 
 def places(*lengths, left=0, right=0):
-  """Places [1, L] of texts packed one after another, between paddings."""
+  """Returns Positions [1, L] of packed texts between paddings."""
   positions = np.concatenate([np.arange(n) for n in lengths])
   ids = np.repeat(np.arange(1, len(lengths) + 1), lengths)
   padded = [np.pad(x, (left, right))[None] for x in (positions, ids)]
@@ -52,7 +52,7 @@ def exact(arrays, seen):
 
 
 def seen(places, window):
-  """Who sees whom, [L, L], by the words of the contract."""
+  """Returns whether queries see keys, [L, L], by the definition of the mask."""
   ids = np.asarray(places.segment_ids)[0]
   i, j = np.ogrid[: len(ids), : len(ids)]
   near = i - j < (window or len(ids))

@@ -1,4 +1,4 @@
-"""Computes attention block by block: one of queries, one of keys at a time."""
+"""Computes attention for one block of queries and one of keys at a time."""
 
 import functools
 
@@ -16,8 +16,8 @@ from kd.partitioning import rules
 Array = types.Array
 _Names = jax.sharding.PartitionSpec
 
-# The score of masked keys, and a bound that no visible score falls below: a
-# query that sees no key at all gives exp(_HIDDEN - _FLOOR) = 0 to each.
+# The score of masked keys, and a lower bound of visible scores. A query that
+# sees no key gives each key the weight exp(_HIDDEN - _FLOOR) = 0.
 _HIDDEN = -1e30
 _FLOOR = -1e20
 
@@ -41,7 +41,7 @@ def attend(
   plan = pairs(mask, length, block, shards)
   ids = mask.row
   if shards == 1:
-    # Left to the compiler, which may split heads as it likes.
+    # The compiler may shard heads in any way.
     return _own(query, key, value, ids, ids, plan, mask.window, scale, block)
   key, value = repeat_kv.for_each_part(key, value, query.shape[2])
 
@@ -68,10 +68,10 @@ class BlockPlan:
   """Pairs of blocks in the order of their computation, [shards, P].
 
   Attributes:
-    query: index of a block of queries, within a part of the row.
+    query: index of a block of queries, within a shard of the row.
     key: index of a block of keys, in the whole row.
     is_first: whether it is the first pair with these queries.
-    is_real: False for pairs that only fill up shards with fewer pairs.
+    is_real: False for pairs that pad shards with fewer pairs.
   """
 
   query: Array
@@ -87,12 +87,12 @@ def pairs(
 
   Args:
     mask: the keys that queries see.
-    length: of rows, a multiple of `shards`.
-    block: positions in a block.
+    length: length of rows, a multiple of `shards`.
+    block: number of positions in a block.
     shards: number of shards that queries are split into.
 
   Returns:
-    The pairs of each part, by blocks of queries in order: numpy arrays.
+    The pairs of each shard as numpy arrays, ordered by block of queries.
   """
   own, reach = length // shards, mask.reach(length)
   plans = []
@@ -109,7 +109,7 @@ def pairs(
     plans.append(found)
   most = max(map(len, plans))
   for found in plans:
-    # Behind the last block of queries, whose sums it leaves as they are.
+    # Padding follows the last block of queries, and does not change its sums.
     found += [(found[-1][0], 0, False, False)] * (most - len(found))
   # [shards, P] of each field, from (shards, P, fields).
   fields = np.moveaxis(np.array(plans), -1, 0)
@@ -199,7 +199,7 @@ def _forward(query, key, value, queries, keys, plan, window, scale, block):
       chance.astype(value.dtype),
       _part(value, j * block, block),
     )
-    # Each block of keys writes here; the last one has the whole sum.
+    # Each block of keys writes here; the last one writes the whole sum.
     divisor = bounds.at_least(total, jnp.finfo(jnp.float32).tiny)
     attended = _from_rows(summed / divisor[..., None], block)
     out = _put(out, attended, i * block)

@@ -1,4 +1,4 @@
-"""cuDNN's flash attention, for rows that hold one text each, on GPUs."""
+"""cuDNN's flash attention on GPUs, for rows of one text each."""
 
 import jax
 
@@ -11,7 +11,7 @@ _Names = jax.sharding.PartitionSpec
 
 
 def widest_head(capability: float) -> int:
-  """Returns the widest head that GPUs of this compute capability take, or 0."""
+  """Returns the widest head for GPUs of a compute capability, or 0."""
   if capability >= 9:
     return 256
   return 128 if capability >= 8 else 0
@@ -25,19 +25,20 @@ def attend(
   scale: float,
   implementation: str,
 ) -> Array:
-  """Computes attention within rows of one text each, with padding behind it.
+  """Computes attention within rows of one text each, followed by padding.
 
-  No query of a text sees padding, which comes later. The results of padding's
-  own queries mean nothing.
+  Queries of the text do not see padding, which comes later. The results at
+  padding are meaningless.
 
   Args:
     query: [B, L, N, H].
     key: [B, L, G, H].
     value: [B, L, G, H].
-    window: keys that a query sees at most, itself included; None for all.
-    scale: scores are multiplied by it.
-    implementation: of jax.nn.dot_product_attention: 'cudnn'; 'xla' computes the
-      same anywhere.
+    window: maximum number of keys that a query sees, including its own; None
+      for all.
+    scale: multiplier of scores.
+    implementation: implementation of jax.nn.dot_product_attention: 'cudnn', or
+      'xla', which runs anywhere.
 
   Returns:
     [B, L, N, H].

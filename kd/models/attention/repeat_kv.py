@@ -1,4 +1,4 @@
-"""Splits heads of grouped-query attention over devices."""
+"""Shards heads of grouped-query attention over devices."""
 
 import math
 
@@ -11,9 +11,9 @@ Array = types.Array
 
 
 def for_each_part(key: Array, value: Array, count: int) -> tuple[Array, Array]:
-  """Repeats keys and values, so that each device's query heads have their own.
+  """Repeats keys and values, so that each device has those of its query heads.
 
-  Nothing is repeated if the devices divide the G heads.
+  Nothing is repeated if the number of devices divides G.
 
   Args:
     key: [B, L, G, H].
@@ -21,8 +21,8 @@ def for_each_part(key: Array, value: Array, count: int) -> tuple[Array, Array]:
     count: N.
 
   Returns:
-    Both, [B, L, G', H], where the devices divide G'. It divides N, which is a
-    multiple of G and of the devices.
+    Keys and values [B, L, G', H], where G' is a multiple of the number of
+    devices and divides N, itself a multiple of G and of that number.
   """
   shards = rules.shards('heads', count)
   copies = shards // math.gcd(shards, key.shape[2])

@@ -1,4 +1,4 @@
-"""Splash attention, the TPU kernel for masks that are known beforehand.
+"""Splash attention, the TPU kernel for masks that are known in advance.
 
 Blocks whose scores are all masked are skipped, and scores never leave the
 chip's fast memory.
@@ -24,8 +24,9 @@ from kd.partitioning import rules
 Array = types.Array
 _Names = jax.sharding.PartitionSpec
 
-# Positions in a block: the largest that divides a device's queries. Queries are
-# padded to a multiple of the smallest, the width of a TPU's registers.
+# Numbers of positions in a block, of which the largest that divides a device's
+# queries is used. Queries are padded to a multiple of the smallest, the width
+# of a TPU's registers.
 _BLOCKS = (512, 256, 128)
 
 # Matmuls over queries, keys and head width in the kernels of the backward pass:
@@ -48,20 +49,20 @@ def attend(
 ) -> Array:
   """Computes attention within rows; see attention.causal.
 
-  Queries are split over devices by row, position and head, keys and values by
-  row and head alone. Scores are scaled by scaling queries, as Google's own code
-  does; it rounds nothing where `scale` is a power of two.
+  Queries are split over devices by row, position and head, keys and values only
+  by row and head. Queries are scaled instead of scores, as in Google's own
+  code, which is exact if `scale` is a power of two.
 
   Args:
     query: [B, L, N, H].
     key: [B, L, G, H].
     value: [B, L, G, H].
     mask: the keys that queries see.
-    scale: scores are multiplied by it.
-    interpret: whether the kernels are interpreted, which any device can do.
+    scale: multiplier of scores.
+    interpret: whether the kernels are interpreted, which works on any device.
 
   Returns:
-    [B, L, N, H], finite also for padding.
+    [B, L, N, H], also finite at padding.
   """
   length, count = query.shape[1:3]
   shards = rules.shards('length', length)
@@ -106,7 +107,7 @@ def attend(
 
 
 def block_size(length: int, shards: int) -> int:
-  """Returns the positions of a block, for rows that are split into `shards`."""
+  """Returns the size of a block, for rows that are split into `shards`."""
   smallest = _BLOCKS[-1]
   own = -(-length // (smallest * shards)) * smallest
   return next(block for block in _BLOCKS if own % block == 0)
@@ -122,8 +123,8 @@ def _padded(x, multiple):
 def _kernel(length, window, count, shards, block, interpret):
   """Returns the library's kernel for `count` heads and rows of shards x blocks.
 
-  Rows hold segments without gaps, so that two tokens of a segment are as far
-  apart in the row as their positions are.
+  Segments have no gaps, so that the distance of two tokens of a segment in the
+  row is the difference of their positions.
   """
   shape = (length, length)
   if window is None:
@@ -140,7 +141,7 @@ def _kernel(length, window, count, shards, block, interpret):
   )
   heads_mask = masks.MultiHeadMask([mask] * count)
   shares = dict(head_shards=1, q_seq_shards=shards)
-  # Its function is the same in all of them.
+  # The function of the mask is the same for all kernels.
   forward, function = plans.process_mask(heads_mask, (block, block), **shares)
   keys, _ = plans.process_mask_dkv(heads_mask, (block, block), **shares)
   return library.SplashAttentionKernel(
@@ -159,6 +160,6 @@ def _kernel(length, window, count, shards, block, interpret):
 
 
 def _kernel_names(kernel):
-  """Returns how the kernel's arrays are split: by queries or their blocks."""
+  """Returns axes of the kernel's arrays, split by queries or their blocks."""
   by_rank = {3: _Names(None, 'length'), 1: _Names('length')}
   return jax.tree.map(lambda x: by_rank[x.ndim], kernel)

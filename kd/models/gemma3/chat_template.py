@@ -1,8 +1,8 @@
-"""Gemma 3's turns; a system text goes in front of the first user message.
+"""Gemma 3's turns, with the system text before the first user message.
 
-Gemma 3 has no tokens for tools: its guide to function calling has the model
-write calls as JSON, {"name": ..., "parameters": ...}. Results come back in a
-user turn, in blocks that begin with ```tool_output.
+Gemma 3 has no tokens for tools. As in its guide to function calling, the model
+writes calls as JSON, {"name": ..., "parameters": ...}. Results are in a user
+turn, in blocks that begin with ```tool_output.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,10 @@ from kd.models import chat_turns
 MARKS = chat_turns.Marks('<start_of_turn>', '<end_of_turn>')
 _RESULT = '```tool_output\n', '\n```'
 
-# Jinja's whitespace in `trim` is Python's str.strip, and transformers' `tojson`
-# is json.dumps as below, so both paths agree. `generation` marks what the
-# assistant says, for transformers' return_assistant_tokens_mask.
+# Jinja's `trim` strips the same characters as Python's str.strip, and
+# transformers' `tojson` is json.dumps as below, so both paths agree.
+# `generation` marks the assistant's text, for transformers'
+# return_assistant_tokens_mask.
 JINJA = """\
 {{ bos_token }}
 {%- set prefix = namespace(text='', role='') -%}
@@ -116,7 +117,7 @@ def render(
 
 
 def _said(message: chat_turns.Message) -> str:
-  """Returns what the model says: text, then calls, one a line."""
+  """Returns the text of a model's message, then its calls, one per line."""
   lines = [message['content'].strip()]
   lines = lines if lines[0] else []
   for call in chat_turns.tool_calls(message):
@@ -127,9 +128,9 @@ def _said(message: chat_turns.Message) -> str:
 
 
 def _told(messages: Sequence[chat_turns.Message]) -> str:
-  """Returns what a user, or the tools that were called, tell the model."""
+  """Returns the text of a user's message, or the results of tools."""
   if messages[0]['role'] != 'tool':
-    # As the published template trims each part of a content.
+    # The published template trims each part of a content.
     parts = messages[0]['content'].split(chat_turns.IMAGE)
     return chat_turns.IMAGE.join(part.strip() for part in parts)
   first, last = _RESULT

@@ -29,16 +29,16 @@ def closest_layers(
 ) -> tuple[int, ...] | None:
   """Selects evenly spread layers whose kinds are the wanted ones.
 
-  Of n layers selected from N, the i-th should be layer i * N / n. Of all
-  selections that have the wanted kinds, the one with the least squared distance
-  from there is returned; of several such, the lexicographically first.
+  Of n layers selected from N, the i-th should be layer i * N / n. Among the
+  selections with the wanted kinds, the one with the least squared distance from
+  there is returned, the lexicographically first in case of ties.
 
   Args:
-    kinds: of the layers to select from.
-    wanted: of the layers to keep.
+    kinds: kinds of the layers to select from.
+    wanted: kinds of the layers to keep.
 
   Returns:
-    Indices in rising order, or None if no selection has these kinds.
+    Indices in ascending order, or None if no selection has these kinds.
   """
   # By the last index: the best selection so far, with its distance.
   best = {-1: (0, ())}
@@ -67,14 +67,15 @@ class Gemma3Config(family.Config):
     head_dim: H.
     vocab_size: V, rows of the embedding, padding rows included.
     layer_kinds: LOCAL or GLOBAL for each of the S layers.
-    window: number of keys that a query of a local layer sees, its own included.
+    window: number of keys that a query of a local layer sees, including its
+      own.
     context: number of positions the model was trained for.
     query_scale: attention scores are multiplied by query_scale ** -0.5.
     local_rope_base: base of the rotary frequencies in local layers.
     global_rope_base: the same in global layers.
-    global_rope_factor: positions are divided by it in global layers.
+    global_rope_factor: divisor of positions in global layers.
     norm_epsilon: added to the mean square in RMSNorm.
-    vision: its vision tower; None if it reads no images.
+    vision: sizes of its vision tower; None without one.
   """
 
   family: ClassVar[str] = 'gemma3'
@@ -107,11 +108,11 @@ class Gemma3Config(family.Config):
     return self.query_scale**-0.5
 
   def window_of(self, kind: str) -> int | None:
-    """Returns how many keys a query of such a layer sees, None for all."""
+    """Returns the attention window of a kind of layer, None for all keys."""
     return self.window if kind == LOCAL else None
 
   def keep_layers(self, layers: Sequence[int]) -> 'Gemma3Config':
-    """Returns the model with these layers alone, each with its kind."""
+    """Returns the model with only these layers, each with its kind."""
     return dataclasses.replace(
       self, layer_kinds=tuple(self.layer_kinds[i] for i in layers)
     )
@@ -121,7 +122,7 @@ def from_variant(fields: Mapping[str, Any]) -> Gemma3Config:
   """Returns the model that an entry of variants.VARIANTS describes.
 
   Args:
-    fields: of Gemma3Config, with `num_layers` in place of `layer_kinds`.
+    fields: fields of Gemma3Config, with `num_layers` instead of `layer_kinds`.
   """
   fields = dict(fields)
   kinds = published_kinds(fields.pop('num_layers'))

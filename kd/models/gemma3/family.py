@@ -21,7 +21,7 @@ _Entry = tensors_lib.Entry
 
 
 def _norm(path: str, hf: str, gguf_name: str, dims: str = 'D') -> _Entry:
-  # Only GGUF files hold 1 + scale.
+  # Only GGUF files contain 1 + scale.
   return _Entry(
     f'{path}/scale',
     hf,
@@ -135,20 +135,20 @@ class Gemma3(family.Family):
   def to_gguf(
     self, config: family.Config, tensor: tensors_lib.Tensor, array: np.ndarray
   ) -> np.ndarray:
-    """Also scales the norm of the queries; see gguf.query_factor."""
+    """Converts a parameter, and scales query norms; see gguf.query_factor."""
     array = tensor.to_file(array, tensors_lib.GGUF)
     if tensor.path[-len(_QUERY_NORM) :] == _QUERY_NORM:
       array = array * np.float32(gguf.query_factor(config))
     return array
 
   def gguf_note(self, config: family.Config) -> str:
-    """Warns of layers that are not five local ones to a global one."""
+    """Returns a note if layers are not five local ones to a global one."""
     pattern = gguf.to_metadata(config).get(gguf.PATTERN)
     if pattern is None:
       return ''
     what, since = f'at a period of {pattern}', 'its versions of 2026'
     if isinstance(pattern, list):
-      # Tried with its build 11549. In September it read a period alone.
+      # Tested with its build 11549. In September it read only a period.
       what, since = 'at no period', 'its builds of October 2026'
     return (
       f'the kinds of the layers repeat {what}: llama.cpp reads that from '
@@ -162,7 +162,7 @@ class Gemma3(family.Family):
   def export_warning(
     self, config: family.Config, source: family.Config | None
   ) -> str:
-    """Warns of layer kinds that are not as published; see family.Family."""
+    """Returns a warning if kinds are not as published; see family.Family."""
     wanted = config_lib.published_kinds(config.num_layers)
     if config.layer_kinds == wanted:
       return ''

@@ -20,8 +20,8 @@ def from_metadata(
 ) -> config_lib.Gemma3Config:
   """Converts metadata; see family.Family.config_from_gguf.
 
-  A missing field means what it means to llama.cpp; without a window every layer
-  is global. No field holds the query scale; see query_factor.
+  Missing fields have the same defaults as in llama.cpp; without a window every
+  layer is global. No field contains the query scale; see query_factor.
 
   Args:
     metadata: a header's metadata.
@@ -32,13 +32,13 @@ def from_metadata(
     The config.
 
   Raises:
-    ConfigError: a field is missing, or asks for what Gemma 3 lacks.
+    ConfigError: a field is missing or not supported by Gemma 3.
   """
   fields = file_fields.Gguf(file, ARCHITECTURE, metadata, _DEFAULTS)
   for name in ('attn_logit_softcapping', 'final_logit_softcapping'):
     if fields.get(name):
       raise fields.error(name, f'found {fields.get(name)}', 'none')
-  # llama.cpp reads 512 layers at most.
+  # llama.cpp supports at most 512 layers.
   layers = fields.number('block_count', most=file_fields.MOST_LAYERS)
   width = fields.number('embedding_length')
   heads = fields.number('attention.head_count')
@@ -70,18 +70,18 @@ def from_metadata(
 
 
 def _query_scale(layers: int, width: int, heads: int, head_dim: int) -> int:
-  """Returns the query scale that llama.cpp takes for a model of these sizes.
+  """Returns the query scale that llama.cpp assumes for these sizes.
 
-  It takes every model of 62 layers for 27B, and divides integers there.
+  It assumes that every model of 62 layers is 27B, and divides integers there.
   """
   return width // heads if layers == _LAYERS_OF_27B else head_dim
 
 
 def query_factor(config: config_lib.Gemma3Config) -> float:
-  """Returns what queries are multiplied by in a GGUF, for llama.cpp's scale.
+  """Returns the multiplier of queries in a GGUF file for llama.cpp's scale.
 
-  llama.cpp reads no scale from the file: where the model has another one, the
-  norm of the queries carries the ratio.
+  llama.cpp reads no scale from the file. If the model has another one, the norm
+  of the queries includes the ratio.
   """
   c = config
   assumed = _query_scale(c.num_layers, c.embed_dim, c.num_heads, c.head_dim)
@@ -118,7 +118,7 @@ def to_metadata(config: config_lib.Gemma3Config) -> dict[str, Any]:
 
 
 def _pattern(kinds: tuple[str, ...]) -> int | list[bool]:
-  """Returns the period where there is one, or which layers are local."""
+  """Returns the period if there is one, or whether each layer is local."""
   for period in (config_lib.PUBLISHED_PERIOD, *range(2, len(kinds) + 2)):
     if kinds == config_lib.periodic_kinds(len(kinds), period):
       return period
@@ -126,7 +126,7 @@ def _pattern(kinds: tuple[str, ...]) -> int | list[bool]:
 
 
 def _layer_kinds(fields: file_fields.Gguf, layers: int) -> tuple[str, ...]:
-  """Reads the pattern: a period, or a list that says which layers are local."""
+  """Parses the pattern: a period, or a list of whether each layer is local."""
   pattern = fields.get(PATTERN)
   if pattern is None:
     return config_lib.published_kinds(layers)
@@ -136,7 +136,7 @@ def _layer_kinds(fields: file_fields.Gguf, layers: int) -> tuple[str, ...]:
     return config_lib.periodic_kinds(layers, pattern or layers + 1)
   is_list = isinstance(pattern, list)
   is_legal = is_list and all(x in (0, 1) for x in pattern)
-  # llama.cpp takes layers beyond a list's end to be global, without a word.
+  # llama.cpp silently treats layers beyond a list's end as global.
   if is_legal and len(pattern) == layers:
     kinds = (config_lib.GLOBAL, config_lib.LOCAL)
     return tuple(kinds[is_local] for is_local in pattern)

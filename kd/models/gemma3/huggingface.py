@@ -1,8 +1,9 @@
 """Gemma 3 in Hugging Face's files: config.json and names of tensors.
 
-A `gemma3_text` config (270M, 1B) holds every key. A `gemma3` config (4B and up)
-holds under `text_config` what differs from that class's published defaults, so
-there, and only there, a missing key means the published value.
+A `gemma3_text` config (270M, 1B) contains every key. The `text_config` of a
+`gemma3` config (4B and up) contains only differences from that class's
+published defaults, so there, and only there, missing keys have the published
+values.
 """
 
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ _PUBLISHED = {
   'rope_local_base_freq': 10_000.0,
 }
 
-# Keys that may be missing and have one legal value.
+# Optional keys with one legal value.
 _FIXED = {
   'hidden_activation': 'gelu_pytorch_tanh',
   'attention_bias': False,
@@ -44,8 +45,8 @@ _KINDS = {
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
-# Where the text model's tensors are: in flat files, in the published 4B, and in
-# the 4B as newer transformers write it; the head is outside of the model.
+# Names of the text model's tensors: in flat files, in the published 4B, and in
+# the 4B from newer transformers. The head is outside of the model.
 _TEXT_HEAD = re.compile(r'(?:language_model\.)?(lm_head\.weight)$')
 _TEXT = re.compile(
   r'(?:model\.language_model\.|language_model\.model\.|model\.)?'
@@ -59,7 +60,7 @@ def text_module(model_type: str) -> str:
 
 
 def key(key_: str, with_vision: bool) -> str | None:
-  """Returns a key as a flat file has it; see family.Family.hf_key."""
+  """Returns the key in a flat file; see family.Family.hf_key."""
   tower_key = vision.key(key_)
   if tower_key is not None:
     return tower_key if with_vision else None
@@ -71,7 +72,7 @@ def key(key_: str, with_vision: bool) -> str | None:
 
 
 def file_key(config: config_lib.Gemma3Config, key_: str) -> str:
-  """Returns the key that a published file has; see Family.hf_file_key."""
+  """Returns the key in a published file; see Family.hf_file_key."""
   is_text = vision.key(key_) is None
   return f'language_model.{key_}' if config.vision and is_text else key_
 
@@ -82,7 +83,7 @@ def from_dict(raw: Mapping[str, Any], file: str) -> config_lib.Gemma3Config:
   tower = None
   if raw['model_type'] == _NESTED:
     tower = vision.from_dict(raw, file)
-    # The head is tied at the outer level, where readers look.
+    # Other programs read whether the head is tied at the outer level.
     text = {**fields.object('text_config')}
     if 'tie_word_embeddings' in raw:
       text['tie_word_embeddings'] = raw['tie_word_embeddings']
@@ -109,7 +110,7 @@ def from_dict(raw: Mapping[str, Any], file: str) -> config_lib.Gemma3Config:
 
 
 def _layer_kinds(fields: file_fields.Json) -> tuple[str, ...]:
-  """Returns kinds: as listed, else by the period, else as published."""
+  """Returns the listed kinds, else by the period, else as published."""
   count = fields.number('num_hidden_layers', most=file_fields.MOST_LAYERS)
   listed = fields.layer_types(count, _KINDS)
   if listed is not None:
@@ -151,7 +152,7 @@ def _rope(fields: file_fields.Json) -> tuple[float, float, float]:
 
 
 def _nested_rope(fields: file_fields.Json) -> tuple[float, float, float]:
-  """Returns the same from `rope_parameters`, which has a dict for each type."""
+  """Returns the same from `rope_parameters`, a dict for each type."""
   bases, factors = {}, {}
   for name, kind in _KINDS.items():
     key = f'rope_parameters.{name}'
@@ -175,7 +176,7 @@ def _nested_rope(fields: file_fields.Json) -> tuple[float, float, float]:
 
 
 def problem(config: config_lib.Gemma3Config) -> str:
-  """Says why transformers refuses the sizes; see family.Family.hf_problem."""
+  """Returns why transformers rejects the sizes, or ''; see family.Family."""
   if config.embed_dim % config.num_heads:
     return (
       f'its {config.num_heads} query heads do not divide the embedding width, '
@@ -203,8 +204,8 @@ def to_dict(config: config_lib.Gemma3Config) -> dict[str, Any]:
 def _text_dict(config):
   """Returns the keys of a flat config.json.
 
-  Rotary bases and scaling are written in the old form and in the new one, so
-  that each version of transformers, and vLLM, finds the one that it reads.
+  Rotary bases and scaling are written in both the old and the new form, for all
+  versions of transformers and for vLLM.
   """
   c = config
   scaling = None
@@ -247,5 +248,5 @@ def _text_dict(config):
 
 
 def _whole(x: float) -> int | float:
-  """Returns an int if x is whole: transformers refuses 256.0 here."""
+  """Returns an int if x is whole, since transformers rejects 256.0 here."""
   return int(x) if x == int(x) else x

@@ -4,12 +4,12 @@ Sizes and constants come from the `config.json` of each published model
 (270M, 1B, 4B, 12B, 27B) and from arXiv 2503.19786; `tiny` and `nano` are this
 project's own, for the quickstart. The fields are those of config.Gemma3Config,
 with `num_layers` in place of `layer_kinds`. A model has the tower in `vision`
-only if a config asks for it.
+only if a config requests it.
 """
 
 from kd.models.vision import config as vision
 
-# A tower for pictures of 56 pixels, each of which is 16 soft tokens.
+# A tower for images of 56 x 56 pixels, with 16 soft tokens each.
 _SMALL_TOWER = vision.VisionConfig(
   image_size=56,
   patch_size=7,
@@ -40,7 +40,7 @@ _SMALL = dict(
 _LARGE = dict(
   _COMMON,
   head_dim=256,
-  vocab_size=262_208,  # 262,144 text ids, then rows that only padding has
+  vocab_size=262_208,  # 262,144 text ids, then padding rows
   window=1024,
   context=131_072,
   query_scale=256.0,

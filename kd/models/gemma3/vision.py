@@ -12,7 +12,7 @@ from kd.models.vision import config as config_lib
 _Entry = tensors_lib.Entry
 _PREFIX = 'vision_tower.vision_model.'
 _PROJECTOR = 'multi_modal_projector.'
-# The published files name the tower `vision_tower.vision_model`, newer versions
+# The published files name the tower `vision_tower.vision_model`. Newer versions
 # of transformers write `model.vision_tower`, without `vision_model`.
 _TOWER_KEY = re.compile(r'(?:model\.)?vision_tower\.(?:vision_model\.)?(.*)')
 _PROJECTOR_KEY = re.compile(r'(?:model\.)?multi_modal_projector\.(.*)')
@@ -26,7 +26,7 @@ _PUBLISHED = {
   'num_hidden_layers': 27,
   'layer_norm_eps': 1e-6,
 }
-# Keys that may be missing and have one legal value.
+# Optional keys with one legal value.
 _FIXED = {
   'hidden_act': 'gelu_pytorch_tanh',
   'num_channels': 3,
@@ -105,7 +105,7 @@ _LAYER = (
 def tensors(
   config: config_lib.VisionConfig, text_dim: int
 ) -> list[tensors_lib.Tensor]:
-  """Returns the tensors of the tower and the projector, of no text layer.
+  """Returns the tensors of the tower and the projector.
 
   Args:
     config: their sizes.
@@ -132,7 +132,7 @@ def tensors(
 
 
 def key(key_: str) -> str | None:
-  """Returns a key as the published files have it; None: it is no tower's."""
+  """Returns the key in the published files; None if not of a tower."""
   for pattern, prefix in ((_TOWER_KEY, _PREFIX), (_PROJECTOR_KEY, _PROJECTOR)):
     match = pattern.fullmatch(key_)
     if match:
@@ -186,8 +186,8 @@ def _check_sizes(config, fields, patch, heads, width):
     config: the tower's sizes.
     fields: the file's fields.
     patch: the key of the patches' size.
-    heads: that of the number of heads.
-    width: that of the width.
+    heads: the key of the number of heads.
+    width: the key of the width.
   """
   if config.image_size % config.patch_size:
     raise fields.error(
@@ -245,7 +245,7 @@ def processor(config: config_lib.VisionConfig) -> dict[str, dict[str, Any]]:
 
 
 def to_gguf(config: config_lib.VisionConfig, text_dim: int) -> dict[str, Any]:
-  """Returns the metadata of llama.cpp's file of a tower.
+  """Returns the metadata of llama.cpp's vision tower file.
 
   Args:
     config: the tower's sizes.
@@ -280,7 +280,7 @@ def from_gguf(
   """Returns the tower that an mmproj file describes, and D.
 
   Raises:
-    ConfigError: it is no tower of Gemma 3, or a field is wrong.
+    ConfigError: it is not a tower of Gemma 3, or a field is wrong.
   """
   kind = metadata.get(_PROJECTOR_TYPE)
   if kind != 'gemma3':

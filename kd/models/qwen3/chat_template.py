@@ -1,6 +1,6 @@
 """Qwen3's turns (ChatML), with a block of thoughts before the last answer.
 
-Model turns since the user's last message, those that call tools, keep theirs.
+Model turns after the last user message, which call tools, keep theirs.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ MARKS = chat_turns.Marks('<|im_start|>', '<|im_end|>')
 _OPEN, _CLOSE = '<think>', '</think>'
 _NO_THOUGHTS = f'{_OPEN}\n\n{_CLOSE}\n\n'
 
-# The published text also lists the tools that there are. `generation` marks
-# what the assistant says, for transformers' return_assistant_tokens_mask.
+# The published template also lists the available tools. `generation` marks the
+# assistant's text, for transformers' return_assistant_tokens_mask.
 _JINJA = """\
 {%- set system = messages[0]['role'] == 'system' -%}
 {%- set turns = messages[1:] if system else messages -%}
@@ -100,9 +100,9 @@ def render(
 ) -> tuple[str, list[chat_turns.Turn]]:
   """Writes messages as text in which the model opens its block of thoughts.
 
-  See templates.render. The block is part of the model's last turn, even where
-  it is empty, and turns before the user's last message lose theirs, as Qwen3
-  was trained.
+  See templates.render. The block is part of the model's last turn, even if it
+  is empty, and turns before the last user message lose theirs, as in the
+  training of Qwen3.
   """
   return _render(messages, generate, thinking=True)
 
@@ -153,21 +153,21 @@ def _parts(
   """Splits a message of the model.
 
   Args:
-    message: its content may hold a block of thoughts.
+    message: its content may contain a block of thoughts.
     is_last: whether the turn is the last, which has the block even if there are
       no thoughts.
-    keeps_thoughts: whether the user says nothing later.
+    keeps_thoughts: whether no message of the user follows.
 
   Returns:
-    The block with what separates it from the answer, the answer, and the
-    beginning of the answer that is rationale.
+    The block with its separator from the answer, the answer, and the prefix of
+    the answer that is rationale.
   """
   said, rationale = message['content'], chat_turns.rationale(message)
   thoughts, is_closed = '', _CLOSE in said
   if is_closed:
     thoughts = said.partition(_CLOSE)[0].split(_OPEN)[-1].strip('\n')
     said = said.rpartition(_CLOSE)[2]
-    # The rationale is a beginning of the content, so it may end in the block.
+    # The rationale is a prefix of the content, so it may end in the block.
     _, closed, rationale = rationale.rpartition(_CLOSE)
     rationale = rationale if closed else ''
   if is_closed or is_last:
@@ -181,7 +181,7 @@ def _parts(
 
 
 def _calls(message: chat_turns.Message, said: str) -> str:
-  """Returns the calls of tools behind what the model says."""
+  """Returns the tool calls that follow the model's text."""
   text = ''
   for call in chat_turns.tool_calls(message):
     arguments = chat_turns.arguments(call)
@@ -196,14 +196,14 @@ def _result(message: chat_turns.Message) -> str:
 
 
 def _recognizes(jinja: str) -> bool:
-  """Returns whether a Jinja text writes both forms: it has the switch.
+  """Returns whether a Jinja template has the switch between both forms.
 
-  Qwen2.5's text has the same marks, and a system text of its own.
+  Qwen2.5's template has the same marks, and a default system text.
   """
   return MARKS.start in jinja and 'enable_thinking' in jinja
 
 
-# The form that published texts write by default comes first.
+# The default form of published templates comes first.
 TEMPLATES = {
   'qwen3': chat_turns.Template(render, JINJA, MARKS, _recognizes),
   'qwen3_no_thinking': chat_turns.Template(

@@ -18,7 +18,7 @@ class Qwen3Config(family.Config):
     mlp_dim: F.
     num_heads: N, query heads.
     num_kv_heads: G, key and value heads; divides N.
-    head_dim: H; N H need not be D.
+    head_dim: H; N H may differ from D.
     vocab_size: V, rows of the embedding, padding rows included.
     num_layers: S.
     context: number of positions the model was trained for.
@@ -57,10 +57,10 @@ class Qwen3Config(family.Config):
     return None
 
   def keep_layers(self, layers: Sequence[int]) -> 'Qwen3Config':
-    """Returns the model with these layers alone."""
+    """Returns the model with only these layers."""
     return dataclasses.replace(self, num_layers=len(layers))
 
   @property
   def recomputed_matrices(self) -> int:
-    """All but the MLP's last one: its product is only added to the stream."""
+    """All but the MLP's last matrix; its product is only added to the input."""
     return self.layer_matrices - self.embed_dim * self.mlp_dim

@@ -17,7 +17,7 @@ def from_metadata(
 ) -> config_lib.Qwen3Config:
   """Converts a header; see family.Family.config_from_gguf.
 
-  Without an output embedding of its own the head is tied, as for llama.cpp.
+  Without a separate output embedding the head is tied, as in llama.cpp.
   """
   fields = file_fields.Gguf(file, ARCHITECTURE, metadata)
   factor = fields.rope_factor()

@@ -8,14 +8,14 @@ from kd.models.qwen3 import config as config_lib
 
 MODEL_TYPES = ('qwen3',)
 
-# Keys that may be missing and have one legal value.
+# Optional keys with one legal value.
 _FIXED = {
   'hidden_act': 'silu',
   'attention_bias': False,
   'use_sliding_window': False,
 }
 _KINDS = {'full_attention': config_lib.FULL}
-# What a missing key means to transformers.
+# The defaults of transformers for missing keys.
 _DEFAULTS = {'head_dim': 128}
 
 
@@ -80,8 +80,8 @@ def _check_scaling(fields, key, scaling):
 def to_dict(config: config_lib.Qwen3Config) -> dict[str, Any]:
   """Returns the keys of config.json; see family.Family.config_to_hf.
 
-  The rotary base is written in the old form and in the new one, for old and
-  new versions of transformers.
+  The rotary base is written in both the old and the new form, for old and new
+  versions of transformers.
   """
   c = config
   return {

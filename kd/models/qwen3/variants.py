@@ -8,7 +8,7 @@ trials with the byte tokenizer. The fields are those of config.Qwen3Config.
 _COMMON = dict(
   num_kv_heads=8,
   head_dim=128,
-  vocab_size=151_936,  # 151,669 ids, then rows that only padding has
+  vocab_size=151_936,  # 151,669 ids, then padding rows
   context=40_960,
   rope_base=1_000_000.0,
   norm_epsilon=1e-6,

@@ -7,19 +7,20 @@ import dataclasses
 class VisionConfig:
   """Sizes of one tower (SigLIP, arXiv 2303.15343), with the projector.
 
-  An image of S x S pixels is cut into patches, each of which is a position of
-  the tower. Its outputs are averaged over squares of patches, and projected to
-  the width of the text model: soft tokens.
+  An image of S x S pixels is cut into patches, which are the tower's positions.
+  Its outputs are averaged over squares of patches, and projected to the width
+  of the text model as soft tokens.
 
   Attributes:
-    image_size: S, pixels of an image's side.
-    patch_size: pixels of a patch's side; divides S.
+    image_size: S, side of an image in pixels.
+    patch_size: side of a patch in pixels; divides S.
     embed_dim: E, the width.
     mlp_dim: M.
-    num_heads: heads, each E / num_heads wide.
+    num_heads: number of heads, each E / num_heads wide.
     num_layers: number of layers.
     norm_epsilon: added to variances and mean squares in norms.
-    tokens_per_side: soft tokens along a side of the image; divides S / patch.
+    tokens_per_side: number of soft tokens along a side of the image; divides
+      S / patch_size.
   """
 
   image_size: int
@@ -52,7 +53,7 @@ class VisionConfig:
 
   @property
   def layer_matrices(self) -> int:
-    """The number of weights that a layer multiplies each patch by."""
+    """The number of weights of one layer that each patch is multiplied by."""
     return self.embed_dim * (4 * self.embed_dim + 2 * self.mlp_dim)
 
   def parameter_count(self, text_dim: int) -> int:

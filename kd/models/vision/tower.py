@@ -14,9 +14,9 @@ from kd.partitioning import rules
 Array = types.Array
 
 _AXES = ('batch', None, None)
-_MIDDLE = 127.5  # Of the values of a pixel, 0 to 255.
-# Patches whose attention to all others is computed at a time: the scores of all
-# of an image's 4,096 would be 1 GB in float32.
+_MIDDLE = 127.5  # Middle of the range of pixel values, 0 to 255.
+# Patches whose attention is computed at a time. The scores of all of an image's
+# 4,096 patches would be 1 GB in float32.
 _QUERIES = 512
 _dense_init = nn.initializers.lecun_normal()
 
@@ -28,7 +28,7 @@ def _parameter(module, name, init, shape, axes):
 
 
 class Linear(nn.Module):
-  """A product with a matrix, and a bias.
+  """A linear map with a bias.
 
   Attributes:
     outputs: the number of outputs.
@@ -74,7 +74,7 @@ class LayerNorm(nn.Module):
 def attend(query: Array, key: Array, value: Array) -> Array:
   """Computes attention of all patches to all patches: [B, P, N, H].
 
-  A few queries at a time, whose scores the gradient computes again.
+  It is computed for a few queries at a time, and gradients recompute scores.
   """
   patches = query.shape[1]
   if patches <= _QUERIES:
@@ -108,7 +108,7 @@ class Layer(nn.Module):
 
   @nn.compact
   def __call__(self, x, _):
-    """Maps x [B, P, E]; returns it, and [B, T, E] if it is shown."""
+    """Maps x [B, P, E]; also returns [B, T, E] if it is shown, else None."""
     c = self.config
     heads = (*x.shape[:2], c.num_heads, c.embed_dim // c.num_heads)
 
@@ -130,7 +130,7 @@ class Layer(nn.Module):
 
 
 class Tower(nn.Module):
-  """Patches of images to their outputs after the final norm.
+  """Maps patches of images to their outputs after the final norm.
 
   Attributes:
     config: its sizes.
@@ -148,7 +148,7 @@ class Tower(nn.Module):
 
     Args:
       pixels: uint8 [B, S, S, 3].
-      layers: whose outputs are returned too; static.
+      layers: layers whose outputs are also returned; static.
 
     Returns:
       [B, P, E], patches row by row; and the outputs of n layers, averaged over
@@ -189,8 +189,8 @@ def patches(pixels: Array, config: config_lib.VisionConfig) -> Array:
     config: the tower's sizes.
 
   Returns:
-    float32 [B, P, 3 p p], patches row by row; within each, color after color,
-    row by row.
+    float32 [B, P, 3 p p], patches row by row; within each, color by color, row
+    by row.
   """
   side, p = config.patches_per_side, config.patch_size
   x = pixels.reshape(-1, side, p, side, p, 3)

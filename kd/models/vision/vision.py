@@ -1,4 +1,4 @@
-"""Images to the soft tokens that a text model reads."""
+"""Converts images to the soft tokens of a text model."""
 
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ class VisionOutputs(NamedTuple):
   """The outputs of a vision tower and its projector.
 
   Attributes:
-    soft_tokens: [B, I x T, D], what the text model reads.
+    soft_tokens: [B, I x T, D], inputs of the text model.
     features: [B, I x T, E], see types.Images.
     layers: the outputs of n layers, averaged over the patches of each soft
       token, [n, B, I x T, E], or None.
@@ -38,7 +38,7 @@ class Projector(nn.Module):
   Attributes:
     config: the tower's sizes.
     text_dim: D.
-    norm_offset: a norm multiplies by its parameter plus this.
+    norm_offset: added to a norm's parameter to get its multiplier.
   """
 
   config: config_lib.VisionConfig
@@ -68,7 +68,7 @@ class Vision(nn.Module):
   Attributes:
     config: the tower's sizes.
     text_dim: D.
-    norm_offset: a norm of the projector multiplies by its parameter plus this.
+    norm_offset: see Projector.
     dtype: data type of activations.
     remat: a name of layer_stack.REMAT_POLICIES.
   """
@@ -85,10 +85,10 @@ class Vision(nn.Module):
 
     Args:
       images: types.Images; the tower does not run if it has features.
-      layers: of the tower, whose outputs are returned too; static.
+      layers: the tower's layers whose outputs are also returned; static.
 
     Raises:
-      ValueError: layers of a tower that does not run.
+      ValueError: outputs of layers are requested, but the tower does not run.
     """
     features, shown = images.features, None
     with jax.named_scope(VISION):
@@ -137,7 +137,7 @@ def features(
 
 
 def placed(x: Array, soft_tokens: Array, index: Array) -> Array:
-  """Returns embeddings with soft tokens at the places of images.
+  """Returns embeddings with soft tokens at the positions of images.
 
   Args:
     x: [B, L, D], embeddings of all tokens.
@@ -156,12 +156,12 @@ def placed(x: Array, soft_tokens: Array, index: Array) -> Array:
 def tapped(
   seen: VisionOutputs, index: Array, spec: types.TapSpec
 ) -> dict[str, Array | None]:
-  """Returns the fields of types.Taps that a spec asks of a tower.
+  """Returns the fields of types.Taps for a tower.
 
   Args:
     seen: the outputs for the images.
     index: int32 [B, L], see types.Images.
-    spec: the layer outputs.
+    spec: the requested layer outputs.
   """
 
   def put(x):
