@@ -15,6 +15,7 @@ _CHEAP = (
   '--xla_backend_optimization_level=0',
   '--xla_llvm_disable_expensive_passes=true',
   '--xla_cpu_use_fusion_emitters=false',
+  '--xla_cpu_parallel_codegen_split_count=1',
 )
 if os.environ['JAX_PLATFORMS'] == 'cpu':
   os.environ['XLA_FLAGS'] = ' '.join((*_CHEAP, os.environ.get('XLA_FLAGS', '')))
