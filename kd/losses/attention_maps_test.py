@@ -59,7 +59,7 @@ def test_value_and_gradient_equal_float64(heads, window, block, distance):
     np.testing.assert_allclose(x, gradient, rtol=1e-4, atol=1e-6)
   for x in teacher_gradients:
     np.testing.assert_array_equal(x, 0)
-  # Padding, and what sees only itself.
+  # Padding, and tokens that attend only to themselves.
   alone = np.append(losses[0, 6:], losses[:, 0])
   assert np.all(np.abs(alone) <= (1e-12 if distance == 'cosine' else 0))
 
@@ -85,7 +85,7 @@ def test_block_size_changes_nothing(window):
 def test_positions_of_an_image_attend_to_each_other_within_the_window():
   length, tokens = 23, 5
   images = np.zeros((2, length), np.int32)
-  # Side by side; at the end of a segment and the start of the next one.
+  # Adjacent images; at the end of a segment and the start of the next one.
   images[0, 1:6], images[0, 6:11] = 1, 2
   images[1, 4:9], images[1, 9:14] = 1, 2
   *where, images = *cases.rows([(15, 8), (9, 13)], length), images
@@ -113,7 +113,7 @@ def test_positions_of_an_image_attend_to_each_other_within_the_window():
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize('heads', ['each', 'mean'])
 def test_equal_models_have_no_loss_and_no_gradient(heads, dtype):
-  # Long enough for the compiler to add up some rows in another order.
+  # Long enough for the compiler to sum some rows in another order.
   where = cases.rows([(90, 60), (200,)], 200)
   student = cases.make_heads(2, 200, 6, 2, 8, scale=3.0)
   student = student._replace(
@@ -135,7 +135,7 @@ def test_more_padding_changes_nothing():
   )
 
   def pad(x):
-    # What stands there is nothing to go by.
+    # Values at padding must not matter.
     widths = [(0, 0), (0, 9)] + [(0, 0)] * (x.ndim - 2)
     return np.pad(x, widths, constant_values=np.nan)
 
@@ -238,9 +238,9 @@ def test_no_array_holds_whole_maps(heads):
 
   row = batch * n * length
   assert largest(None, length) >= row * length
-  # A block's maps are all there is, forward and backward.
+  # Only one block's maps exist, forward and backward.
   assert largest(None, 32) == row * 32
-  # Queries of a local layer are set against the keys in reach alone.
+  # Queries of a local layer are compared only with keys in the window.
   assert largest(16, 16) == batch * length * n * 8
 
 

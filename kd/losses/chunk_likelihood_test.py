@@ -20,7 +20,7 @@ from kd.losses import term_builder
 from kd.losses import terms
 
 _B, _L, _V, _W, _D, _E = 3, 9, 11, 7, 4, 5
-# By row: the span of each target of the student, and of the teacher.
+# The span of each target of the student, and of the teacher, by row.
 _OWN = [[0, 1, 1, 2, 3, 3, 3, 4, 0], [1, 2, 3, 4, 5, 5, 0, 0, 0], [0] * 9]
 _OTHER = [[1, 2, 2, 3, 4, 4, 0, 0, 0], [1, 2, 3, 4, 5, 0, 0, 0, 0], [0] * 9]
 
@@ -78,7 +78,7 @@ def _loss(objective, batch, targets, hidden, unembedding):
   return objective(student, targets, batch, settings, jax.random.key(0))
 
 
-# Returns value and Sums, and the gradients of the student's two arrays.
+# Returns the value, the Sums, and the gradients of the student's two arrays.
 _computed = jax.jit(
   jax.value_and_grad(_loss, (3, 4), has_aux=True), static_argnums=0
 )
@@ -101,7 +101,7 @@ def _log_softmax(hidden, unembedding):
 
 
 def _by_span(model, targets, spans):
-  """Returns for each row the log-likelihood of spans 1, 2, ..."""
+  """Returns the log-likelihoods of spans 1, 2, ... of each row."""
   log_p = np.take_along_axis(_log_softmax(*model), targets[..., None], -1)
   return [
     [log_p[b, spans[b] == i, 0].sum() for i in range(1, spans[b].max() + 1)]
@@ -170,7 +170,7 @@ def test_value_and_gradient_are_those_of_the_formula():
     np.testing.assert_allclose(
       np.sum(found[which] * step), expected, 2e-3, err_msg=str(which)
     )
-  # A head that is not trained, as one that adapters leave alone.
+  # A head that is not trained, as with adapters.
   frozen = jax.jit(jax.grad(_loss, 3, has_aux=True), static_argnums=0)
   only, _ = frozen(objective, batch, targets, *student)
   np.testing.assert_allclose(only, found[0], 1e-6, 1e-8)
@@ -190,7 +190,7 @@ def test_a_span_that_a_mask_cuts_counts_for_nothing():
     for x in (cut, without, batch)
   ]
   assert values[0][0] == values[1][0] != values[2][0]
-  # Likewise one that is in two parts of the answer.
+  # The same holds for a span in two parts of the answer.
   parts = batch.parts.copy()
   parts[0, 5] = types.RATIONALE
   of_answer = _objective(part='answer')
@@ -215,7 +215,7 @@ def test_equal_tokenizers_compare_token_by_token():
   value, _ = _value(_objective(), batch, targets, *student)
   expected = 2 * np.sum(losses * batch.weights) / np.sum(batch.weights)
   np.testing.assert_allclose(value, expected, 1e-4)
-  # Of two models that agree nothing is left.
+  # Equal models have no loss and no gradient.
   same = _targets(batch, *student)
   (value, _), slopes = _computed(_objective(), batch, same, *student)
   assert value < 1e-9 and max(np.abs(x).max() for x in slopes) < 1e-6

@@ -1,4 +1,4 @@
-"""Sparse teachers against the dense one that they were taken from."""
+"""Sparse teachers against the dense teacher that they are taken from."""
 
 import jax
 import jax.numpy as jnp
@@ -87,8 +87,8 @@ def random_pair(vocab=40, seed=0):
   return (rng.normal(size=(2, 3, 5, vocab)) * 2).astype(np.float32)
 
 
-# Data processing: merging outcomes lowers an f-divergence. The alpha-beta
-# family and the adaptive mixture are none.
+# Data processing inequality: merging outcomes lowers an f-divergence. The
+# alpha-beta family and the adaptive mixture are not f-divergences.
 F_DIVERGENCES = sorted(set(OWN) - {'alpha_beta', 'adaptive_kl'})
 
 
@@ -101,7 +101,7 @@ def test_tail_bucket_never_exceeds_dense_and_converges(name):
   for k in (1, 8, 39, 40):
     sparse = loss(student, top_k(teacher, k))
     assert (sparse <= whole + 1e-6).all()
-    # The ids of K are among those of a larger K: never less.
+    # The ids of a larger K include these, so the loss never decreases.
     assert (sparse >= previous - 1e-6).all()
     previous = sparse
   np.testing.assert_allclose(previous, whole, rtol=2e-5, atol=1e-6)
@@ -121,8 +121,8 @@ def test_all_ids_kept_is_the_dense_loss_and_gradient(name, temperature):
 
 def test_mass_in_the_tail_is_punished():
   # V 1000, K 8: most of the student's mass lies outside the teacher's top 8,
-  # and inside them both models have the same proportions. Renormalised over the
-  # 8 on both sides the loss would be 0.
+  # and inside them both models have the same proportions. If both renormalized
+  # over the 8, the loss would be 0.
   teacher = np.linspace(3, -3, 1000)[None]
   student = teacher.copy()
   student[:, 8:] += 4
@@ -177,7 +177,7 @@ def test_slots_that_are_not_used_change_nothing(name):
 
 @pytest.mark.parametrize('name', sorted(set(OWN) - {'adaptive_kl'}))
 def test_samples_are_unbiased(name):
-  # The mean over every id that may be drawn, by its probability, is exact.
+  # The mean over all ids, weighted by their probabilities, is exact.
   rng = np.random.default_rng(0)
   student, teacher = rng.normal(size=(2, 7)).astype(np.float32)
   value = jax.jit(jax.value_and_grad(build(name)))

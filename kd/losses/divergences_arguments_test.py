@@ -1,4 +1,4 @@
-"""What the arguments of divergences do at, near and past their limits."""
+"""Arguments of divergences at, near and beyond their limits."""
 
 import jax
 import numpy as np

@@ -156,8 +156,8 @@ def compiled(spec):
 
 
 def value_and_gradient(spec, *rows):
-  """Of each row: losses [...] and gradient in the student's logits."""
-  # Few tests need another shape than COUNT, VOCAB: compiling takes the time.
+  """Losses [...] and gradients in the student's logits, by row."""
+  # Most tests share the shape COUNT, VOCAB, since compilation is slow.
   both = compiled(tuple(spec.items()))
   (_, value), gradient = both(*(jnp.asarray(x, jnp.float32) for x in rows))
   return np.asarray(value), np.asarray(gradient)
@@ -168,7 +168,7 @@ def ones(rows):
 
 
 def random_rows(rng, count, vocab):
-  """Student, teacher, temperature: rows of every kind, in turns."""
+  """Student, teacher and temperature for rows of alternating kinds."""
   scale = rng.choice([0.1, 1.0, 8.0], (count, 1))
   student = rng.normal(size=(count, vocab)) * scale
   teacher = rng.normal(size=(count, vocab)) * scale
@@ -237,7 +237,7 @@ def test_values_and_gradients_equal_the_papers(spec):
 
 @every_divergence
 def test_contributions_are_right_at_any_gap(spec):
-  # Of measures: the linear term makes each contribution positive alone, and
+  # For measures: the linear term makes each single contribution positive, and
   # float64 needs no series where p is close to q.
   rng = np.random.default_rng(0)
   count = 4001
@@ -314,7 +314,7 @@ def test_what_an_id_costs_that_one_side_rules_out(
   even = np.zeros(4)
   without = np.array([-np.inf, 0, 0, 0])
   if spec == dict(name='skewed_forward_kl', skew=0.1):
-    # Of the other ids: KL of 1/4 from 0.1 / 4 + 0.9 / 3, and back.
+    # KL over the other ids: from 1/4 to 0.1 / 4 + 0.9 / 3, and back.
     ruled_out_by_student -= 0.75 * np.log(0.1 + 0.9 * 4 / 3)
     ruled_out_by_teacher -= np.log(0.1 + 0.9 * 3 / 4)
   got = [
@@ -383,8 +383,8 @@ def test_only_adaptive_weights_need_the_whole_distribution():
 def test_head_is_found_without_a_sort():
   p = np.array([0.25, 0.125, 0.25, 0.0625, 0.125, 0.1875])
   q = np.array([0.1, 0.3, 0.2, 0.25, 0.1, 0.05])
-  # Head by mass: 1/4 twice for up to 1/2, which is exact, then 3/16, then both
-  # 1/8, then all.
+  # Ids in the head by mass: both of 1/4 up to 1/2, which is exact, then 3/16,
+  # then both of 1/8, then all.
   heads = {0.2: 2, 0.5: 2, 0.51: 3, 0.68: 3, 0.69: 5, 0.93: 5, 0.94: 6}
   gaps = np.abs(p - q)[[0, 2, 5, 1, 4, 3]]
   forward, reverse = (kl(np.log(x), np.log(y)) for x, y in ((p, q), (q, p)))

@@ -126,7 +126,7 @@ def test_zero_vectors_and_large_entries_stay_finite(kind):
   for x in jax.tree.leaves((gradients, losses)):
     assert np.isfinite(x).all()
   if kind == 'cosine':
-    # No direction, no likeness and nothing to follow; else size is no matter.
+    # Zero vectors have loss 1. Otherwise the scale does not matter.
     np.testing.assert_array_equal(losses[0, :2], 1)
     expected = hidden_states.cosine(student * 1e20, teacher)[0, 0, 3]
     got = hidden_states.cosine(student, teacher)[0, 0, 3]
@@ -141,7 +141,7 @@ def test_bfloat16_states_are_summed_in_float32():
     got = hidden_states.layers_loss(kind, params, student, teacher, 0.0, None)
     expected = reference(kind, *wide((params, student, teacher)))
     np.testing.assert_allclose(got, expected, rtol=2e-3)
-  # The products' factors are bfloat16, their sums are not.
+  # The factors of products are bfloat16, but sums are not.
   kernel = params['projection']['kernel'][0]
   path = {'projection': {'kernel': kernel}}
   got = hidden_states.apply_projection(path, student[0], 0.0, None)
@@ -156,7 +156,7 @@ def test_dropout_stands_between_norm_and_projection():
   got = hidden_states.apply_projection(params, hidden, 0.25, rng)
   dropped = got == 0
   assert abs(dropped.mean() - 0.25) < 0.01
-  # What is kept is the norm of the whole state over 0.75.
+  # Kept entries are those of the norm of the whole state over 0.75.
   expected = np.where(dropped, 0, rms_norm(hidden) / 0.75)
   np.testing.assert_allclose(got, expected, rtol=1e-5)
   # Entries of the state are dropped, not those of its projection.

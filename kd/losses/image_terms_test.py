@@ -78,7 +78,7 @@ def _term(states, **changes):
 
 
 def _mse(own, other, projection):
-  """Returns the mean squared difference at the places of images, float64."""
+  """Returns the mean squared difference at image positions, float64."""
   where = _batch().images.index >= 0
   own, other = (np.asarray(x, np.float64)[where] for x in (own, other))
   normed = lambda x: x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
@@ -112,7 +112,7 @@ def test_a_student_equal_to_its_teacher_has_no_loss():
     soft=_term('soft_tokens', kind='cosine'),
     tower=_term('tower', pairs=2),
   )
-  # Bits may differ where each operation runs by itself.
+  # Bits may differ where operations are not compiled together.
   assert abs(total) < 1e-12
 
 

@@ -91,7 +91,7 @@ def test_similarity_knows_no_rotation_and_no_scale():
     np.testing.assert_allclose(got, expected, rtol=2e-5)
   own = np.diag(similarity_of(teacher, teacher * 2, weights))
   np.testing.assert_allclose(own, 1, rtol=1e-6)
-  # Not every change is forgiven.
+  # Other changes do matter.
   bent = similarity_of(student, abs(teacher - 20), weights)
   assert np.abs(bent - expected).max() > 0.05
 
@@ -129,7 +129,7 @@ def test_similarity_makes_no_matrix_of_tokens():
   student, teacher = jnp.ones((2, 4, 64, 6)), jnp.ones((3, 4, 64, 10))
   compiled = similarity_of.lower(student, teacher, jnp.ones((4, 64)))
   used = compiled.compile().memory_analysis().temp_size_in_bytes
-  # Both layers' states, centred, in a few copies; 256 x 256 would be 262144.
+  # A few copies of both layers' centered states; 256 x 256 would be 262144.
   assert used < 8 * 4 * 256 * 10
 
 
@@ -140,7 +140,7 @@ def brute_force(similarity):
     if n <= m
     else itertools.combinations_with_replacement
   )
-  # Legal maps come in lexicographic order, and max takes the first.
+  # Legal maps are in lexicographic order, and max returns the first.
   value = lambda chosen: sum(similarity[i, j] for i, j in enumerate(chosen))
   return max(legal(range(m), n), key=value)
 
@@ -149,7 +149,7 @@ def test_choose_equals_brute_force():
   rng = np.random.default_rng(0)
   for n, m in itertools.product(range(1, 5), range(1, 6)):
     for _ in range(20):
-      # Eighths, so that sums are exact and ties are many.
+      # Eighths, so that sums are exact and there are many ties.
       similarity = rng.integers(0, 9, (n, m)) / 8
       got = layer_maps.choose(similarity.astype(np.float32))
       assert got.dtype == np.int32

@@ -1,4 +1,4 @@
-"""Terms of layers read the layers that their map says."""
+"""Layer terms use the layers of their map."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ def build(**losses):
 
 
 def shown(sizes, spec, seed):
-  """What a model of these sizes would show of the layers in `spec`."""
+  """Returns random outputs of the layers in `spec` for these sizes."""
   rng = np.random.default_rng(seed)
   normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
   every = types.Taps(
@@ -245,7 +245,7 @@ def test_tokens_at_which_the_teachers_layers_are_not_finite_are_counted():
   cases = (
     (teacher, True, 0),
     (teacher.replace(hidden=spoil(teacher.hidden, target)), False, 1),
-    # No target there.
+    # Not at a target.
     (teacher.replace(hidden=spoil(teacher.hidden, (0, 1))), True, 0),
     (teacher.replace(key=spoil(teacher.key, target)), False, 1),
   )

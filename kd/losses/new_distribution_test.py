@@ -1,4 +1,4 @@
-"""A representation of targets that no module of kd knows, in every loss."""
+"""A representation of targets from outside of kd, in every loss."""
 
 from flax import struct
 import jax

@@ -1,4 +1,4 @@
-"""Values that are not finite are put into every loss, which must show them."""
+"""Values that are not finite in every loss, which must report them."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ KINDS = ('dense', 'mixture', 'top_k', 'sampled', 'stratified')
 BAD = {
   'nan': np.nan,
   'plus_inf': np.inf,
-  # Legal for one id, which is then ruled out, but not for all of them.
+  # Legal for a single id, which is then excluded, but not for all ids.
   'minus_inf': -np.inf,
 }
 
@@ -134,7 +134,7 @@ def _run(objective):
 
 
 def _names(kind):
-  """The divergences that a kind of teacher can serve."""
+  """The divergences that can be computed for a kind of teacher."""
   is_drawn = kind in ('sampled', 'stratified')
   return sorted(set(sparse.OWN) - ({'adaptive_kl'} if is_drawn else set()))
 
@@ -175,7 +175,7 @@ def test_a_bad_student_is_seen_by_cross_entropy():
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_positions_are_not_selected_away_by_a_bad_teacher(kind):
-  # Labels alone are read where the rule keeps a position.
+  # At positions that the rule keeps, the term uses only labels.
   run = _run(_objective(['cross_entropy'], 'teacher_entropy', 0.25))
   clean = run(_logits(0), _distribution(kind))
   assert np.isfinite(clean[0]) and not clean[2].nonfinite.any()

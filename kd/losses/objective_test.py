@@ -174,7 +174,7 @@ def test_value_without_gradient_is_the_same():
 
 
 def test_smoothing_z_loss_and_parts_equal_float64():
-  """Case F3 too: labels are not what the student wrote."""
+  """Labels are not the tokens that the student sampled."""
   case = make_case()
   terms = {
     'rationale': dict(CE, label_smoothing=0.1, z_loss=0.05, part='rationale'),
@@ -193,7 +193,7 @@ def test_smoothing_z_loss_and_parts_equal_float64():
 
 
 def test_importance_weights_equal_float64():
-  """Tokens that the student sampled count min(c, p / q) times, c = 1.5."""
+  """Tokens that the student sampled have weight min(c, p / q), c = 1.5."""
   case, cap = make_case(batch=3), 1.5
   case['labels'] %= 9  # Of 11 ids, the tokenizer's.
   h, w = (np.asarray(case[k], np.float64) for k in ('h', 'w'))
@@ -346,7 +346,7 @@ def test_schedules_of_weight_and_temperature():
 
 
 def test_random_configurations_do_not_depend_on_chunks_or_row_order():
-  # Any terms, any weights: chunk size, the order of rows and more padding
+  # For any terms and weights, chunk size, the order of rows and more padding
   # change nothing.
   rng = np.random.default_rng(0)
   own = {'jensen_shannon': ('beta', 1), 'skewed_reverse_kl': ('skew', 1)}

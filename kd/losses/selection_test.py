@@ -1,4 +1,4 @@
-"""Which positions are kept, by brute force; and that no others are computed."""
+"""Selected positions against brute force; no others are computed."""
 
 import jax
 import jax.numpy as jnp
@@ -138,7 +138,7 @@ def test_a_sparse_teachers_entropy_needs_no_logits():
 
 
 def test_what_is_not_kept_is_not_computed():
-  # NaN in the hidden states of the positions that are dropped is not seen.
+  # NaN in the hidden states of dropped positions must not matter.
   hidden, unembedding, targets, batch = make()
   kept = select('random', 0.3, hidden, unembedding, None, batch)
   spoilt = jnp.where(kept.weights[..., None] > 0, hidden, jnp.nan)

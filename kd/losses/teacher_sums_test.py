@@ -1,4 +1,4 @@
-"""Sums by teacher are those of its share of each target."""
+"""Sums by teacher are weighted by its share of each target."""
 
 import jax
 import jax.numpy as jnp

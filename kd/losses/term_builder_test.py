@@ -1,4 +1,4 @@
-"""Wrong terms are refused by the name of the field."""
+"""Wrong terms raise errors that name the field."""
 
 import pytest
 

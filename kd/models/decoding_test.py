@@ -8,7 +8,7 @@ from kd.models import decoding
 from kd.models import families
 from kd.models.gemma3 import config as gemma3_config
 
-# One group of 6 layers and 2 that are left; a window much shorter than a text.
+# One period of 6 layers and 2 more; a window much shorter than a text.
 _CONFIG = gemma3_config.Gemma3Config(
   embed_dim=32,
   mlp_dim=48,
@@ -42,7 +42,7 @@ def test_a_ring_holds_no_more_than_the_window():
 
 
 def test_rows_of_different_length_equal_the_full_pass(params):
-  """Nothing, less than a window, a window, and more of it is prefilled."""
+  """Prompts are empty, shorter than the window, as long, and longer."""
   lengths = np.array([0, 3, 4, 5, 9], np.int32)
   rows = len(lengths)
   tokens = np.random.default_rng(0).integers(1, 64, (rows, _LENGTH), np.int32)
@@ -52,7 +52,7 @@ def test_rows_of_different_length_equal_the_full_pass(params):
   )
   prefill = jax.jit(decoding.prefill, static_argnums=0)
   _, prompts = prefill(_MODEL, params, tokens[:, :9], lengths)
-  # What the rows held before is gone, and their order is another.
+  # Earlier contents of the rows are replaced, and their order changes.
   source = np.array([3, 0, 4, 2, 1], np.int32)
   cache = decoding.empty(_MODEL, rows, _LENGTH)
   cache = jax.tree.map(lambda x: x + 7, cache)
@@ -63,7 +63,7 @@ def test_rows_of_different_length_equal_the_full_pass(params):
     at = lengths[source] + step
     found, cache = extend(_MODEL, held, cache, tokens[source, at], at)
     np.testing.assert_allclose(found, whole[source, at], atol=1e-5)
-  # Rows that are not taken stay.
+  # Other rows do not change.
   others = np.roll(source, 1)
   other = decoding.insert(cache, prompts, np.arange(rows) == 2, others)
   for new, old in zip(

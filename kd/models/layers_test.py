@@ -49,7 +49,7 @@ def test_rotation_is_of_complex_numbers_made_of_the_two_halves():
 
 
 def test_attention_has_the_query_scale_and_no_soft_cap():
-  """One head whose scores are 100 times the query scale's: they stay so."""
+  """Scores of one head, 100 times those of the query scale, are not capped."""
   config = gemma3_config.Gemma3Config(
     embed_dim=8,
     mlp_dim=8,

@@ -16,7 +16,7 @@ def _function(x, into, out_of):
 
 
 def test_slices_of_split_rows_equal_whole_rows(monkeypatch):
-  """Each device's 12 positions in slices of 5, the last one padded."""
+  """Each device computes 12 positions in slices of 5, the last one padded."""
   random = np.random.default_rng(0)
   draw = lambda *shape: jnp.asarray(random.normal(size=shape), jnp.float32)
   x, gradient = draw(2, 24, 8), draw(2, 24, 8)

@@ -1,4 +1,4 @@
-"""Products a slice of positions at a time are those of whole rows."""
+"""Products by slices of positions are equal to those of whole rows."""
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ def test_slices_equal_whole_rows(monkeypatch, length):
 
 
 def test_sums_over_slices_are_not_rounded(monkeypatch):
-  """64 slices whose sum bfloat16 would stop adding to."""
+  """64 slices, the sum of which would stop growing in bfloat16."""
   monkeypatch.setattr(matmul, '_SLICE', 8)
   x = jnp.ones((1, 8 * 1024, 1), jnp.bfloat16)
   weight = jnp.ones((1, 1), jnp.float32)

@@ -14,7 +14,7 @@ from kd.models.attention import attention
 from kd.models.gemma3 import config as gemma3_config
 from kd.models.gemma3 import layer
 
-# Two groups of four layers, and three that are left.
+# Two periods of four layers, and three more layers.
 _KINDS = gemma3_config.periodic_kinds(11, 4)
 _CONFIG = gemma3_config.Gemma3Config(
   embed_dim=32,
@@ -71,7 +71,7 @@ def _layer_params(params, i):
 
 @pytest.mark.parametrize('weighted', [False, True])
 def test_each_layer_shows_what_it_makes_of_the_layer_before(params, weighted):
-  """All layers, out of order, equal each by itself, times its weight."""
+  """All layers, out of order, equal single layers, times their weights."""
   weights = None
   if weighted:
     weights = np.random.default_rng(1).choice([0.0, 1.0, 1.5], (11, 2))
@@ -123,7 +123,7 @@ def test_rows_skip_layers_in_proportion_to_depth():
 
 
 def test_what_attention_reads_is_what_is_shown(params):
-  """Attention by the formula over what is shown, projected, is its output."""
+  """The layer's output is the formula of attention over the tapped arrays."""
   batch = _batch()
   module = layers.Attention(_CONFIG, 1.0, attention.XLA, layers.unrounded)
   of_layer = _layer_params(params, 2)['attention']
@@ -148,7 +148,7 @@ def test_what_attention_reads_is_what_is_shown(params):
 
 
 def test_remat_changes_no_gradient():
-  """Neither that through the final hidden states nor those through taps."""
+  """Neither that of the final hidden states nor those of taps."""
   batch = _batch()
   spec = types.TapSpec(hidden=(1, 4), attention=(2, 3))
   kinds = gemma3_config.periodic_kinds(5, 2)
@@ -202,7 +202,7 @@ def test_layers_have_their_place_in_the_period_or_behind_the_scan():
 def test_only_layers_in_the_same_place_are_stacked():
   plain = _program(_EMPTY).count('f32[2,2,11,32]')
   assert plain == 0
-  # The scan's output, in its signature and where it is read.
+  # The scan's output, in its signature and where it is used.
   once = _program(types.TapSpec((1,), ())).count('f32[2,2,11,32]')
   twice = _program(types.TapSpec((1, 5), ())).count('f32[2,2,11,32]')
   both = _program(types.TapSpec((1, 2), ())).count('f32[2,2,11,32]')

@@ -1,4 +1,4 @@
-"""Products that read codes, against float64 numpy."""
+"""Products with codes, against float64 numpy."""
 
 import jax
 import jax.numpy as jnp
@@ -24,17 +24,17 @@ def test_products_read_codes_and_copy_no_matrix(name, monkeypatch):
   random = np.random.default_rng(0)
   scheme = schemes.SCHEMES[name]
   codes, scales = scheme.quantize(random.normal(size=(_INPUTS, _OUTPUTS)))
-  # A code times its block's scale.
+  # Each code times its block's scale.
   codes_, scales_ = (np.asarray(x, np.float64) for x in (codes, scales))
   weights = codes_ * np.repeat(scales_, _INPUTS // len(scales), axis=0)
   matrix = code_matrix.make(codes, scales, (_OUTPUTS,))
   bits = 4 if codes.dtype == jnp.int4 else 8
   assert matrix.codes.nbytes == bits * codes.size / 8
-  # One row of inputs, more of them, and one that is too long for the cache.
+  # One row of inputs, several rows, and a vector beyond the size limit.
   for rows, vector_bytes in ((1, 2**14), (3, 2**14), (1, 0)):
     monkeypatch.setattr(code_matrix, '_VECTOR_BYTES', vector_bytes)
     x = random.normal(size=(rows, _INPUTS)).astype(np.float32)
-    # A function of its own: jit would take the trace before the change.
+    # A new function, since jit would reuse the trace from before the change.
     program = jax.jit(lambda *args: _twice(*args)).lower(matrix, x).compile()
     np.testing.assert_allclose(
       program(matrix, x), (2 * x + 1) @ weights, atol=5e-4

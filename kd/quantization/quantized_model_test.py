@@ -1,4 +1,4 @@
-"""Models with few bits against the formula in float64 numpy."""
+"""Quantized models against the formula in float64 numpy."""
 
 import functools
 
@@ -62,7 +62,7 @@ def test_gradients_are_those_at_the_rounded_weights():
   slope = jax.jit(jax.grad(loss, argnums=1), static_argnums=0)
   found = slope(model, _params())
   expected = slope(_inner(), jax.jit(model.plain_params)(_params()))
-  # A symmetric scheme cuts no value: the gradient passes everywhere.
+  # A symmetric scheme clips no value, so the gradient passes everywhere.
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(
       x, y, atol=2e-4 * float(np.abs(y).max()), rtol=0

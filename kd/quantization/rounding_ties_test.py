@@ -47,7 +47,7 @@ def test_dither_moves_weights_off_the_grid_of_their_file():
 
 
 def _file(tensor, params):
-  """Returns the tensor as files hold it: outputs first."""
+  """Returns the tensor in the layout of files, outputs first."""
   leaf = params
   for key in tensor.path:
     leaf = leaf[key]

@@ -97,7 +97,7 @@ def _leaves(tree):
 
 @functools.cache
 def _measured():
-  """Returns the same maxima as layer_measures sees them, padding left out."""
+  """Returns the same maxima from layer_measures, without padding."""
   kept = _batch().segment_ids > 0
   most = lambda x: jnp.max(jnp.abs(jnp.where(_like(kept, x), x, 0)))
   measures = layer_measures.Measures(

@@ -69,7 +69,7 @@ def test_ggml_blocks_are_those_of_gguf(name):
     2,
   )
   np.testing.assert_array_equal(found, expected)
-  # What is on the lattice stays there, byte for byte.
+  # Values on the grid do not change, byte for byte.
   again = quants.dequantize(quants.quantize(found.copy(), kind), kind)
   np.testing.assert_array_equal(again, found)
 
@@ -91,7 +91,7 @@ def test_fp8_rounds_as_e4m3():
 def test_gradients_pass_inside_the_range_alone():
   scheme = schemes.SCHEMES['q4_0']
   block = np.zeros((32, 1), np.float32)
-  # In units of the scale 1: -8 is its extremum, 7.4 rounds to 7, 7.6 is cut.
+  # The scale is 1: -8 is the extremum, 7.4 rounds to 7, 7.6 is clipped.
   block[:4, 0] = -8, 7.4, 7.6, 0.3
   slope = np.arange(1, 33, dtype=np.float32)[:, None]
   gradient = jax.grad(
@@ -114,7 +114,7 @@ def test_inputs_are_rounded_by_their_own_range(name):
   else:
     expected = (vectors / scale).astype(ml_dtypes.float8_e4m3fn) * scale
   error = np.abs(np.asarray(found).reshape(24, -1) - expected)
-  # A value that is half-way between two codes may go to either.
+  # A value halfway between two codes may be rounded to either.
   assert (error > 1e-5 * most * scale).mean() < 1e-3
 
 

@@ -1,4 +1,4 @@
-"""Attention of split rows and heads is that of one device."""
+"""Attention of sharded rows and heads is equal to that on one device."""
 
 import functools
 
@@ -20,7 +20,7 @@ _SPLASH = functools.partial(splash.attend, interpret=True)
 
 
 def _rows():
-  """Two rows with segments that reach over every border of parts."""
+  """Two rows with segments across every border of shards."""
   packed = cases.places(100, 300, 250, 60, right=58)
   whole = cases.places(_LENGTH)
   return jax.tree.map(lambda *x: jnp.concatenate(x), packed, whole)
@@ -41,7 +41,7 @@ def _wanted(window):
 
 
 def _arrays():
-  """One key head: fewer than the devices that heads are split over."""
+  """One key head, fewer than the devices that heads are split over."""
   random = np.random.default_rng(0)
   made = [random.normal(size=(2, _LENGTH, n, 8)) for n in (4, 1, 1, 4)]
   made[-1] *= (np.asarray(_rows().segment_ids) > 0)[..., None, None]
@@ -66,7 +66,7 @@ def test_parts_equal_the_formula(form, window, shape):
 
 
 def test_scores_are_made_for_each_part_alone():
-  """Of 4 parts each makes the pairs of the last, the longest one."""
+  """Each of 4 shards computes as many pairs as the last, the longest one."""
   mesh = mesh_lib.make({'fsdp': 2, 'sequence': 4, 'data': 1}, jax.devices())
   mask = attention_mask.AttentionMask(_rows(), None)
   attend = lambda *x: _PAIRS(*x, mask=mask, scale=cases.SCALE)

@@ -16,10 +16,10 @@ _FORMS = [attention.in_slices, blockwise_attention.attend]
 @pytest.mark.parametrize('form', _FORMS)
 @pytest.mark.parametrize('window', [None, 1, 3, 8, 9, 20, 50])
 def test_blocks_equal_the_formula(window, form):
-  """37 positions in blocks of 8: no multiple, and borders within segments."""
+  """37 positions, not a multiple of the block 8; borders within segments."""
   places = cases.places(15, 13, 4, left=2, right=3)
   arrays = cases.heads(37)
-  # Padding's own results get no gradient, and of slices they mean nothing.
+  # Results at padding get no gradient; those of slices are meaningless.
   arrays[-1] *= (np.asarray(places.segment_ids) > 0)[..., None, None]
   mask = attention_mask.AttentionMask(places, window)
   found = cases.run(lambda *x: form(*x, mask, cases.SCALE, _BLOCK), arrays)
@@ -43,7 +43,7 @@ def test_padding_and_large_scores_stay_finite(form):
 @pytest.mark.parametrize('form', _FORMS)
 @pytest.mark.parametrize('window', [None, 5])
 def test_a_segment_is_bit_blind_to_the_one_before(window, form):
-  """Both reach over borders of blocks and further than the window."""
+  """Both segments cross borders of blocks and are longer than the window."""
   first, second = 21, 19
   mask = attention_mask.AttentionMask(cases.places(first, second), window)
   arrays, others = (
@@ -77,7 +77,7 @@ def test_bfloat16_is_as_close_to_the_formula_as_all_scores_at_once():
 
 
 def _gradient(length, window):
-  """The gradient as a function of abstract arrays, and these."""
+  """The gradient as a function of abstract arrays, and these arrays."""
 
   def run(query, key, value, places):
     mask = attention_mask.AttentionMask(places, window)
@@ -95,7 +95,7 @@ def _gradient(length, window):
 
 @pytest.mark.parametrize('window, pairs', [(None, 36), (512, 15), (513, 15)])
 def test_hidden_pairs_of_blocks_are_not_computed(window, pairs):
-  """Of 8 x 8 pairs of blocks one half, or each block and the one before."""
+  """Half of 8 x 8 pairs of blocks, or each block and the one before."""
   gradient, arguments = _gradient(4096, window)
   text = str(gradient.trace(*arguments).jaxpr)
   assert text.count(f'length={pairs}\n') == 2  # Forward and backward.

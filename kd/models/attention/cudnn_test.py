@@ -1,4 +1,4 @@
-"""What cuDNN is asked for, computed by XLA, against the formula."""
+"""The arguments for cuDNN, computed by XLA, against the formula."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from kd.models.attention import cudnn
 
 @pytest.mark.parametrize('window', [None, 1, 8, 50])
 def test_rows_of_one_text_equal_the_formula(window):
-  """37 positions; what padding's queries give means nothing."""
+  """37 positions; results at padding are meaningless."""
   places = cases.places(30, right=7)
   arrays = cases.heads(37)
   real = (np.asarray(places.segment_ids) > 0)[..., None, None]

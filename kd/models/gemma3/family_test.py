@@ -26,7 +26,7 @@ def test_export_warning_proposes_layers_that_fit():
   assert text.endswith("--config.student.keep_layers='(0, 4, 9)'")
   one = _warning((5,), _CONFIG)
   assert one.endswith("--config.student.keep_layers='(0,)'")
-  # Without local layers in the source nothing fits.
+  # Without local layers in the source there is no such selection.
   odd = dataclasses.replace(_CONFIG, layer_kinds=('global',) * 3)
   text = families.of(odd).export_warning(odd.keep_layers((0,)), odd)
   assert 'keep_layers' not in text

@@ -9,7 +9,7 @@ from kd.models import families
 from kd.models.gemma3 import config as gemma3_config
 
 _LOCAL, _GLOBAL = gemma3_config.LOCAL, gemma3_config.GLOBAL
-# A scan of two layers, and one layer behind it.
+# A scan of two layers, and one layer after it.
 _CONFIG = gemma3_config.Gemma3Config(
   embed_dim=12,
   mlp_dim=20,

@@ -12,7 +12,7 @@ from kd.models import families
 from kd.models import transformer
 from kd.models.gemma3 import config as gemma3_config
 
-# One group of 6 layers and 2 that are left; a window much shorter than a text.
+# One period of 6 layers and 2 more; a window much shorter than a text.
 _CONFIG = gemma3_config.Gemma3Config(
   embed_dim=32,
   mlp_dim=48,
@@ -35,7 +35,7 @@ def _build(config=_CONFIG, dtype='float32', remat='none'):
   model = families.build(config, dtype, remat, 'student')
   shapes = model.abstract_params()
   random = np.random.default_rng(0)
-  # As its own initialization in size; that takes seconds to compile.
+  # Of the same scale as init_params, which takes seconds to compile.
   draw = lambda x: (0.15 * random.normal(size=x.shape)).astype(np.float32)
   return model, jax.tree.map(draw, shapes)
 
@@ -56,7 +56,7 @@ def _tokens(length, seed=0, rows=1):
 
 
 def _places(*lengths):
-  """Positions and segment ids [1, L] of texts packed one after another."""
+  """Positions and segment ids [1, L] of packed texts."""
   positions = np.concatenate([np.arange(n) for n in lengths])
   segment_ids = np.repeat(np.arange(1, len(lengths) + 1), lengths)
   return (positions[None].astype(np.int32), segment_ids[None].astype(np.int32))
@@ -137,7 +137,7 @@ def test_variants_have_the_published_query_scale_and_size():
     assert total == pytest.approx(embedding + rest, rel=0.01)
 
 
-# All longer than the window; the last in blocks whose borders they cross.
+# All longer than the window; the last pair also crosses borders of blocks.
 @pytest.mark.parametrize('a, b', [(13, 9), (700, 400)])
 def test_a_packed_text_is_bit_blind_to_its_neighbour(a, b, built):
   tokens = _tokens(a + b)
@@ -196,7 +196,7 @@ def _saved_per_token(remat):
     saved = jax.eval_shape(residuals, shapes, *batch)
     return sum(x.size for x in jax.tree.leaves(saved))
 
-  # Parameters are saved too, whatever the length.
+  # Parameters are also saved, at any length.
   return (size(32) - size(16)) / 16
 
 
@@ -260,7 +260,7 @@ def test_bfloat16_parameters_are_used_as_they_are():
   wide = jax.tree.map(lambda x: x.astype(jnp.float32), params)
   batch = (_tokens(9), *_places(9))
 
-  # Else the compiler may leave out the very rounding that is looked for.
+  # Otherwise the compiler may leave out the rounding that is tested.
   @functools.partial(
     jax.jit, compiler_options={'xla_allow_excess_precision': False}
   )
@@ -272,7 +272,7 @@ def test_bfloat16_parameters_are_used_as_they_are():
 
 def test_parameters_are_float32_and_activations_of_the_given_type():
   model, params = _build(dtype='bfloat16')
-  # Traced, not compiled: they are what a run starts with.
+  # Traced, not compiled: the initial parameters of a run.
   initial = jax.eval_shape(lambda: model.init_params(jax.random.key(0)))
   assert {x.dtype for x in jax.tree.leaves(initial)} == {jnp.dtype('float32')}
   hidden, _ = _runner(model)(params, _tokens(5), *_places(5))

@@ -111,7 +111,7 @@ def test_forward_is_the_papers(built):
 
 
 def test_each_embedding_has_its_own_gradient(built):
-  """That of the head does not reach the input embedding, and vice versa."""
+  """The head's gradient does not affect the input embedding, or vice versa."""
   model, params = built
   batch = _batch()
 
