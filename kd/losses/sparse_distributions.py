@@ -74,7 +74,7 @@ class TopK(_Sparse):
 
   def _log_sum(self):
     """Returns the normalizer [..., 1]."""
-    # Not of bounded values, which give mass to a distribution without any.
+    # Values are not bounded, which would add mass to an empty distribution.
     return jax.nn.logsumexp(self._buckets(), axis=-1, keepdims=True)
 
   def pair(self, student: Array, temperature: Array) -> distributions.Pair:

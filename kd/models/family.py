@@ -95,7 +95,7 @@ class Model(Protocol):
 
   @property
   def core(self) -> 'Model':
-    """The model whose layers run: itself, unless it wraps another."""
+    """The innermost model: itself, unless it wraps another."""
 
   def bind(self, params: types.PyTree) -> types.PyTree:
     """Returns the parameters of `core`; matrices may be computed.Computed."""

@@ -32,8 +32,8 @@ KV_CACHE = 'kv_cache'
 TRANSFORMER_LAYERS = 'transformer_layers'
 
 # Logical axes of [B, L, D] between layers. A decoding step has few rows of one
-# token, whose sums over devices are much smaller than the weights. So rows are
-# gathered, and weights are not.
+# token. Their sums over devices are much smaller than the weights, so rows are
+# gathered and weights are not.
 BY_ROW_AXES = ('batch', 'length', None)
 DECODING_AXES = ('gathered_batch', None, 'embed')
 

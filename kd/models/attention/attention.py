@@ -1,4 +1,4 @@
-"""Grouped-query attention that never holds scores [B, N, L, L] of long rows.
+"""Grouped-query attention that never stores scores [B, N, L, L] of long rows.
 
 Queries and keys are cut into blocks, and only the pairs of blocks in which a
 query may see a key are computed: about half of all pairs in global layers, two

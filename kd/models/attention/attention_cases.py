@@ -19,7 +19,7 @@ def places(*lengths, left=0, right=0):
 
 
 def heads(length, seed=0):
-  """Query, key, value and the gradient of what is attended."""
+  """Query, key, value and the gradient of the output."""
   random = np.random.default_rng(seed)
   counts = (HEADS, 2, 2, HEADS)
   return [random.normal(size=(1, length, n, 8)) for n in counts]
