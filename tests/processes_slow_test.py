@@ -119,7 +119,7 @@ def test_a_notice_to_one_is_obeyed_by_all(start):
   run.processes[1].send_signal(signal.SIGTERM)
   assert run.finish() == [42, 42], run.text(0, 'err')
   saved = _checkpoints(run)[-1]
-  for i, reason in enumerate(['was told to stop', 'SIGTERM received']):
+  for i, reason in enumerate(['received a stop request', 'SIGTERM received']):
     assert f'{reason}: saved step {saved}' in run.text(i, 'err')
 
 

@@ -44,7 +44,7 @@ def test_a_run_says_what_few_bits_cost(tmp_path, capsys):
     train_mode.main(_config(tmp_path), str(tmp_path / 'run'))
     run = resolve.resolve(_config(tmp_path), jax.devices())
     (few,), (full,) = live.load(run), live.load_full_precision(run)
-  said = 'The teacher in few bits is '
+  said = 'The quantized teacher differs by '
   (line,) = {x for x in capsys.readouterr().out.splitlines() if said in x}
   kl = float(line.removeprefix(said).partition(' ')[0])
   assert 1e-5 < kl < 1

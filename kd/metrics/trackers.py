@@ -161,7 +161,7 @@ class MlflowWriter(scalar_writer.ScalarWriter):
       call()
     except self._mlflow.MlflowException as e:
       if not self._warned:
-        message = 'warning: MLflow does not take metrics: %s'
+        message = 'warning: MLflow did not accept metrics: %s'
         logging.getLogger(__name__).info(message, e)
       self._warned = True
 

@@ -26,7 +26,7 @@ from kd.metrics import tensorboard_events
 from kd.metrics import trackers as trackers_lib
 
 JSON_LINES = 'metrics.jsonl'
-_LINE = 'the lines as they were written; delete this one'
+_LINE = 'unchanged lines; delete this one'
 # Evaluation metrics that are written to the files but not to the terminal.
 _HIDDEN = (
   *('perplexity', 'accuracy'),
@@ -52,7 +52,9 @@ def _stays(record, where, step, evaluated):
     at, is_evaluation = record['step'], record['phase'] == 'eval'
     return _remains(at, is_evaluation, step, evaluated)
   except (KeyError, TypeError) as e:
-    raise errors.ConfigError(where, f'is no line of metrics: {e}', _LINE) from e
+    raise errors.ConfigError(
+      where, f'is not a line of metrics: {e}', _LINE
+    ) from e
 
 
 class JsonLinesWriter(scalar_writer.ScalarWriter):

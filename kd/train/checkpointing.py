@@ -107,8 +107,8 @@ class Saver:
     if position.rows != rows:
       raise errors.ConfigError(
         f'{self._manager.folder}/{step}',
-        f'was trained on rows {position.rows}, the config now means rows '
-        f'{rows}',
+        f'was trained on rows with digest {position.rows}; the config selects '
+        f'rows with digest {rows}',
       )
     saved_feed_state = items['optimizer'].pop(_FEED_STATE, {})
     state = update.TrainState(

@@ -47,9 +47,9 @@ def advice(
   good = [step for step in steps if step < unchanged_since]
   names = ', '.join(f'{folder}/{step}' for step in bad)
   if not unchanged_since:
-    first = f"the student's first weights give this result ({student_init})"
+    first = f"the student's initial weights cause this ({student_init})"
   elif bad:
-    first = f'the parameters of the last checkpoint give this result ({names})'
+    first = f'the parameters of the last checkpoint cause this ({names})'
   elif good:
     first = f'checkpoint {good[-1]} was saved before and gave a finite step'
   else:

@@ -16,7 +16,7 @@ def _advice(unchanged_since, steps, best, folder, teachers=()):
 def test_a_checkpoint_of_the_same_parameters_is_at_fault():
   # Step 3 is not finite because of the parameters after update 2.
   assert _advice(2, [0, 1, 2], 1, '/w/checkpoints') == (
-    'the parameters of the last checkpoint give this result '
+    'the parameters of the last checkpoint cause this '
     f'(/w/checkpoints/2); {AGAIN}; the last good checkpoint is 1, the best so '
     f'far is 1; {NEW}, or remove /w/checkpoints/2'
   )
@@ -40,7 +40,7 @@ def test_an_earlier_checkpoint_is_not_at_fault():
 def test_first_weights_and_teachers_are_no_matter_of_the_learning_rate():
   for steps in ([], [1, 2]):  # Also if all steps so far were skipped.
     assert _advice(0, steps, None, 'c') == (
-      "the student's first weights give this result (student.init hf:S); "
+      "the student's initial weights cause this (student.init hf:S); "
       f'{AGAIN}; repair student.init'
     )
   said = _advice(5, [5], None, 'c', teachers=['the teacher (A)'])

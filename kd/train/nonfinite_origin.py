@@ -66,7 +66,7 @@ class Origin:
         f'not finite: the gradients of {errors.first_of(self.gradients)} at '
         f'step {self.step}'
       )
-    return 'not finite: the origin did not show again after the run'
+    return 'not finite: the origin could not be reproduced after the run'
 
 
 def find(

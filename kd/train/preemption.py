@@ -128,7 +128,7 @@ class StopRequests:
     """The reason to stop, for a message."""
     if self.received:
       return f'{self._name} received'
-    return 'another process of the run was told to stop'
+    return 'another process of the run received a stop request'
 
 
 def _write(line):

@@ -142,7 +142,7 @@ def precision_lines(
   if run.teacher.module.core is run.teacher.module:
     return []
   return [
-    f'The teacher in few bits is {metrics[key]:.5f} nats (KL) from its '
+    f'The quantized teacher differs by {metrics[key]:.5f} nats (KL) from its '
     f'full-precision weights on {name}.'
     for name in run.config.evaluation.sets
     if (key := f'eval/{name}/kl') in metrics

@@ -70,7 +70,7 @@ def measure(
 
 def write(folder: str, measured: Mapping[str, results.Result]) -> str:
   """Writes the tables of all held-out sets; returns them for a terminal."""
-  markdown, text = ['# What the types of the weights cost'], []
+  markdown, text = ['# Quality by weight type'], []
   for name in sorted(measured[_BEFORE].scores):
     rendered = report.set_table(measured, name)
     markdown += [f'## {name}', table.markdown(rendered)]

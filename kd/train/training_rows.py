@@ -86,9 +86,9 @@ def _check_teacher_rows(run, prepared, say):
   """Raises ConfigError if teacher.length is too short for the first rows."""
   for_teacher = teacher_prefix.rows(run, prepared)
   most = own_tokenizer.length(run.config)
-  where = 'in no chunk'
+  where = 'outside of all chunks'
   if own_tokenizer.compares_positions(run):
-    where = 'not where both begin a token'
+    where = 'not at a token boundary of both tokenizers'
   for task_rows in prepared:
     count = min(_CHECKED, task_rows.counts['rows'])
     batch = rows_lib.Numbered([task_rows])(range(count))

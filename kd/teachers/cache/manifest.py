@@ -96,8 +96,8 @@ def _check_shape(manifest: Mapping[str, Any]) -> None:
   if manifest['digest'] != digest:
     raise errors.ConfigError(
       'digest',
-      f'found {json_files.short(manifest["digest"])}, and the other fields '
-      f'have {digest}: something was changed',
+      f'found {json_files.short(manifest["digest"])}, but the other fields '
+      f'have digest {digest}: the file was edited',
       legal='the file as --mode=cache wrote it',
     )
 

@@ -66,7 +66,7 @@ def test_a_manifest_is_read_as_it_was_written(value, tmp_path):
     ('shards.0.statistics', None, 'found None'),
     ('files.unembedding', 1, 'found 1; legal: text'),
     ('format', 1, 'found 1; legal: 2'),
-    ('digest', 'ab', "found 'ab', and the other fields have "),
+    ('digest', 'ab', "found 'ab', but the other fields have "),
   ],
 )
 def test_a_wrong_field_is_named(path, bad, message, value, tmp_path):
@@ -94,7 +94,7 @@ def test_a_wrong_field_is_named(path, bad, message, value, tmp_path):
 def test_a_change_of_any_field_is_noticed(value, tmp_path):
   value['request']['mixture'] = 'y'
   (tmp_path / manifest.FILE).write_text(json.dumps(value))
-  with pytest.raises(errors.ConfigError, match='digest: found .* was changed'):
+  with pytest.raises(errors.ConfigError, match='digest: found .* was edited'):
     manifest.read(str(tmp_path), 'cache.folder')
 
 

@@ -104,8 +104,8 @@ class Cache:
         raise errors.ConfigError(
           'cache.folder',
           f'{os.path.join(self.folder, one["file"])} {problem}{where}',
-          legal='the file as it was written; --mode=cache with '
-          '--config.cache.repair=True makes it again',
+          legal='the unchanged file; --mode=cache with '
+          '--config.cache.repair=True rewrites it',
         )
 
   def read(self, batch: types.Batch) -> types.PyTree:

@@ -165,9 +165,9 @@ def warnings(cache: str, inits: Mapping[str, str], folder: str) -> list[str]:
         f'{recorded["init"]!r}; '
         + ('' if init == recorded['init'] else f'{field} is {init!r} now, and ')
         + f'these files differ: {", ".join(changes)}. The targets are those of '
-        'the teacher as it was. To train on the present one, write a cache in '
-        'another folder (--mode=cache); if its weights are the same, '
-        '--mode=cache with this folder confirms that, and this warning ends'
+        'the teacher at that time. To train on the current one, write a cache '
+        'in another folder (--mode=cache); if its weights are the same, '
+        '--mode=cache with this folder confirms this and removes the warning'
       )
   return lines
 

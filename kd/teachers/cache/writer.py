@@ -107,9 +107,9 @@ def write(job: CacheJob) -> float:
     if strange:
       raise errors.ConfigError(
         _PATH,
-        f'{job.folder!r} holds {strange[0]!r}, which is no file of '
+        f'{job.folder!r} contains {strange[0]!r}, which does not belong to '
         f'{len(plan)} shards of {job.shard_rows} rows',
-        legal='the cache.shard_rows that it was begun with, or a new folder',
+        legal='the original cache.shard_rows, or a new folder',
       )
     return [n for n, facts in enumerate(found) if facts is None]
 
@@ -218,8 +218,7 @@ def check(job: CacheJob, repair: bool) -> None:
     raise errors.ConfigError(
       _PATH,
       f'{job.folder!r} is damaged:\n  ' + '\n  '.join(lines),
-      legal='the files as they were written; '
-      '--config.cache.repair=True makes these again',
+      legal='the unchanged files; --config.cache.repair=True rewrites them',
     )
   for line in lines:
     job.say(line)

@@ -255,11 +255,11 @@ class Answerer:
         way['limit'] = limit
       elif re.search(r'\bseed\b', problem) and way['seeds']:
         way['seeds'] = False
-        line = 'it takes no seed: what it samples is its own choice'
+        line = 'it does not support seeds: answers are not reproducible'
       elif asked > 1 and _ABOUT_N.search(problem):
         # A concurrent request may have lowered it already.
         way['most'] = min(way['most'], asked // 2)
-        line = f'it gives at most {way["most"]} answers per request'
+        line = f'it returns at most {way["most"]} answers per request'
       else:
         return False
       self._record()
@@ -305,4 +305,5 @@ class Answerer:
     self.stop()
     self._budget.close()
     self._replies.close()
-    self._say(f'{self.url}: {self._budget.told()} since the folder was made')
+    costs = self._budget.summary()
+    self._say(f'{self.url}: {costs} since the folder was created')

@@ -80,7 +80,7 @@ class Budget:
     with self._lock:
       return dict(self._spent)
 
-  def told(self) -> str:
+  def summary(self) -> str:
     """Returns a phrase for the user with the costs so far."""
     spent = self.spent
     money = f', {spent["money"]:.4g} of money' if spent['money'] else ''
@@ -109,10 +109,10 @@ class Budget:
         raise errors.ConfigError(
           f'{_PATH}.{name}',
           f'found {self._limits[name]:g}, of which {self._spent[name]:g} is '
-          'spent; the next request could make it '
+          'spent; the next request could raise this to '
           f'{self._spent[name] + cost[name]:g}',
-          legal='more, and the same command: it resumes, and replies that '
-          'have come are not asked for again',
+          legal='a higher limit; the same command then resumes and does not '
+          'repeat requests that were answered',
         )
       self._under_way += 1
       for name, value in cost.items():

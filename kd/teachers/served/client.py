@@ -107,7 +107,7 @@ class Client:
 
   def _ask(self, url, fields, prompt, generated):
     patience, wait = self._patience, self._patience.wait_s
-    problem = 'the run ends'
+    problem = 'the run is stopping'
     for attempt in range(1, patience.attempts + 1):
       if self._closed.is_set():
         break
@@ -163,7 +163,7 @@ class Client:
       return errors.ConfigError(
         'teacher.server.key_variable',
         f'found {self._key_variable!r}: {problem}',
-        legal='an environment variable with a key that the server takes',
+        legal='an environment variable with a key that the server accepts',
       )
     return RefusedError(status, problem)
 

@@ -79,7 +79,7 @@ def probe(
     return Probed(model, name, questions, answer, origin, notes)
   raise errors.ConfigError(
     _URL,
-    f'{client.url} tells no log-probabilities of given ids',
+    f'{client.url} does not return log-probabilities of given ids',
     legal='a server of vLLM, SGLang, llama.cpp or kd, or one that has '
     '/v1/completions with echo and logprobs',
     details='\n'.join(problems),
@@ -185,30 +185,30 @@ def _notes(questions, answer, ids, most, by_position) -> Iterator[str]:
   """Yields a line on each limitation of the server."""
   if questions.most < most:
     yield (
-      f'it tells at most {questions.most} ids per token: K is '
-      f'{questions.most}, not {most}, and the rest of the mass is one outcome'
+      f'it returns at most {questions.most} ids per token: K is '
+      f'{questions.most} instead of {most}; all other ids form the tail'
     )
   if by_position:
     yield (
-      'it tells nothing of prompts: there is one request per token, and the '
-      'NLL of a token that is not among the K is a lower bound'
+      'it returns no log-probabilities of prompts: one request per token is '
+      'sent, and the NLL of a token that is not among the K is a lower bound'
     )
     return
   if questions.generated:
     yield (
-      'max_tokens 0 is refused: each request generates one token, which is '
-      'counted'
+      'it refuses max_tokens 0: each request generates one token, which '
+      'counts toward the budget'
     )
   fewest = int((answer.ids >= 0).sum(axis=1).min())
   if fewest < questions.most:
     yield (
-      f'it names ids by texts that several have: of some tokens it tells '
-      f'{fewest} of {questions.most} ids, and the others are in the rest of '
-      'the mass'
+      'it returns texts, some of which several ids share: for some tokens '
+      f'only {fewest} of {questions.most} ids are known; the others count to '
+      'the tail'
     )
   other, _ = questions.ask(ids, range(len(ids) - 1), temperature=0.5)
   if np.abs(other.actual - answer.actual).max() < _SAME:
     yield (
-      'it ignores the temperature in log-probabilities: a term at another '
-      'temperature than 1 softens the K ids and the rest together'
+      'its log-probabilities ignore the temperature: a term with a '
+      'temperature other than 1 softens the tail as one outcome'
     )

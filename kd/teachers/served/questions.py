@@ -140,9 +140,9 @@ class Questions:
       if actual not in position.logprobs and not self._api.by_position:
         raise errors.ConfigError(
           'teacher.server.url',
-          f'position {at + 1}: the reply has no log-probability of id '
-          f'{actual}, which was asked',
-          legal='a server that scores the ids as they are',
+          f'position {at + 1}: the reply lacks the log-probability of the '
+          f'requested id {actual}',
+          legal='a server that scores the ids of a request unchanged',
         )
       best = sorted(position.logprobs.items(), key=lambda x: (-x[1], x[0]))
       best = best[: self.most - position.unnamed]

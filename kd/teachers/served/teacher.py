@@ -133,7 +133,7 @@ class Teacher:
     apart = float(np.abs(answer.actual - before).mean())
     if not apart <= self._tolerance:
       raise self._changed(
-        'log-probabilities of the probe', f'others, {apart:.3g} nats apart'
+        'log-probabilities of the probe', f'{apart:.3g} nats apart'
       )
 
   def _changed(self, before, now):
@@ -204,7 +204,7 @@ class Teacher:
     except apis.MalformedError as e:
       raise errors.ConfigError(
         'teacher.server.url',
-        f'a reply lacks what was asked for: {e}',
+        f'a reply lacks requested values: {e}',
         legal='a server that answers each request as it answered the first',
       ) from e
     before = self._probed.origin
@@ -231,4 +231,5 @@ class Teacher:
     self._pool.shutdown(cancel_futures=True)
     self._budget.close()
     self._replies.close()
-    self._say(f'teacher: {self._budget.told()} since its folder was made')
+    costs = self._budget.summary()
+    self._say(f'teacher: {costs} since its folder was created')

@@ -145,8 +145,8 @@ def test_less_than_was_wanted_is_said_and_used(tmp_path):
     sizes = [len(x['prompt']) + x['max_tokens'] for x in server.asked]
     assert spent['requests'] == len(sizes) and spent['tokens'] == sum(sizes)
   told = ' '.join(said)
-  assert 'K is 5, not 8' in told and 'max_tokens 0 is refused' in told
-  assert 'ignores the temperature' in told
+  assert 'K is 5 instead of 8' in told and 'refuses max_tokens 0' in told
+  assert 'ignore the temperature' in told
 
 
 def test_ids_that_the_student_lacks_are_left_out(tmp_path):

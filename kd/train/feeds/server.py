@@ -44,7 +44,7 @@ class Source(source.Source):
     if objective.layer_terms:
       raise errors.ConfigError(
         f'losses.{objective.layer_terms[0].key}',
-        'compares layers, and a server tells no layer outputs',
+        'compares layers, but a server returns no layer outputs',
         legal='a term of next-token distributions, or a teacher that is live',
       )
     if config.teacher.others:
@@ -57,8 +57,8 @@ class Source(source.Source):
     if student.config.vision:
       raise errors.ConfigError(
         'student.vision',
-        f'found {config.student.vision!r}, and a server is asked without '
-        'images',
+        f'found {config.student.vision!r}, but requests to a server contain '
+        'no images',
         legal='none',
       )
     if jax.process_count() > 1:
