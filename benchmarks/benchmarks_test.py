@@ -272,20 +272,20 @@ def test_programs_match_the_operations_by_formula():
     attention.XLA,
   )
   teacher = parts.pop('teacher')
-  paper = {
+  formula = {
     'objective': parts['objective'],
     'teacher': teacher,
     'step': sum(parts.values()),
   }
   found = {}
-  for name in paper:
+  for name in formula:
     # Each chunk has 16 positions of each row.
     found[name] = compile_tpu.compiled(step, name, trips=4)
-    np.testing.assert_allclose(found[name]['flops'], paper[name], rtol=1e-3)
+    np.testing.assert_allclose(found[name]['flops'], formula[name], rtol=1e-3)
   found['large'] = {'error': 'does not fit'}
-  shown = objective_tpu.summary(found, paper)
+  shown = objective_tpu.summary(found, formula)
   assert shown['large'] == {'error': 'does not fit'}
-  assert shown['step']['flops_to_paper'] == pytest.approx(1, rel=1e-3)
+  assert shown['step']['flops_to_formula'] == pytest.approx(1, rel=1e-3)
   count = _MODEL.parameter_count
   embedding = _MODEL.vocab_size * _MODEL.embed_dim
   assert step.teacher_bytes_kept() == 4 * (count - embedding)
@@ -296,15 +296,15 @@ def test_programs_match_the_operations_by_formula():
 def test_cases_of_tpus():
   found = objective_tpu.cases([2048, 8192], large=True)
   assert [c['topology'] for c in found] == ['v5e:2x4', 'v5e:2x4', 'v5e:4x4']
-  paper = objective_tpu.by_formula(found[0], rows=8)
+  formula = objective_tpu.by_formula(found[0], rows=8)
   # 3 products of the student's logits and 1 of the teacher's.
   widths = 3 * 1152 + 2560
-  assert paper['objective'] == 2 * 8 * 2048 * 262144 * widths
+  assert formula['objective'] == 2 * 8 * 2048 * 262144 * widths
 
 
 def test_cache_cpu():
   found = cache_cpu.run(_MODEL, _MODEL, examples=90, steps=2, rounds=1)
-  assert set(found['writing_beside_bare']) == {
+  assert set(found['writing_to_bare_ratio']) == {
     *('bare', 'top_k', 'sampled', 'hidden')
   }
   assert set(found['training_tokens_per_s']) == {'none', 'cached', 'live'}

@@ -222,12 +222,12 @@ def run(
   return {
     'benchmark': 'cache_cpu',
     'writing_tokens_per_s': rates,
-    'writing_beside_bare': {
+    'writing_to_bare_ratio': {
       name: rate / rates['bare'] for name, rate in rates.items()
     },
     'training_tokens_per_s': steps_per,
-    'cached_step_beside_own': steps_per['none'] / steps_per['cached'],
-    'live_step_beside_own': steps_per['none'] / steps_per['live'],
+    'cached_step_ratio': steps_per['none'] / steps_per['cached'],
+    'live_step_ratio': steps_per['none'] / steps_per['live'],
     'cached_data_wait_share': middle(waits),
   }
 

@@ -24,7 +24,7 @@ def variable(name: str) -> str:
 def how(name: str) -> str:
   """Returns instructions for installing an environment, for error messages."""
   return (
-    './bazelw run //benchmarks:..., which makes it; or '
+    'created by ./bazelw run //benchmarks:...; or '
     f'{variable(name)}=$(python tools/make_venv.py requirements_{name}.lock '
     f'~/.cache/kd/venvs {_OPTIONS[name]})'
   )

@@ -32,7 +32,7 @@ from benchmarks import steps
 from kd.models.gemma3 import config as gemma3_config
 
 _CASES = flags.DEFINE_list(
-  'cases', ['random', 'real_1', 'real_8'], 'What to measure.'
+  'cases', ['random', 'real_1', 'real_8'], 'Cases to measure.'
 )
 
 _HF, _LLAMA = 'hugging_face', 'llama_cpp'

@@ -88,7 +88,7 @@ def environment(name: str, modules: Sequence[str], without: str = '') -> None:
   """
   variable, how = environments.variable(name), environments.how(name)
   if without:
-    how += f'; or {without}, to leave it out'
+    how += f'; or {without} to skip it'
   try:
     python = environments.python(name)
   except errors.ConfigError as e:

@@ -23,9 +23,13 @@ from kd.models import families
 from kd.models.attention import attention_backend
 from kd.planning.cost import flops
 
-_PEER = flags.DEFINE_bool('peer', True, "Also compile Tunix's: takes long.")
+_PEER = flags.DEFINE_bool(
+  'peer', True, "Also compile Tunix's step, which is slow."
+)
 _LENGTHS = flags.DEFINE_list(
-  'lengths', ['2048', '8192', '32768'], 'Tokens a row of 1B from 4B.'
+  'lengths',
+  ['2048', '8192', '32768'],
+  'Row lengths, in tokens, of the cases that distill 1B from 4B.',
 )
 _LARGE = flags.DEFINE_bool('large', True, 'Also compile 4B from 27B.')
 
@@ -62,7 +66,7 @@ def by_formula(case: Mapping[str, Any], rows: int) -> dict[str, int]:
   }
 
 
-def summary(found: Mapping[str, Any], paper: Mapping[str, int]):
+def summary(found: Mapping[str, Any], formula: Mapping[str, int]):
   """Returns the output of compile_tpu or tunix_compile with bytes in GiB."""
   shown = {}
   for name, program in found.items():
@@ -72,7 +76,7 @@ def summary(found: Mapping[str, Any], paper: Mapping[str, int]):
     shown[name] = {k: b / 2**30 for k, b in program['bytes'].items()}
     if 'flops' in program:
       shown[name]['tflop'] = 1e-12 * program['flops']
-      shown[name]['flops_to_paper'] = program['flops'] / paper[name]
+      shown[name]['flops_to_formula'] = program['flops'] / formula[name]
   return shown
 
 
@@ -116,8 +120,8 @@ def main():
   for case in cases(lengths, _LARGE.value):
     alternate.say(f'compiling {case}')
     ours = tpu_compiler.run(sys.executable, 'benchmarks.compile_tpu', case)
-    paper = by_formula(case, _CHIPS[case['topology']])
-    result = case | {'ours': summary(ours, paper)}
+    formula = by_formula(case, _CHIPS[case['topology']])
+    result = case | {'ours': summary(ours, formula)}
     if _PEER.value:
       alternate.say("compiling Tunix's")
       peer = tpu_compiler.run(
@@ -125,7 +129,7 @@ def main():
         'benchmarks.peers.tunix_compile',
         case | {'programs': ['teacher', 'step']},
       )
-      result['tunix'] = summary(peer, paper)
+      result['tunix'] = summary(peer, formula)
     del result['programs']
     shown.append(result)
   results.show({'benchmark': 'objective_tpu', 'cases': shown})

@@ -24,7 +24,9 @@ from benchmarks import results
 from benchmarks import steps
 
 _CONCURRENCY = flags.DEFINE_list(
-  'concurrency', ['1', '4', '16'], 'Requests at a time, each a case.'
+  'concurrency',
+  ['1', '4', '16'],
+  'Numbers of concurrent requests, one case each.',
 )
 _LLAMA = 'llama_cpp'
 _TYPES = ('F32', 'Q8_0')

@@ -26,16 +26,16 @@ from benchmarks import results
 from benchmarks import served
 
 _MODEL = flags.DEFINE_string(
-  'model', 'data/fixtures/quickstart_teacher', 'What is served.'
+  'model', 'data/fixtures/quickstart_teacher', 'Model to serve.'
 )
 _LOADS = flags.DEFINE_list(
   'loads', ['0.8', '2'], 'Arrivals, as multiples of the capacity.'
 )
 _DURATION_S = flags.DEFINE_float(
-  'duration_s', 600.0, 'Time of each load.', lower_bound=1
+  'duration_s', 600.0, 'Duration of each load in seconds.', lower_bound=1
 )
-_TOKENS = flags.DEFINE_integer('tokens', 32, 'Tokens of an answer at most.')
-_BATCH = flags.DEFINE_integer('batch', 32, 'Answers at a time.')
+_TOKENS = flags.DEFINE_integer('tokens', 32, 'Maximum tokens per answer.')
+_BATCH = flags.DEFINE_integer('batch', 32, 'Maximum batch size.')
 
 _KINDS = 40  # Number of different requests.
 _PATIENT_MS = 3_600_000

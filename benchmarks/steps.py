@@ -15,10 +15,10 @@ from benchmarks import needs
 PEERS = flags.DEFINE_list(
   'peers',
   None,
-  "What to run in addition to ours, '' for nothing; by default all.",
+  "Peers to run in addition to ours; '' for none. All by default.",
 )
 ROUNDS = flags.DEFINE_integer(
-  'rounds', 8, 'Steps that are measured.', lower_bound=1
+  'rounds', 8, 'Number of measured steps.', lower_bound=1
 )
 
 _WARM_UP = 2

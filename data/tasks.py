@@ -145,7 +145,7 @@ def _gsm8k(split, *, steps, prompt):
   if split not in builder.info.splits:
     raise errors.ConfigError(
       'data.split',
-      f'found {split!r}, and $KD_DATA_DIR/gsm8k holds no {split}.jsonl',
+      f'found {split!r}, and $KD_DATA_DIR/gsm8k contains no {split}.jsonl',
       legal=', '.join(sorted(builder.info.splits)),
     )
   for example in builder.as_dataset(split).as_numpy_iterator():

@@ -120,7 +120,7 @@ def test_blank_lines_of_gsm8k_are_no_examples(gsm8k):
 
 
 def test_gsm8k_test_split_is_its_test_file(gsm8k):
-  with pytest.raises(errors.ConfigError, match='holds no test.jsonl'):
+  with pytest.raises(errors.ConfigError, match='contains no test.jsonl'):
     _read('gsm8k_cot', 'test')
   lines = [
     {'question': f'What is {i} times 2?', 'answer': f'#### {2 * i}'}
@@ -146,7 +146,7 @@ def test_gsm8k_without_data_says_what_to_do(tmp_path, monkeypatch):
   # A port that nothing listens on: the download fails at once, anywhere.
   monkeypatch.setattr(gsm8k_dataset_builder, '_SOURCE', 'http://127.0.0.1:9/')
   with pytest.raises(
-    errors.ConfigError, match='nowhere.*could not be downloaded.*legal: a net'
+    errors.ConfigError, match='nowhere.*could not be downloaded.*legal: net'
   ):
     _read('gsm8k_cot', 'train')
 
@@ -154,7 +154,7 @@ def test_gsm8k_without_data_says_what_to_do(tmp_path, monkeypatch):
 def test_real_gsm8k_answers_can_be_read():
   path = os.path.join(os.environ.get('KD_DATA_DIR', ''), 'gsm8k/train.jsonl')
   if not os.path.isfile(path):
-    pytest.skip('KD_DATA_DIR holds no gsm8k/train.jsonl')
+    pytest.skip('KD_DATA_DIR contains no gsm8k/train.jsonl')
   with open(path) as f:
     for line in f:
       text, work = tasks.gsm8k_targets(json.loads(line)['answer'], steps=True)

@@ -55,7 +55,7 @@ def _read(split, *, name):
     raise errors.ConfigError(
       'KD_TRACES',
       'is not set, or there is no such file',
-      legal='the traces.jsonl that --mode=reason wrote',
+      legal='path of a traces.jsonl written by --mode=reason',
     )
   seen = set()
   for where, value in json_rows.read(path, legal=_LEGAL):

@@ -58,7 +58,7 @@ def violations(root, files):
   for source in files:
     package = _owner(packages, source.path)
     if package is None or not package.covers(source.path):
-      found.append(f'{source.path}: no target in a BUILD file has it')
+      found.append(f'{source.path}: no BUILD target contains it')
       continue
     label = f'//{package.folder}:all_tests'
     if source.path.endswith('_test.py') and label not in suite:
@@ -72,7 +72,7 @@ def _twice(package):
   for _, arguments in package.calls:
     deps = arguments.get('deps', ()) + arguments.get('test_deps', ())
     for label in sorted({x for x in deps if deps.count(x) > 1}):
-      yield f'{package.folder}/BUILD: {label} stands in deps and test_deps'
+      yield f'{package.folder}/BUILD: {label} is in both deps and test_deps'
 
 
 def _missing_deps(root, packages, package, source):

@@ -152,8 +152,8 @@ def _heavy(source, imported):
   is_library = any(imported.within(name) for name in HEAVY)
   if is_library or _is_heavy_module(imported.module):
     yield (
-      f'imports {imported.module} at the top, which costs seconds: do it '
-      'inside a function'
+      f'imports {imported.module} at the top, which takes seconds: '
+      'import it inside a function'
     )
 
 
@@ -168,12 +168,12 @@ def _oracle(source, imported):
 
 def _style(source, imported):
   if imported.module.startswith('.'):
-    yield 'imports relatively: give the full name'
+    yield 'relative import: use the full module name'
   elif imported.by_folder:
     yield f'imports {imported.module}: its name is kd.{imported.module}'
   elif imported.name and not source.path.endswith('__init__.py'):
     taken = f'{imported.name} from {imported.module}'
-    yield f'imports {taken}, no module of the project: import modules only'
+    yield f'imports {taken}, which is not a module: import only modules'
 
 
 def main(argv):

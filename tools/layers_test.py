@@ -91,7 +91,7 @@ def test_good_house_passes(project):
     ('kd/metrics/x.py', 'from kd.metrics import writers', 'at the top'),
     ('configs/x.py', 'from kd.data import tasks', 'data.tasks at the top'),
     # Style.
-    ('kd/core/x.py', 'from . import errors', 'imports relatively'),
+    ('kd/core/x.py', 'from . import errors', 'relative import'),
     ('configs/x.py', 'from configs import base', 'its name is kd.configs.base'),
     ('kd/main.py', 'import data', 'its name is kd.data'),
     (
@@ -102,9 +102,9 @@ def test_good_house_passes(project):
     ('kd/core/x.py', '#\n' * 401, '401 lines; at most 400'),
     ('kd/core/deep/x.py', '', 'kd/core/deep/__init__.py is missing'),
     # Bazel.
-    ('kd/train/x.py', '', 'kd/train/x.py: no target in a BUILD file has it'),
-    ('kd/x.py', '', 'kd/x.py: no target in a BUILD file has it'),
-    ('tools/x_test.py', '', 'no target in a BUILD file has it'),
+    ('kd/train/x.py', '', 'kd/train/x.py: no BUILD target contains it'),
+    ('kd/x.py', '', 'kd/x.py: no BUILD target contains it'),
+    ('tools/x_test.py', '', 'no BUILD target contains it'),
     (
       'kd/losses/x.py',
       'import kd.metrics.writers',
@@ -141,7 +141,7 @@ def test_a_label_in_both_lists_of_a_package(project):
   deps = '"//kd/core"', '"//configs", "//kd/core"'
   (project / 'kd' / 'losses' / 'BUILD').write_text(_PACKAGE % deps)
   assert layers.violations(project) == [
-    'kd/losses/BUILD: //kd/core stands in deps and test_deps'
+    'kd/losses/BUILD: //kd/core is in both deps and test_deps'
   ]
 
 

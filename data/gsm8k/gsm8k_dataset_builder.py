@@ -80,7 +80,7 @@ def _download(dl_manager) -> dict[str, str]:
       'GSM8K is not at $KD_DATA_DIR/gsm8k/train.jsonl '
       f'(KD_DATA_DIR is {os.environ.get("KD_DATA_DIR") or "not set"}), and '
       f'it could not be downloaded: {type(e).__name__}: {str(e)[:200]}',
-      legal=f'a network that reaches {_SOURCE}, or its train.jsonl put at '
+      legal=f'network access to {_SOURCE}, or its train.jsonl at '
       '$KD_DATA_DIR/gsm8k/train.jsonl',
     ) from e
   return {name: os.fspath(path) for name, path in paths.items()}

@@ -1,7 +1,7 @@
 #!/bin/bash
-# The student of experiments/gemma3_270m_half, then a cache of each kind. Run it
-# from the repository, with the teacher's weights as the argument, for instance
-# gguf:/path/to/gemma-3-270m.gguf
+# Trains the student of experiments/gemma3_270m_half, then measures a cache of
+# each kind. Run it from the repository, with the teacher's weights as the
+# argument, for instance gguf:/path/to/gemma-3-270m.gguf
 set -euo pipefail
 weights=${1:?the weights of the teacher are missing: for instance gguf:FILE}
 out=${2:-/tmp/kd-experiments/cache}

@@ -1,6 +1,7 @@
 #!/bin/bash
-# Paths, three seeds of both students, and what they solve. Run it from the
-# repository, with the game24 data in KD_DATA_DIR.
+# Searches paths, trains both students with three seeds, and counts the puzzles
+# that they solve. Run it from the repository, with the game24 data in
+# KD_DATA_DIR.
 set -euo pipefail
 out=${1:-/tmp/kd-experiments/game24}
 : "${KD_DATA_DIR:?set it to a folder with game24/24.csv}"

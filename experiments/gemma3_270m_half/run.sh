@@ -1,7 +1,8 @@
 #!/bin/bash
-# Three seeds, their summary, and an export. Run it from the repository, with the
-# teacher's weights, for instance gguf:/path/to/gemma-3-270m.gguf, then optionally
-# a folder for the runs and flags for all of them.
+# Trains with three seeds, writes their summary, and exports the first student.
+# Run it from the repository, with the teacher's weights, for instance
+# gguf:/path/to/gemma-3-270m.gguf, then optionally a folder for the runs and flags
+# for all of them.
 set -euo pipefail
 weights=${1:?the weights of the teacher are missing: for instance gguf:FILE}
 out=${2:-/tmp/kd-experiments/gemma3_270m_half}

@@ -1,5 +1,6 @@
 #!/bin/bash
-# Three seeds of all students, then the summary. Run it from the repository.
+# Trains all students with three seeds, then writes the summary. Run it from the
+# repository.
 set -euo pipefail
 out=${1:-/tmp/kd-experiments/on_policy}
 config=experiments/on_policy/config

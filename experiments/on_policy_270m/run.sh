@@ -1,8 +1,8 @@
 #!/bin/bash
-# A student of half the depth, then three seeds of six ways to train it further,
-# then the summary. Run it from the repository, with the teacher's weights, for
-# instance gguf:/path/to/gemma-3-270m.gguf, then optionally a folder for the runs
-# and flags for all of them but the first.
+# Trains a student of half the depth, then continues from it in six ways with
+# three seeds each, then writes the summary. Run it from the repository, with the
+# teacher's weights, for instance gguf:/path/to/gemma-3-270m.gguf, then optionally
+# a folder for the runs and flags for all runs except the first.
 set -euo pipefail
 weights=${1:?the weights of the teacher are missing: for instance gguf:FILE}
 out=${2:-/tmp/kd-experiments/on_policy_270m}

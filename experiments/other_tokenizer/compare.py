@@ -1,9 +1,10 @@
-"""Sums up students of several losses: results.json, and a table.
+"""Compares students of several losses: results.json and a table.
 
   python -m experiments.other_tokenizer.compare FOLDER RUNS LOSS...
 
-RUNS/LOSS/SEED are finished workdirs. Those of the first loss have the baseline,
-labels alone, on the same rows and steps. FOLDER gets the file.
+RUNS/LOSS/SEED are finished workdirs. Those of the first loss also have the
+baseline, trained with labels only on the same rows and steps. results.json is
+written to FOLDER.
 """
 
 import glob
@@ -16,7 +17,7 @@ from kd.train import report
 
 
 def main(folder: str, runs: str, *losses: str) -> None:
-  """Writes the students' results side by side; prints a table."""
+  """Writes and prints the results of all students."""
   joined: summary.Results = {}
   for loss in losses:
     workdirs = sorted(glob.glob(os.path.join(runs, loss, '[0-9]*')))

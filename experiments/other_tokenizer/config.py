@@ -5,9 +5,9 @@
       --config=experiments/other_tokenizer/config.py:/tmp/kd-digits.model \
       --workdir=/tmp/kd-other-tokenizer
 
-The teacher is the quickstart's, which reads bytes. A second word after the
-file, as in /tmp/kd-digits.model,uld+labels, names the loss, with cross-entropy
-in addition or not. The baseline, labels alone, is trained on the same rows and
+The teacher is the quickstart's, which reads bytes. A comma and a loss may
+follow the file, as in /tmp/kd-digits.model,uld+labels: +labels adds
+cross-entropy. The baseline is trained with labels only, on the same rows and
 steps.
 """
 

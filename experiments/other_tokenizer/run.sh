@@ -1,6 +1,7 @@
 #!/bin/bash
-# Four losses, three seeds, then a table of all. Run it from the repository. The
-# first loss trains the baseline, labels alone, which is that of all.
+# Trains with four losses and three seeds, then writes a table. Run it from the
+# repository. Only the runs of the first loss train the baseline, which uses
+# labels only and is the same for all losses.
 set -euo pipefail
 out=${1:-/tmp/kd-experiments/other_tokenizer}
 model=$out/digits.model

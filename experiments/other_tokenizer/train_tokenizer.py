@@ -2,9 +2,9 @@
 
   python -m experiments.other_tokenizer.train_tokenizer FILE
 
-The quickstart's teacher reads bytes. This SentencePiece model has as many
-pieces as its student has rows of the embedding, 264: the characters of the
-problems, and groups of digits. Its special ids are Gemma's.
+The quickstart's teacher reads bytes. This SentencePiece model has 264 pieces,
+as many as the student's embedding has rows: the characters of the problems and
+groups of digits. Its special ids are Gemma's.
 """
 
 import io
@@ -21,14 +21,14 @@ _SEED, _PROBLEMS = 1, 3_000
 
 
 def train() -> bytes:
-  """Returns the serialized model; the same one each time."""
+  """Returns the serialized model; it is always the same."""
   out = io.BytesIO()
   problems = arithmetic.generate('train', _PROBLEMS, 2, 3, _SEED)
   texts = [
     f'Q: {p.question}=?\nA: {" ".join(p.steps)} #### {p.answer}'
     for p in problems
   ]
-  # By itself SentencePiece would merge digits with the signs between them.
+  # Without this split, SentencePiece would merge digits with operators.
   lines = [part for text in texts for part in re.findall(r' ?\d+|[^\d]+', text)]
   sentencepiece.SentencePieceTrainer.train(
     sentence_iterator=iter(lines),

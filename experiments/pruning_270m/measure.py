@@ -1,8 +1,8 @@
-"""Sums up the runs of experiments/pruning_270m: results.json and result.png.
+"""Summarizes experiments/pruning_270m in results.json and result.png.
 
   python -m experiments.pruning_270m.measure RUNS
 
-RUNS holds finished workdirs: depth-0, width-0 and so on, a number a seed.
+RUNS contains finished workdirs KIND-SEED: depth-0, width-0 and so on.
 """
 
 import glob
@@ -34,7 +34,7 @@ def _json(*path):
 
 
 def _read(workdir):
-  """Returns what a finished run measured, before and after training."""
+  """Returns a finished run's metrics before and after training."""
   steps = _json(workdir, 'config.json')['steps']
   student = config_json.from_json(
     _json(workdir, model_sizes.RUN_FILE)['student'], workdir
@@ -52,7 +52,7 @@ def table(results: dict[str, list[dict[str, float]]]) -> str:
   """Returns a Markdown table: mean over seeds, and each seed's value."""
   columns = [f'{name} {moment}' for name in _MEASURES for moment in _MOMENTS]
   lines = [
-    '| student | left of the parameters outside the embedding | '
+    '| student | remaining parameters outside the embedding | '
     + ' | '.join(columns)
     + ' |',
     '| --- |' + ' ---: |' * (len(columns) + 1),
@@ -68,7 +68,7 @@ def table(results: dict[str, list[dict[str, float]]]) -> str:
 
 
 def draw(path: str, results: dict[str, list[dict[str, float]]]) -> None:
-  """Draws each measure after training: a dot a seed, a bar their mean."""
+  """Draws each measure after training: dots for seeds, a bar for the mean."""
   matplotlib.use('Agg')
   from matplotlib import pyplot
 

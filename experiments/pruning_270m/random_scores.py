@@ -1,9 +1,9 @@
-"""Writes importance scores that say nothing, of the same model.
+"""Writes uninformative importance scores of the same model.
 
   python -m experiments.pruning_270m.random_scores SCORES SEED FILE
 
-SCORES is the scores.json of --mode=prune. Layers, and channels and heads within
-their layer, exchange their scores at random.
+SCORES is the scores.json of --mode=prune. The scores are shuffled: those of
+layers, and those of channels and heads within each layer.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from kd.pruning import scores as scores_lib
 
 
 def shuffled(scores: scores_lib.Scores, seed: int) -> scores_lib.Scores:
-  """Returns the scores in a random order within each layer."""
+  """Returns the scores shuffled, channels and heads within their layer."""
   rng = np.random.default_rng(seed)
   within = {
     name: rng.permuted(getattr(scores, name), axis=1)
@@ -24,7 +24,7 @@ def shuffled(scores: scores_lib.Scores, seed: int) -> scores_lib.Scores:
   return dataclasses.replace(
     scores,
     layers=rng.permutation(scores.layers),
-    # No two heads are more alike than others.
+    # All pairs of heads are equally similar.
     similarity=np.zeros_like(scores.similarity),
     facts={'shuffled_with_seed': seed},
     **within,

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Scores of the teacher, then four students over three seeds, then the summary.
-# Run it from the repository, with the teacher's weights, for instance
+# Scores the teacher's parts, trains four students with three seeds, then writes
+# the summary. Run it from the repository, with the teacher's weights, for instance
 # gguf:/path/to/gemma-3-270m.gguf, then optionally a folder for the runs and flags
 # for all of them.
 set -euo pipefail

@@ -1,11 +1,11 @@
-"""Compares importance of layers with brute force: NLL without each of them.
+"""Compares importance of layers with brute force: the NLL without each.
 
   python -m experiments.pruning_270m.single_layers WEIGHTS SCORES ROWS
 
 WEIGHTS is hf:DIR or gguf:FILE, SCORES the scores.json of --mode=prune, ROWS the
 number of held-out rows of GSM8K. Prints a line for each layer and the rank
-correlation. A layer of Gemma 3 adds the outputs of the norms behind attention
-and MLP: where their weights, 1 + w, are zero, the layer is not there.
+correlation. A layer of Gemma 3 adds the outputs of the norms after attention
+and after the MLP: with their weights, 1 + w, at zero it adds nothing.
 """
 
 import sys
@@ -26,7 +26,7 @@ from kd.run import resolve_student
 from kd.run import session
 from kd.train import evaluate
 
-_ROWS = 4  # At a time.
+_ROWS = 4  # Per batch.
 
 
 def without(

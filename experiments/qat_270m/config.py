@@ -1,9 +1,9 @@
 """Gemma 3 270M in Q4_0, trained to behave like itself in full precision.
 
-The argument is where the weights are: gguf:FILE, hf:DIR or workdir:DIR. The
+The argument is the source of the weights: gguf:FILE, hf:DIR or workdir:DIR. The
 student is the teacher with its layers rounded to Q4_0 and its embedding to Q8_0
-in every forward pass; it is trained twice from there on the same rows: with the
-teacher's distributions, and with cross-entropy alone.
+in every forward pass. It is trained twice on the same rows: with the teacher's
+distributions, and with cross-entropy only.
 """
 
 from kd.config import base

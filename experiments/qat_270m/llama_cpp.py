@@ -1,8 +1,8 @@
-"""Compares log-probabilities of the exported GGUF: llama.cpp's and kd's.
+"""Compares llama.cpp's and kd's log-probabilities of the exported GGUF.
 
   python -m experiments.qat_270m.llama_cpp WORKDIR
 
-WORKDIR is a run that --mode=export has exported in Q4_0. Both programs score
+WORKDIR is a run that --mode=export exported in Q4_0. Both programs score
 targets of its held-out sets from the same file; llama.cpp runs in
 KD_ORACLES_PYTHON. Prints a line for each set.
 """
@@ -26,7 +26,7 @@ from kd.train import evaluate
 from tests.oracles import client
 
 _FILE = os.path.join('export', 'gguf', 'model-Q4_0.gguf')
-_PER_ROW = 2  # Targets; llama.cpp writes all log-probabilities for each.
+_PER_ROW = 2  # Targets: for each, llama.cpp writes the whole distribution.
 
 
 def _places(batch: types.Batch) -> list[tuple[int, int]]:
@@ -59,10 +59,10 @@ def _log_probs(
 
 
 def main(workdir: str) -> None:
-  """Prints the mean NLL by both programs, and their differences."""
+  """Prints the mean NLL of both programs and their differences."""
   config = workdirs.recorded_config(workdir)
   if config is None:
-    raise errors.ConfigError('WORKDIR', f'{workdir!r} holds no run')
+    raise errors.ConfigError('WORKDIR', f'{workdir!r} contains no run')
   run = session.open_trained(config, workdir)
   file = os.path.join(workdir, _FILE)
   init = f'gguf:{file}'

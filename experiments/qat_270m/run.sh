@@ -1,8 +1,9 @@
 #!/bin/bash
-# Three seeds, their summary, the file of the first one, and what llama.cpp says
-# of it. Run it from the repository, with the teacher's weights, for instance
-# gguf:/path/to/gemma-3-270m.gguf, then optionally a folder for the runs and flags
-# for all of them. KD_ORACLES_PYTHON is a Python with requirements_oracles.lock.
+# Trains with three seeds, writes their summary, exports the first student, and
+# compares its log-probabilities with llama.cpp's. Run it from the repository,
+# with the teacher's weights, for instance gguf:/path/to/gemma-3-270m.gguf, then
+# optionally a folder for the runs and flags for all of them. KD_ORACLES_PYTHON is
+# a Python with requirements_oracles.lock.
 set -euo pipefail
 weights=${1:?the weights of the teacher are missing: for instance gguf:FILE}
 out=${2:-/tmp/kd-experiments/qat_270m}

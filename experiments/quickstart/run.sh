@@ -1,5 +1,6 @@
 #!/bin/bash
-# Three seeds of the quickstart, then the summary. Run it from the repository.
+# Trains the quickstart with three seeds, then writes the summary. Run it from
+# the repository.
 set -euo pipefail
 out=${1:-/tmp/kd-experiments/quickstart}
 for seed in 0 1 2; do

@@ -1,10 +1,9 @@
-"""Draws held-out scenes with the answers of teacher, student and baseline.
+"""Draws held-out scenes with the teacher's, student's and baseline's answers.
 
   python -m experiments.scenes.draw_answers experiments/scenes/answers.png \
       /tmp/kd-experiments/scenes/0
 
-The scenes are the first of the held-out set, in its order: none is chosen by
-its answers.
+The scenes are the first ones of the held-out set, not chosen by their answers.
 """
 
 import base64
@@ -54,7 +53,7 @@ def draw(scenes: list[list[tuple[str, dict[str, Any]]]], path: str) -> None:
     figsize=(6.2 * _COLUMNS, 1.5 * rows),
     width_ratios=(1, 3.3) * _COLUMNS,
   )
-  # Texts are wider than their axes: the layout must not follow them.
+  # Texts are wider than their axes and must not affect the layout.
   figure.subplots_adjust(0.01, 0.02, 1, 0.98, wspace=0.04, hspace=0.15)
   for axis in axes.flat:
     axis.axis('off')

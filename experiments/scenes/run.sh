@@ -1,6 +1,6 @@
 #!/bin/bash
-# Three seeds of configs/scenes.py, then the summary and the picture of answers.
-# Run it from the repository.
+# Trains configs/scenes.py with three seeds, then writes the summary and the
+# picture of answers. Run it from the repository.
 set -euo pipefail
 out=${1:-/tmp/kd-experiments/scenes}
 for seed in 0 1 2; do

@@ -1,8 +1,8 @@
 #!/bin/bash
-# One teacher that a run asks itself, through a cache, and on two servers; then
-# the losses of each step. Run it from the repository, with the teacher's
-# weights, for instance gguf:/path/to/gemma-3-270m.gguf, then optionally a folder
-# for the runs. llama.cpp's server is that of KD_ORACLES_PYTHON.
+# Trains with the same teacher live, from a cache, and on two servers, then
+# compares the losses of each step. Run it from the repository, with the
+# teacher's weights, for instance gguf:/path/to/gemma-3-270m.gguf, then optionally
+# a folder for the runs. llama.cpp's server runs in KD_ORACLES_PYTHON.
 set -euo pipefail
 weights=${1:?the weights of the teacher are missing: for instance gguf:FILE}
 out=${2:-/tmp/kd-experiments/served_270m}
@@ -10,7 +10,8 @@ port=${KD_PORT:-8017}
 config=experiments/served_270m/config.py
 mkdir -p "$out"
 
-# The same float32 weights for all: llama.cpp multiplies others in fewer bits.
+# All use the same float32 weights: llama.cpp multiplies other types in fewer
+# bits.
 python -m kd export --config="experiments/lm_eval_270m/config.py:$weights" \
   --workdir="$out/weights" --config.export.formats="('gguf',)" \
   --config.export.gguf_type="('F32',)"

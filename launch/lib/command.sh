@@ -3,7 +3,8 @@
 
 say() { printf 'launch: %s\n' "$*" >&2; }
 
-# Usage: fail CODE TEXT. 1: the cloud or a machine, 2: what the user wrote.
+# Usage: fail CODE TEXT. CODE is 1 if the cloud or a machine failed, 2 if the
+# user's input is wrong.
 fail() {
   local code=$1
   shift
@@ -31,8 +32,8 @@ command_line() {
   printf '\n'
 }
 
-# A dry run prints the command to standard output, where it is part of a script
-# that does the same; --execute prints it to standard error and runs it.
+# A dry run prints the command to standard output, so that the output is a
+# script. --execute prints it to standard error and runs it.
 run() {
   if is_dry; then
     command_line "$@"
@@ -43,14 +44,14 @@ run() {
 }
 
 # Usage: described COMMAND... Runs a `gcloud ... describe` and prints the values
-# of its --format with semicolons between them; ABSENT;; where there is nothing
-# of this name, ERROR;; where gcloud failed otherwise, EMPTY where it said
-# nothing.
+# of its --format, separated by semicolons. Prints ABSENT;; if nothing has this
+# name and ERROR;; if gcloud failed otherwise. An empty first value is replaced by
+# EMPTY.
 described() {
   local errors answer
   errors=$(mktemp)
   if answer=$("$@" 2>"$errors"); then
-    # read would take two tabs for one.
+    # read would merge consecutive tabs.
     answer=${answer//$'\t'/;}
     if [[ -z ${answer%%;*} ]]; then answer="EMPTY$answer"; fi
   elif grep -q 'NOT_FOUND\|was not found' "$errors"; then
@@ -70,9 +71,8 @@ note() {
   if is_dry; then printf '# %s\n' "$*"; fi
 }
 
-# Usage: pause SECONDS. A trap runs at once, which it would not while a program
-# in the foreground runs. sleep ignores Ctrl-C, as bash starts it in the
-# background.
+# Usage: pause SECONDS. sleep runs in the background, where it ignores Ctrl-C: a
+# trap would not run before a program in the foreground ends.
 PAUSE=''
 pause() {
   sleep "$1" >/dev/null 2>&1 8>&- &
@@ -89,7 +89,7 @@ end_pause() {
 }
 
 # Usage: back_off N. Waits before try N, counted from 1: each wait is twice as
-# long as the one before, up to a quarter of an hour.
+# long as the previous one, up to 15 minutes.
 back_off() {
   local first=${SETTING[backoff_seconds]} seconds
   seconds=$((first << ($1 > 10 ? 9 : $1 - 1)))

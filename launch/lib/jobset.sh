@@ -10,15 +10,15 @@ kubectl_in() {
     "--namespace=${SETTING[namespace]}" "$@"
 }
 
-# Prints a string as JSON, which YAML reads too.
+# Prints a string as JSON, which is also valid YAML.
 json_string() {
   local text=$1
   if [[ $text == *[[:cntrl:]]* ]]; then
     fail 2 "a control character in $(quoted "$text")"
   fi
   text=${text//\\/\\\\}
-  # In a container's arguments Kubernetes replaces $$ by $ and then leaves it
-  # alone, and $(NAME) by a variable.
+  # In a container's arguments Kubernetes expands $(NAME) to a variable and
+  # replaces $$ by a literal $.
   text=${text//\$/\$\$}
   printf '"%s"' "${text//\"/\\\"}"
 }
@@ -38,7 +38,7 @@ render() {
   local line key arguments
   local -A value=([token]=$1)
   for key in "${!SETTING[@]}"; do value[$key]=${SETTING[$key]#gs://}; done
-  # In assignments of their own, so that a failure inside ends the script.
+  # Separate assignments, so that a failure of the command ends the script.
   value[hosts]=$(hosts)
   value[chips]=$(chips_per_host)
   value[accelerator]=$(accelerator)
@@ -60,14 +60,14 @@ render() {
     for key in "${!value[@]}"; do
       line=${line//"@${key^^}@"/"${value[$key]}"}
     done
-    # Last: what the user wrote is not searched for names.
+    # Last, so that names in the user's arguments are not replaced.
     line=${line//'@ARGUMENTS@'/"$arguments"}
     printf '%s\n' "$line"
   done <"$ROOT/launch/manifests/jobset.yaml"
 }
 
-# Usage: get_jobset DO. Prints `NAME LABEL` of the JobSet, nothing if there is
-# none.
+# Usage: get_jobset DO. Prints `NAME LABEL` of the JobSet, or nothing if it does
+# not exist.
 get_jobset() {
   kubectl_in "$1" get jobset "${SETTING[name]}" --ignore-not-found \
     '--output=jsonpath={.metadata.name}{" "}{.metadata.labels.kd_launch}'

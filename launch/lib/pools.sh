@@ -12,13 +12,13 @@ accelerator() {
   esac
 }
 
-# Prints how many chips a host has: the machine type ends with it, as in -4t.
+# Prints the number of chips per host: the machine type ends with it, as in -4t.
 chips_per_host() {
   local number=${SETTING[machine_type]##*-}
   echo "${number%t}"
 }
 
-# Prints how many hosts a slice has.
+# Prints the number of hosts per slice.
 hosts() {
   local side chips=1 per
   per=$(chips_per_host)
@@ -66,7 +66,7 @@ in_cluster() {
     "--location=${SETTING[location]}" "--project=${SETTING[project]}"
 }
 
-# Node pools need settings that a JobSet does not.
+# Refuses to continue without the settings that only node pools need.
 need_cluster() {
   local name
   for name in project cluster location zone; do
@@ -76,13 +76,13 @@ need_cluster() {
   done
 }
 
-# Whether the slice's shape is given by a workload policy, as for slices of
-# TPU7x with several hosts, and not by --tpu-topology.
+# Whether a workload policy sets the slice's topology instead of --tpu-topology.
+# This is so for slices of TPU7x with several hosts.
 needs_policy() {
   [[ ${SETTING[machine_type]} == tpu7x-* ]] && (($(hosts) > 1))
 }
 
-# The region of the zone, in which a policy is.
+# Prints the region of the zone. Policies belong to a region.
 region() { echo "${SETTING[zone]%-*}"; }
 
 # Usage: create_pool NAME TOKEN
@@ -105,10 +105,10 @@ create_pool() {
       ;;
   esac
   if [[ ${SETTING[capacity]} == flex-start ]]; then
-    # Nodes come when a pod asks for them, and go when it has ended.
+    # Nodes are created when a pod needs them and deleted when it has ended.
     flags+=(--flex-start --enable-autoscaling --num-nodes=0 "--max-nodes=$hosts"
       --location-policy=ANY --reservation-affinity=none --no-enable-autorepair
-      # GKE reads seconds alone.
+      # GKE accepts only seconds.
       "--max-run-duration=$((hours * 3600))s")
   else
     flags+=("--num-nodes=$hosts")
@@ -132,7 +132,7 @@ policy() {
     "--project=${SETTING[project]}"
 }
 
-# Whether there is a workload policy of the pools' name. A dry run prints the
+# Whether a workload policy with the pools' name exists. A dry run prints the
 # command and returns true.
 has_policy() {
   local answer
@@ -147,7 +147,7 @@ has_policy() {
   [[ $answer != 'ABSENT;;' ]]
 }
 
-# Usage: has_pool NAME. Whether there is such a pool; fails unless it is ours.
+# Usage: has_pool NAME. Whether the pool exists. Fails if it was not created here.
 has_pool() {
   local owner
   owner=$(describe_pool described "$1")
@@ -159,8 +159,8 @@ has_pool() {
     --quiet
 }
 
-# The record of the pools is apart from that of a JobSet on them: `pools` has
-# the name of each pool that was created, `policy` is there if the policy was.
+# The pools have a record of their own, separate from the JobSet's. Its file
+# `pools` lists the pools that were created; `policy` exists if the policy was.
 open_pool_record() {
   need_cluster
   open_record "${SETTING[project]}" "${SETTING[location]}" \
@@ -173,7 +173,7 @@ verb_create_pools() {
   if is_dry; then
     note 'what is there already is left as it is; TOKEN is made anew'
   else
-    # A call after one that failed halfway adds what is missing.
+    # A call after one that failed halfway creates what is missing.
     if [[ -z $(token) ]]; then new_token; fi
     token=$(token)
   fi
@@ -190,7 +190,7 @@ verb_create_pools() {
       say "the node pool $name is there already"
       continue
     else
-      # Before the call: one that fails may leave a pool.
+      # Before the call: a failed call may leave a pool.
       echo "$name" >>"$RECORD/pools"
     fi
     create_pool "$name" "$token" ||
@@ -199,7 +199,7 @@ verb_create_pools() {
   done
 }
 
-# Prints the pools of the settings, and those that were created for others.
+# Prints the pools of the settings and all recorded pools of other settings.
 pools_to_delete() {
   {
     pool_names

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# What this machine remembers of what it created: a token, which the resource
-# carries as its label kd_launch, and the run's command line. Only a resource
-# whose label is the remembered token is ever deleted.
+# Records on this machine of the resources that it created: a token, which is also
+# the resource's label kd_launch, and the run's command line. Only resources whose
+# label equals the recorded token are ever deleted.
 
 RECORD=''
 WORKDIR=''
@@ -13,8 +13,8 @@ open_record() {
   for part in "$@"; do RECORD+="/$part"; done
 }
 
-# What changes the slice is done by one process at a time: two that create it
-# after a preemption would each forget the other's token.
+# Only one process at a time may change the slice: two that create it after a
+# preemption would overwrite each other's token.
 one_at_a_time() {
   if ! command -v flock >/dev/null; then return; fi
   mkdir -p "$RECORD"
@@ -30,13 +30,13 @@ new_token() {
   od -An -N6 -tx1 /dev/urandom | tr -d ' \n' >"$RECORD/token"
 }
 
-# Prints the token, nothing where none is remembered.
+# Prints the recorded token, or nothing if there is none.
 token() {
   if [[ -r $RECORD/token ]]; then cat "$RECORD/token"; fi
 }
 
 # Usage: check_mine WHAT OWNER COMMAND... Fails unless OWNER, the label of a
-# resource, is the remembered token. COMMAND prints how to delete it by hand.
+# resource, is the recorded token. COMMAND prints how to delete it by hand.
 check_mine() {
   local what=$1 owner=$2
   shift 2
@@ -47,14 +47,14 @@ check_mine() {
 
 forget_token() { rm -f "$RECORD/token"; }
 
-# The arguments lie in the file each with a zero byte behind it.
+# Each argument in the file is followed by a zero byte.
 save_line() {
   mkdir -p "$RECORD"
   printf '%s\0' "$@" >"$RECORD/line.new"
   mv "$RECORD/line.new" "$RECORD/line"
 }
 
-# Takes LINE from the record where the user gave none.
+# Reads LINE from the record if the user gave none.
 load_line() {
   if ((${#LINE[@]} == 0)) && [[ -r $RECORD/line ]]; then
     mapfile -d '' -t LINE <"$RECORD/line"
@@ -62,7 +62,7 @@ load_line() {
   check_line
 }
 
-# Sets WORKDIR from LINE, and fails on a line that can't be right.
+# Sets WORKDIR from LINE, and fails if the line is not valid.
 check_line() {
   local argument
   if ((${#LINE[@]} == 0)); then

@@ -1,14 +1,14 @@
 # shellcheck shell=bash
-# The slice (or the slices of a multislice run): created, described and deleted
-# through gcloud. Functions that build a command take as their first argument
-# what is done with it: `run`, `command_line` (prints it) or `described`.
+# Creates, describes and deletes the slice (or the slices of a multislice run)
+# through gcloud. The first argument of functions that build a command is applied
+# to it: `run`, `command_line` (prints it) or `described`.
 
-# What the last call of `look` saw: the state, the label kd_launch, and how many
-# workers each slice has (known once they are READY).
+# Results of the last call of `look`: the state, the label kd_launch, and the
+# number of workers per slice (known once they are READY).
 STATE='' OWNER='' WORKERS=0
 # Whether ensure_ready had to create the slice.
 CREATED=''
-# Failures so far, of creating and of the run.
+# Number of failures so far, of creations and of the run.
 FAILURES=0
 
 # Whether the request waits in a queue until there is capacity.
@@ -48,15 +48,15 @@ gcloud_tpus() {
 slice_names() {
   local i name=${SETTING[name]} slices=${SETTING[slices]}
   if is_multislice; then
-    # As the Cloud TPU API derives them from the prefix.
+    # The Cloud TPU API derives these names from the prefix.
     for ((i = 0; i < slices; i++)); do echo "$name-$i"; done
   else
     echo "$name"
   fi
 }
 
-# Usage: creation_flags. Prints one flag a line, what both kinds of request
-# share.
+# Usage: creation_flags. Prints the flags that both kinds of request share, one
+# per line.
 creation_flags() {
   local setting hours=${SETTING[max_run_hours]}
   for setting in network subnetwork service_account; do
@@ -85,14 +85,14 @@ creation_flags() {
 # Usage: create_slice DO TOKEN
 create_slice() {
   local do=$1 name=${SETTING[name]} track='' flags
-  # These two are in the alpha track alone.
+  # These two exist only in the alpha track.
   if [[ ${SETTING[reservation]} || ${SETTING[capacity]} == flex-start ]]; then
     track=alpha
   fi
   mapfile -t flags < <(creation_flags)
   flags=("--accelerator-type=${SETTING[accelerator_type]}"
     "--labels=kd_launch=$2"
-    # What lets the workers read and write the bucket.
+    # Lets the workers read and write the bucket.
     "--scopes=https://www.googleapis.com/auth/cloud-platform" "${flags[@]}")
   if ! is_queued; then
     gcloud_tpus "$do" "$track" tpu-vm create "$name" \
@@ -111,7 +111,7 @@ create_slice() {
 # Usage: delete_slice DO
 delete_slice() {
   if is_queued; then
-    # --force: together with the slices that it holds.
+    # --force also deletes the slices of the request.
     gcloud_tpus "$1" '' queued-resources delete "${SETTING[name]}" --force --quiet
   else
     gcloud_tpus "$1" '' tpu-vm delete "${SETTING[name]}" --quiet
@@ -150,7 +150,7 @@ look() {
       if [[ $STATE == ABSENT ]]; then STATE=GONE; fi
     fi
     if [[ $STATE != READY ]]; then return; fi
-    # Without their number nobody could tell that one says nothing.
+    # Without the number of workers, a silent one would not be noticed.
     if [[ ! $count =~ ^[1-9][0-9]*$ ]]; then
       STATE=EMPTY
       return
@@ -159,14 +159,14 @@ look() {
   done
 }
 
-# A dry run's part of `look`.
+# The dry run of `look`.
 print_look() {
   local name
   if is_queued; then describe_request run; fi
   for name in $(slice_names); do describe_slice run "$name"; done
 }
 
-# Fails unless what is there was created by this machine's record.
+# Fails if there is a slice that is not in this machine's record.
 check_owner() {
   if [[ $STATE == ABSENT ]]; then return; fi
   check_mine "${SETTING[name]} in ${SETTING[zone]} is $STATE and" "$OWNER" \
@@ -191,7 +191,7 @@ count_failure() {
   back_off "$FAILURES"
 }
 
-# Returns once the slice is READY. Sets CREATED where it had to be created.
+# Returns once the slice is READY. Sets CREATED if it had to be created.
 ensure_ready() {
   local action unsure=0 most=${SETTING[failures]}
   local begin=$SECONDS limit=${SETTING[wait_seconds]}
@@ -226,7 +226,7 @@ ensure_ready() {
       say_how_to_delete
       fail 1 "no slice within $limit seconds"
     fi
-    # After a creation or deletion the answer is worth asking for at once.
+    # After a creation or deletion, look again at once.
     case $action in wait | unsure) pause "${SETTING[poll_seconds]}" ;; esac
   done
 }
@@ -244,7 +244,7 @@ interrupted() {
   exit 130
 }
 
-# From here on Ctrl-C says what is left behind.
+# From here on, Ctrl-C reports the resources that still exist.
 guard_interrupt() {
   trap 'trap "" INT TERM; interrupted' INT TERM
 }

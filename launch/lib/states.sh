@@ -1,18 +1,18 @@
 # shellcheck shell=bash
-# Pure functions: what a state that the cloud or a worker reports means.
+# Pure functions that interpret the states reported by the cloud and by workers.
 
 # Usage: action_of STATE CAPACITY. Prints one of
 #   ready     the slice can be used
-#   wait      it will change by itself
-#   absent    there is nothing: create it
-#   recreate  it will not come back: delete it and create it again
+#   wait      the state is temporary
+#   absent    it does not exist: create it
+#   recreate  it will not recover: delete it and create it again
 #   failed    as recreate, and counts as a failure
-#   stop      a person has to look
-#   unsure    the answer is not understood: ask again, a limited number of times
+#   stop      a person has to look at it
+#   unsure    the state is unknown: ask again, a limited number of times
 # The states are those of a TPU VM and of a queued resource, and four of our
-# own: ABSENT (the cloud knows no such name), GONE (it knows the queued
-# resource, but no slice), EMPTY (it did not say a state, or of how many workers
-# the slice is), ERROR (it could not be asked).
+# own: ABSENT (nothing has this name), GONE (the queued resource exists, but a
+# slice does not), EMPTY (the answer lacks the state or the number of workers),
+# ERROR (the request failed).
 action_of() {
   case $1 in
     READY | ACTIVE) echo ready ;;
@@ -23,7 +23,7 @@ action_of() {
     PREEMPTED | TERMINATED | SUSPENDED | GONE) echo recreate ;;
     FAILED) echo failed ;;
     STOPPED)
-      # Spot capacity that is stopped was taken away; elsewhere a person did it.
+      # A preemption stops spot capacity; a person stopped any other slice.
       case $2 in
         spot | queued-spot) echo recreate ;;
         *) echo stop ;;
@@ -49,9 +49,9 @@ worker_ids() {
   echo
 }
 
-# Usage: answers_of 'ID...' <OUTPUT. The workers' output holds lines `kd-worker
-# ID HOST STATE CODE` among others. Prints `ID STATE CODE` for each of the ids,
-# in this order; `ID silent -` for a worker without such a line.
+# Usage: answers_of 'ID...' <OUTPUT. The workers' output contains lines
+# `kd-worker ID HOST STATE CODE` among others. Prints `ID STATE CODE` for each of
+# the ids, in this order; `ID silent -` for a worker without such a line.
 answers_of() {
   local id line
   local -A answers=()
@@ -66,7 +66,7 @@ answers_of() {
 }
 
 # Usage: workers_in STATE <ANSWERS. Prints the ids of the workers in this state
-# for a message: `2`, or `1, 2`. `!STATE`: of those in any other one.
+# for a message: `2`, or `1, 2`. !STATE selects workers in any other state.
 workers_in() {
   local id state separator=''
   while read -r id state _; do
@@ -79,10 +79,10 @@ workers_in() {
 
 # Usage: verdict_of <ANSWERS. An answer is `ID running -`, `ID ended CODE`, `ID
 # lost -` (it died without a code), `ID absent -` (nothing was started) or `ID
-# silent -` (the worker said nothing). Prints one of
+# silent -` (the worker did not answer). Prints one of
 #   running | absent | done | config | nonfinite | preempted | failed
 # or uneven: some have failed and others still run; or unsure: a worker is
-# silent, so the others' answers do not decide.
+# silent, and the others' answers are not enough.
 verdict_of() {
   local state code workers=0
   local running=0 absent=0 silent=0 config=0 nonfinite=0 preempted=0 failed=0
@@ -109,7 +109,7 @@ verdict_of() {
     echo unsure
   elif ((running)); then
     if ((bad + absent)); then echo uneven; else echo running; fi
-  # Where one worker fails the others end with 42: the reason is the other code.
+  # If one worker fails, the others end with 42: the other code is the reason.
   elif ((config)); then
     echo config
   elif ((nonfinite)); then

@@ -1,17 +1,17 @@
 # shellcheck shell=bash
-# Follows a run to its end. kd's exit code decides: 0, 2 and 3 end the
-# watch; 42 (preempted) starts the run again without a limit; any other code,
-# and a worker that died, at most `failures` times.
+# Follows a run to its end. After exit code 0, 2 or 3 of kd the watch ends. After
+# 42 (preempted) the run starts again, without a limit. After any other code, or
+# if a worker died, it starts again at most `failures` times.
 
 VERDICT=''
-# `ID STATE CODE` of each worker, one a line.
+# `ID STATE CODE` of each worker, one per line.
 ANSWERS=''
 UNEVEN_SINCE=''
-# When the run was started from here: long ago, where it was not.
+# When this watch started the run; long ago if it did not.
 BEGUN=-1000000
 
-# Sets VERDICT and ANSWERS. Where gcloud fails for one worker, the answers of
-# the others count all the same.
+# Sets VERDICT and ANSWERS. If gcloud fails for one worker, the answers of the
+# others still count.
 look_at_run() {
   local output errors
   errors=$(mktemp)
@@ -21,7 +21,7 @@ look_at_run() {
   VERDICT=$(verdict_of <<<"$ANSWERS")
 }
 
-# Prints ANSWERS on one line: ID:STATE:CODE, without a code that is not there.
+# Prints ANSWERS on one line: ID:STATE:CODE, without the code if there is none.
 answers_in_short() {
   local id state code
   while read -r id state code; do
@@ -38,8 +38,8 @@ begin_run() {
 set_up_and_begin() { set_up && begin_run; }
 
 # Usage: start_again begin_run|set_up_and_begin. Returns once the run is started
-# on every worker. Where the slice had to be created for it, or a start failed,
-# as on a machine that the cloud has replaced, it is set up.
+# on every worker. The workers are set up if the slice had to be created, or if a
+# start failed, as on a machine that the cloud has replaced.
 start_again() {
   local how=$1 code
   while true; do
@@ -49,7 +49,7 @@ start_again() {
     code=0
     "$how" || code=$?
     if ((code == 0)); then return; fi
-    # Some workers may run: the next start would be refused there.
+    # On workers that run, the next start would be refused.
     stop_run || true
     if ((code == 2)); then
       say_how_to_delete
@@ -60,7 +60,7 @@ start_again() {
   done
 }
 
-# Ends the workers that still run once they have had grace_seconds.
+# Ends the workers that still run after grace_seconds.
 end_stragglers() {
   local grace=${SETTING[grace_seconds]}
   if [[ -z $UNEVEN_SINCE ]]; then UNEVEN_SINCE=$SECONDS; fi
@@ -71,7 +71,7 @@ end_stragglers() {
   fi
 }
 
-# Returns when the run is over, with VERDICT.
+# Returns when the run is over, and sets VERDICT.
 follow() {
   local unsure=0 most=${SETTING[failures]} soon=${SETTING[settle_seconds]}
   UNEVEN_SINCE=''
@@ -86,11 +86,12 @@ follow() {
     case $VERDICT in
       done | config | nonfinite) return ;;
       preempted)
-        # Without this, a run that can't begin would begin forever.
+        # Without this, a run that can't start would be started forever.
         if ((SECONDS - BEGUN < soon)); then
           count_failure 'the run ended with 42 soon after its start'
         fi
-        # The machine may be about to go: looked at again before the start.
+        # The machine may be about to disappear: its state is checked again before
+        # the start.
         pause "${SETTING[poll_seconds]}"
         start_again begin_run
         ;;

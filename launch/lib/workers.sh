@@ -1,15 +1,14 @@
 # shellcheck shell=bash
-# Commands for the slice's workers, run over ssh on all of them at once: a
+# Commands for the slice's workers. ssh runs them on all workers at once: a
 # program that starts on some of a slice's workers waits for the others forever.
-# gcloud may return 0 although a worker said nothing, so every script of
-# launch/worker ends with a line `kd-worker ID HOST STATE CODE`, and these are
-# counted.
+# gcloud may return 0 although a worker did not answer. Therefore every script of
+# launch/worker ends with a line `kd-worker ID HOST STATE CODE`, and these lines
+# are counted.
 
-# Where the workers keep things, below their home: the tree, the environment,
-# the run.
+# Folder of the tree on a worker, below its home.
 readonly SOURCE=kd/source
-# Sets KD_WORKER on a worker: its number in the slice, behind `SLICE/` in a
-# multislice run. The metadata server is what JAX asks for the same numbers.
+# Sets KD_WORKER on a worker to its number in the slice, or to SLICE/NUMBER in a
+# multislice run. JAX reads the same numbers from the metadata server.
 # shellcheck disable=SC2016 # The worker's shell expands it.
 readonly WHO='m=http://metadata.google.internal/computeMetadata/v1/instance/attributes; '\
 'ask() { curl -sf -H Metadata-Flavor:Google "$m/$1"; }; '\
@@ -29,12 +28,12 @@ connection() {
     gcloud_tpus run '' queued-resources "$verb" "$@" --node=all "${flags[@]}"
     return
   fi
-  # For one slice IAP is in the alpha track alone.
+  # For one slice, IAP exists only in the alpha track.
   if [[ ${SETTING[connect]} == iap ]]; then track=alpha; fi
   gcloud_tpus run "$track" tpu-vm "$verb" "$@" "${flags[@]}"
 }
 
-# Usage: on_workers COMMAND. Fails where it failed on any worker.
+# Usage: on_workers COMMAND. Fails if it failed on any worker.
 on_workers() {
   connection ssh "${SETTING[name]}" --worker=all "--command=$WHO$1"
 }
@@ -73,7 +72,7 @@ need_slice() {
   fi
 }
 
-# Usage: script NAME ARGUMENT... Prints the command of a script of
+# Usage: script NAME ARGUMENT... Prints the command that runs a script of
 # launch/worker.
 script() {
   local name=$1
@@ -90,7 +89,7 @@ set_up() {
   local folder parcel setup
   if is_dry; then folder=/tmp/kd-launch; else folder=$(mktemp -d); fi
   parcel=$folder/kd.tar.gz
-  # Called where `set -e` is off: each step says itself what follows.
+  # The caller may have turned `set -e` off: each step returns on failure.
   run mkdir -p "$folder" || return
   run tar --create --gzip "--file=$parcel" "--directory=$ROOT" --exclude-vcs \
     '--exclude=./bazel-*' --exclude=__pycache__ --exclude=./.venv \
@@ -103,20 +102,20 @@ set_up() {
 tar -xzf kd.tar.gz -C $SOURCE.new && $setup"
 }
 
-# Usage: start_run START. Starts the run on all workers. START names this
-# attempt, so that stop_run can tell its processes from those of an earlier run.
+# Usage: start_run START. Starts the run on all workers. START identifies this
+# attempt, so that stop_run can stop only its processes.
 start_run() {
   all_workers started "$(script start.sh "$1" \
     "tpu:${SETTING[project]}/${SETTING[zone]}/${SETTING[name]}" \
     "${SETTING[takeover]}" "${LINE[@]}")"
 }
 
-# Usage: stop_run [START]. Stops all runs, or the one that START names.
+# Usage: stop_run [START]. Stops all runs, or only the run of attempt START.
 stop_run() {
   all_workers stopped "$(script stop.sh "${SETTING[grace_seconds]}" "$@")"
 }
 
-# Prints a name for an attempt to start.
+# Prints a new name of an attempt.
 new_start() {
   if is_dry; then echo START; else od -An -N6 -tx1 /dev/urandom | tr -d ' \n'; fi
 }
@@ -141,7 +140,7 @@ verb_run() {
 # Prints `kd-worker ID HOST STATE CODE` for each worker.
 status_of_workers() {
   local file=$SOURCE/launch/worker/status.sh
-  # A slice that was just created has no script yet.
+  # A new slice does not have the script yet.
   on_workers "if [ -e $file ]; then bash $file; else \
 echo \"kd-worker \$KD_WORKER \$(hostname) absent -\"; fi"
 }
@@ -196,14 +195,15 @@ verb_collect() {
       "${SETTING[bucket]}/${folder#/mnt/kd/}" "$to" \
       "--project=${SETTING[project]}"
   else
-    # A worker's own disk: with one worker, the whole run.
+    # The workdir is on the workers' disks; worker 0 has the whole run if it is the
+    # only one.
     where=$(one_worker 0)
     connection scp --recurse --worker=0 "${where% *}:$folder/." "$to"
   fi
   collect_logs "$to/workers.log"
 }
 
-# Usage: collect_logs FILE. Writes one file, each line behind its worker's name.
+# Usage: collect_logs FILE. Writes one file, each line prefixed with its worker.
 collect_logs() {
   local missing
   # shellcheck disable=SC2016 # The worker's shell expands it.

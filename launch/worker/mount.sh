@@ -8,7 +8,7 @@ point=/mnt/kd
 
 if mountpoint --quiet "$point"; then exit; fi
 
-# Prints the major version, nothing where gcsfuse is not installed.
+# Prints the major version, or nothing if gcsfuse is not installed.
 installed() {
   gcsfuse --version 2>/dev/null | sed -n 's/^gcsfuse version \([0-9]*\).*/\1/p'
 }
@@ -21,16 +21,15 @@ if (($(installed || true) + 0 < 3)); then
     sudo tee "$key" >/dev/null
   echo "deb [signed-by=$key] $source gcsfuse-$(lsb_release -c -s) main" |
     sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
-  # A new machine updates itself for some minutes, and holds this lock.
+  # A new machine updates itself for some minutes and holds this lock.
   sudo apt-get -o DPkg::Lock::Timeout=600 --quiet update
   sudo apt-get -o DPkg::Lock::Timeout=600 --quiet --yes install gcsfuse
 fi
 
 sudo mkdir -p "$point"
 sudo chown "$(id -u):$(id -g)" "$point"
-# Nothing is cached that other workers may change meanwhile. With streaming
-# writes fsync would not bring a file into the bucket, only close would:
-# metrics.jsonl and TensorBoard's events, which stay open, would be lost with a
-# killed machine.
+# Metadata is not cached, as other workers may change it. With streaming writes,
+# only close would write a file to the bucket, not fsync: metrics.jsonl and
+# TensorBoard's events, which stay open, would be lost if the machine is killed.
 gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 \
   --enable-streaming-writes=false "$bucket" "$point"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs on every worker: makes the environment from the locks, mounts the bucket,
-# and puts the new tree in place. Usage: setup.sh BUCKET|none DATA_DIR|none,
+# Runs on every worker: creates the environment from the locks, mounts the bucket,
+# and installs the new tree. Usage: setup.sh BUCKET|none DATA_DIR|none,
 # from the new tree, in kd/source.new.
 set -euo pipefail
 
@@ -17,8 +17,8 @@ if ! flock --nonblock 9; then
   exit 1
 fi
 
-# The images of TPU VMs have an older Python than kd needs; uv brings one
-# without waiting for the machine's own package manager.
+# The images of TPU VMs have an older Python than kd needs. uv installs one
+# without waiting for the machine's package manager.
 find_python() {
   local name
   for name in python3.11 python3.12; do

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs on every worker: starts kd with these arguments, detached from the
 # connection. Usage: start.sh START OWNER TAKEOVER ARGUMENT...
-# START names this attempt, OWNER the slice; TAKEOVER (yes|no): see bucket.py.
+# START identifies this attempt and OWNER the slice. bucket.py explains TAKEOVER
+# (yes|no).
 set -euo pipefail
 
 start=$1 owner=$2 takeover=$3
@@ -9,11 +10,11 @@ shift 3
 home=$HOME/kd
 mkdir -p "$home/run"
 
-# Inherited by all that the run starts, so it is free once the last has ended.
+# All processes of the run inherit the lock: it is free once the last has ended.
 exec 9>"$home/run/lock"
-# A worker that is asked for its state holds it for a moment.
+# status.sh holds the lock for a moment.
 if ! flock --timeout 5 9; then
-  # gcloud repeats a command whose connection broke.
+  # gcloud repeats a command if its connection broke.
   if [[ $start == "$(cat "$home/run/started" 2>/dev/null || true)" ]]; then
     echo "kd-worker $KD_WORKER $(hostname) started -"
     exit
@@ -22,7 +23,7 @@ if ! flock --timeout 5 9; then
   exit 1
 fi
 
-# A machine that was restarted has lost its mount, and would write to its disk.
+# Without the mount, a restarted machine would write to its own disk.
 # shellcheck source=/dev/null
 source "$home/environment"
 if [[ ${KD_BUCKET:-} ]]; then
@@ -38,7 +39,7 @@ fi
 rm -f "$home/run/code" "$home/run/pid" "$home/run/session"
 echo "$start" >"$home/run/started"
 
-# Before the fork: the connection may be closed before the child is on its own.
+# Before the fork, as the connection may close before setsid runs.
 trap '' HUP
 setsid bash "$home/source/launch/worker/supervise.sh" "$@" \
   >>"$home/run/log" 2>&1 </dev/null &

@@ -6,8 +6,8 @@ run=$HOME/kd/run
 state=absent code=-
 if [[ -e $run/started ]]; then
   exec 9>"$run/lock"
-  # The code is read after the lock was free: without a code then, none will
-  # come.
+  # The code is read while the lock is free: if there is none, the run died
+  # without writing it.
   if ! flock --shared --nonblock 9; then
     state=running
   elif [[ -e $run/code ]]; then

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs on a worker as long as kd does, and writes down its exit code.
+# Runs on a worker as long as kd does, and records its exit code.
 # Usage: supervise.sh ARGUMENT...
 set -euo pipefail
 
@@ -9,8 +9,8 @@ echo "$$" >"$home/run/session"
 source "$home/environment"
 cd "$home/source"
 
-# A machine that goes down sends SIGTERM to every process: kd saves then,
-# and this shell has to outlive it.
+# A machine that shuts down sends SIGTERM to every process: kd then saves, and
+# this shell has to outlive it.
 signalled=''
 trap 'signalled=yes' TERM INT
 
