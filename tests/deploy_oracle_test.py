@@ -74,6 +74,6 @@ def test_alarms_are_comparisons_with_their_limits(tmp_path):
   comparisons, _ = client.run(
     'deployment', 'expressions', cases, {}, tmp_path / 'oracle'
   )
-  expected = [['<' if a.is_least else '>', a.limit] for a in alarms]
+  expected = [['<' if a.is_minimum else '>', a.limit] for a in alarms]
   assert comparisons[: len(alarms)] == expected
   assert len(comparisons) == len(cases)  # All are valid PromQL.

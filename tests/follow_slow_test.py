@@ -85,7 +85,7 @@ def test_versions_are_switched_without_a_lost_request(registry):
     # Nonfinite logits are noticed before any request.
     registry.add('c', scale=3e38)
     registry.promote('v3')
-    server.until(lambda: 'alarm: v3 is not switched to: logits' in server.text)
+    server.until(lambda: 'alarm: cannot switch to v3: logits' in server.text)
     client.until(3, 'tiny@v2')
     changes.rollback(registry.folder, 'production', print)
     registry.add('d')
@@ -144,14 +144,15 @@ def test_a_version_that_is_not_well_is_out_until_probes_pass(followed):
   follower, said = followed
   router = follower.router
   answers = lambda: router.pick('tiny').name
-  assert said == ['tiny: v2 answers, in place of v1']
+  assert said == ['tiny: switched from v1 to v2']
   assert answers() == 'tiny@v2'
   follower._watch()
   assert answers() == 'tiny@v2'
   router.note(router.pick('tiny'), 500, None, 'its logits are NaN')
   follower._watch()
-  assert 'tiny@v2 (production) is taken out: its logits are NaN' in said[-1]
-  assert said[-1].endswith('requests go to tiny@v1')
+  taken_out = 'tiny@v2 (production) is out of service: its logits are NaN'
+  assert taken_out in said[-1]
+  assert said[-1].endswith('requests now go to tiny@v1')
   # One probe has passed, but two are required.
   assert answers() == 'tiny@v1'
   follower._watch()

@@ -93,7 +93,7 @@ def run(target: Target) -> Iterator[Finding]:
     except _FailError as e:
       yield Finding(name, False, str(e), e.advice)
     except (errors.KdError, OSError) as e:
-      yield Finding(name, False, str(e), 'fix what it names')
+      yield Finding(name, False, str(e), 'fix the reported problem')
 
 
 def _hardware(target: Target) -> str:
@@ -138,7 +138,7 @@ def _memory(target: Target) -> str:
   )
   if there is None:
     raise _FailError(
-      f'{parts}; the system does not tell what is free',
+      f'{parts}; the system does not report free memory',
       'make sure of it yourself, and leave `memory` out of deploy.checks',
     )
   if needed.total > there:
@@ -204,7 +204,7 @@ def _data(target: Target) -> str:
     return lookup.check(config, ()).removeprefix('data: ')
   lookup.check_held_out(config)
   names = [k for k, x in config.evaluation.sets.items() if x.mixture]
-  return f'{", ".join(names)} exist' if names else 'the config names none'
+  return f'{", ".join(names)} exist' if names else 'no data sets in the config'
 
 
 def _ports(target: Target) -> str:
@@ -218,7 +218,8 @@ def _ports(target: Target) -> str:
     except OSError as e:
       raise _FailError(
         f'{serve.host}:{serve.port}: {e.strerror}',
-        'end what listens there, or choose another serve.port or serve.host',
+        'stop the process that uses the port, or choose another serve.port or '
+        'serve.host',
       ) from e
   return f'{serve.host}:{serve.port} is free'
 

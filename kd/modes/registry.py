@@ -83,5 +83,5 @@ def _verify(folder: str) -> None:
     differing += not is_true
   if differing:
     raise errors.ConfigError(
-      folder, f'{differing} files are not those that were added'
+      folder, f'{differing} files have changed since they were added'
     )

@@ -98,7 +98,7 @@ def _panel(
   if alarm:
     custom = {'thresholdsStyle': {'mode': 'line+area'}}
     steps.append({'color': 'red', 'value': alarm.limit})
-    if alarm.is_least:
+    if alarm.is_minimum:
       steps = [
         {'color': 'red', 'value': None},
         {'color': 'green', 'value': alarm.limit},

@@ -16,7 +16,7 @@ class Alarm:
     name: name of the alert.
     value: PromQL expression of the monitored value.
     limit: limit in the unit of the value.
-    is_least: whether the limit is a minimum, not a maximum.
+    is_minimum: whether the limit is a minimum, not a maximum.
     unit: unit of the value, as a Grafana unit id.
     title: description of the value.
     advice: instructions for the operator.
@@ -25,7 +25,7 @@ class Alarm:
   name: str
   value: str
   limit: float
-  is_least: bool
+  is_minimum: bool
   unit: str
   title: str
   advice: str
@@ -33,7 +33,7 @@ class Alarm:
   @property
   def expression(self) -> str:
     """Returns the PromQL expression that has a value while the alarm is on."""
-    return f'({self.value}) {"<" if self.is_least else ">"} {self.limit:g}'
+    return f'({self.value}) {"<" if self.is_minimum else ">"} {self.limit:g}'
 
 
 def alarms(config: Any) -> list[Alarm]:
@@ -128,9 +128,9 @@ def prometheus(config: Any) -> dict[str, Any]:
             'labels': {'severity': 'page'},
             'annotations': {
               'summary': (
-                f'{alarm.title}: {{{{ $value | humanize }}}}, '
-                f'{"at least" if alarm.is_least else "at most"} '
-                f'{alarm.limit:g} is wanted'
+                f'{alarm.title}: {{{{ $value | humanize }}}}, limit: '
+                f'{"at least" if alarm.is_minimum else "at most"} '
+                f'{alarm.limit:g}'
               ),
               'description': alarm.advice,
             },

@@ -123,16 +123,16 @@ class _Prompts:
 class Call:
   """One call of the engine; assigns answers to rows."""
 
-  def __init__(self, model, words, batch_size, settings, shapes):
-    self._model, self._words, self._settings = model, words, settings
+  def __init__(self, model, vocabulary, batch_size, settings, shapes):
+    self._model, self._vocabulary, self._settings = model, vocabulary, settings
     self._shapes = shapes
     self._batch_size = batch_size
     self._rule = picking.options(settings, model.config.vocab_size)
     self._numbers = picking.parameters(settings)
     self._limits = device.Limits(
-      vocab_size=np.int32(words.size),
-      stop_ids=np.asarray(words.stop_ids, np.int32),
-      pad_id=np.int32(words.pad_id),
+      vocab_size=np.int32(vocabulary.size),
+      stop_ids=np.asarray(vocabulary.stop_ids, np.int32),
+      pad_id=np.int32(vocabulary.pad_id),
     )
     self._in_rows: list[Answer | None] = [None] * batch_size
 
@@ -231,7 +231,9 @@ class Call:
     size, group = next(self._groups, (0, []))
     if not group:
       return False
-    tokens = np.full((self._batch_size, size), self._words.pad_id, np.int32)
+    tokens = np.full(
+      (self._batch_size, size), self._vocabulary.pad_id, np.int32
+    )
     lengths = np.zeros(self._batch_size, np.int32)
     for row, index in enumerate(group):
       # The first decoding step processes the last id and picks the next one.
@@ -262,7 +264,7 @@ class Call:
         logprobs[row],
         counts[row],
         ends[row],
-        self._words.decode,
+        self._vocabulary.decode,
         self._settings.stop_strings,
       )
       if sample is not None:

@@ -94,7 +94,7 @@ class ContinuousBatch:
     self,
     model: family.Model,
     params: types.PyTree,
-    words: engine.Vocabulary,
+    vocabulary: engine.Vocabulary,
     shapes: Shapes,
   ):
     """Initializes an empty batch.
@@ -102,16 +102,16 @@ class ContinuousBatch:
     Args:
       model: the module; the cache has its dtype.
       params: its parameters.
-      words: the vocabulary of the tokenizer.
+      vocabulary: the vocabulary of the tokenizer.
       shapes: sizes that programs are compiled for.
     """
-    self._model, self._params, self._words = model, params, words
+    self._model, self._params, self._vocabulary = model, params, vocabulary
     self.shapes = shapes
     self._weights = device.weights(model, params)
     self._limits = device.Limits(
-      vocab_size=np.int32(words.size),
-      stop_ids=np.asarray(words.stop_ids, np.int32),
-      pad_id=np.int32(words.pad_id),
+      vocab_size=np.int32(vocabulary.size),
+      stop_ids=np.asarray(vocabulary.stop_ids, np.int32),
+      pad_id=np.int32(vocabulary.pad_id),
     )
     self._rows: list[Answer | None] = [None] * shapes.batches[0]
     self._slots = shapes.slots[0]
@@ -156,7 +156,9 @@ class ContinuousBatch:
     for batch in sizes.batches:
       for slots in sizes.slots:
         self._resize(batch, slots)
-        self._cache = continuous_device.enter(self._cache, prompt.cache, 0)
+        self._cache = continuous_device.insert_prompt(
+          self._cache, prompt.cache, 0
+        )
         self._decode()
         done += 1
         yield done, total
@@ -178,7 +180,7 @@ class ContinuousBatch:
     self._slots, self._idle_slices = self.shapes.slots[0], 0
     self._cache = self._empty(len(self._rows), self._slots)
     prompt = self.prefill((0,) * 2)
-    self._cache = continuous_device.enter(self._cache, prompt.cache, 0)
+    self._cache = continuous_device.insert_prompt(self._cache, prompt.cache, 0)
     self._decode()
 
   def prefill(
@@ -205,7 +207,7 @@ class ContinuousBatch:
     length = len(ids) - 1
     size = min(s for s in self.shapes.prompts if s >= length)
     shape = (self.shapes.rows, size)
-    tokens = np.full(shape, self._words.pad_id, np.int32)
+    tokens = np.full(shape, self._vocabulary.pad_id, np.int32)
     lengths = np.zeros(self.shapes.rows, np.int32)
     tokens[0, :length], lengths[0] = ids[:-1], length
     if not scored:
@@ -251,7 +253,9 @@ class ContinuousBatch:
     needed = len(prompt.ids) + self.shapes.steps
     self._fit(len(self.answers) + 1, needed)
     row = self._rows.index(None)
-    self._cache = continuous_device.enter(self._cache, prompt.cache, row)
+    self._cache = continuous_device.insert_prompt(
+      self._cache, prompt.cache, row
+    )
     self._rows[row] = answer
 
   def remove(self, answer: Answer) -> None:
@@ -275,7 +279,7 @@ class ContinuousBatch:
     for row, answer in enumerate(self._rows):
       if answer is None:
         continue
-      _grow(answer, got, row, self._words.decode)
+      _grow(answer, got, row, self._vocabulary.decode)
       if answer.ended:
         self._rows[row] = None
     return answers
@@ -319,7 +323,7 @@ class ContinuousBatch:
       self._slots = slots
 
   def _fitted(self, cache, slots):
-    return continuous_device.with_slots_of(cache, self._model, slots)
+    return continuous_device.resized(cache, self._model, slots)
 
   def _empty(self, batch, slots):
     return continuous_device.empty_cache(self._model, batch, slots)

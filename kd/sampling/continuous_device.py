@@ -121,7 +121,9 @@ def steps(
     new = picking.pick_by_row(states.parameters, logits, keys)
     asked = jnp.any(states.wants_alternatives & (rows.end == device.RUNNING))
     others = jax.lax.cond(asked, _alternatives, _none, logits)
-    rows, new, logprob = device.took(rows, cache, hidden, logits, new, limits)
+    rows, new, logprob = device.advance(
+      rows, cache, hidden, logits, new, limits
+    )
     values = (new, logprob, *others)
     columns = [
       x.at[:, step].set(v) for x, v in zip(columns, values, strict=True)
@@ -204,28 +206,28 @@ def score(
   )
   labels = jnp.pad(following, (0, whole)).reshape(-1, size)
 
-  def of_chunk(chunk):
+  def score_chunk(chunk):
     hidden, labels = chunk
     logits = matmul.logits(hidden, held.unembedding)
     is_id = jnp.arange(logits.shape[-1]) < vocab_size
     logits = jnp.where(is_id, logits, -jnp.inf)
-    normaliser = jax.nn.logsumexp(logits, axis=-1)
+    log_normalizer = jax.nn.logsumexp(logits, axis=-1)
     picked = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-    finite = jnp.isfinite(normaliser)
-    return picked - normaliser, finite, *_alternatives(logits)
+    finite = jnp.isfinite(log_normalizer)
+    return picked - log_normalizer, finite, *_alternatives(logits)
 
   def none(chunk):
     return jax.tree.map(
-      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of_chunk, chunk)
+      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(score_chunk, chunk)
     )
 
-  def of_used(chunk):
+  def score_used_chunk(chunk):
     start, *rest = chunk
     # Skips padding, which may be half of the row.
-    return jax.lax.cond(start < lengths[0], of_chunk, none, tuple(rest))
+    return jax.lax.cond(start < lengths[0], score_chunk, none, tuple(rest))
 
   starts = jnp.arange(hidden.shape[0]) * size
-  columns = jax.lax.map(of_used, (starts, hidden, labels))
+  columns = jax.lax.map(score_used_chunk, (starts, hidden, labels))
   flat = (x.reshape(-1, *x.shape[2:])[:length] for x in columns)
   return cache, Scores(*(rules.constrain(x, (None,) * x.ndim) for x in flat))
 
@@ -236,7 +238,7 @@ def empty_cache(model: family.Model, batch: int, slots: int) -> decoding.Cache:
   return model.empty_cache(batch, slots)
 
 
-def enter(
+def insert_prompt(
   cache: decoding.Cache, prompts: decoding.Cache, row: int
 ) -> decoding.Cache:
   """Copies the first prefilled prompt to a row of a cache.
@@ -249,7 +251,7 @@ def enter(
   return jax.tree.map(lambda x, new: _put(x, new, row), cache, prompts)
 
 
-def with_slots_of(
+def resized(
   cache: decoding.Cache, model: family.Model, slots: int
 ) -> decoding.Cache:
   """Returns a cache with `slots` positions of the model.

@@ -17,7 +17,7 @@ class Shapes:
     length: maximum number of ids of a prompt and its answer.
     rows: divisor of every size of the batch: number of shards of the rows.
     steps: number of tokens that each row decodes before answers can join.
-    fewest_slots: minimum number of cache positions of each row.
+    min_slots: minimum number of cache positions of each row.
     images: maximum number of images of a prompt, if the model reads images.
   """
 
@@ -25,7 +25,7 @@ class Shapes:
   length: int
   rows: int = 1
   steps: int = 4
-  fewest_slots: int = 256
+  min_slots: int = 256
   images: int = 0
 
   @property
@@ -41,7 +41,7 @@ class Shapes:
   def slots(self) -> tuple[int, ...]:
     """Returns the sizes of the cache, as numbers of positions."""
     sizes, size = [self.length], self.length // _GROWTH
-    while size >= self.fewest_slots:
+    while size >= self.min_slots:
       sizes.append(size)
       size //= _GROWTH
     return tuple(sorted(sizes))

@@ -247,7 +247,7 @@ def steps(
   batch = rows.last.shape[0]
   rows = rows.replace(end=jnp.where(live, rows.end, STOPPED))
 
-  def goes_on(carry):
+  def continues(carry):
     step, rows, _, _ = carry
     broken = jnp.any(rows.end == BROKEN)
     return (step < count) & jnp.any(rows.end == RUNNING) & ~broken
@@ -260,7 +260,7 @@ def steps(
 
   ids = jnp.zeros((batch, count), jnp.int32)
   start = (jnp.int32(0), rows, ids, ids.astype(jnp.float32))
-  _, rows, ids, logprobs = jax.lax.while_loop(goes_on, body, start)
+  _, rows, ids, logprobs = jax.lax.while_loop(continues, body, start)
   # Replicated, so that each process can read them.
   whole = lambda x: rules.constrain(x, (None, None))
   return _laid_out(rows), whole(ids), whole(logprobs)
@@ -270,7 +270,7 @@ def _step(model, rule, held, rows, numbers, limits):
   """Processes each row's last id and picks the next; skips idle rows."""
   hidden, cache, logits, keys = read(model, held, rows, limits)
   new = picking.pick(rule, numbers, logits, rows.held, keys)
-  return took(rows, cache, hidden, logits, new, limits)
+  return advance(rows, cache, hidden, logits, new, limits)
 
 
 def read(
@@ -299,7 +299,7 @@ def read(
   return hidden, cache, logits, jax.vmap(jax.random.fold_in)(keys, rows.count)
 
 
-def took(
+def advance(
   rows: DecodeSlots,
   cache: decoding.Cache,
   hidden: Array,
@@ -320,9 +320,13 @@ def took(
   Returns:
     The rows, the ids int32 [B], and their log-probabilities float32 [B].
   """
-  normaliser = jax.nn.logsumexp(logits, axis=-1)
-  logprob = jnp.take_along_axis(logits, new[:, None], axis=1)[:, 0] - normaliser
-  broken = ~jnp.isfinite(normaliser) | ~jnp.all(jnp.isfinite(hidden), axis=-1)
+  log_normalizer = jax.nn.logsumexp(logits, axis=-1)
+  logprob = (
+    jnp.take_along_axis(logits, new[:, None], axis=1)[:, 0] - log_normalizer
+  )
+  broken = ~jnp.isfinite(log_normalizer) | ~jnp.all(
+    jnp.isfinite(hidden), axis=-1
+  )
   runs = rows.end == RUNNING
   stops = jnp.isin(new, limits.stop_ids)
   count = rows.count + (runs & ~stops & ~broken)

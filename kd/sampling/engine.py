@@ -79,7 +79,7 @@ class Engine:
   def __init__(
     self,
     model: family.Model,
-    words: Vocabulary,
+    vocabulary: Vocabulary,
     batch_size: int,
     shapes: Shapes = SHAPES,
   ) -> None:
@@ -87,7 +87,7 @@ class Engine:
 
     Args:
       model: the module; the cache has its dtype.
-      words: the vocabulary of the tokenizer.
+      vocabulary: the vocabulary of the tokenizer.
       batch_size: B, number of answers decoded together; a multiple of
         rules.row_shards within rules.active.
       shapes: sizes that programs are compiled for.
@@ -96,17 +96,21 @@ class Engine:
       ConfigError: the tokenizer has more ids than the model, or batch_size is
         not positive.
     """
-    if words.size > model.config.vocab_size:
+    if vocabulary.size > model.config.vocab_size:
       raise errors.ConfigError(
         'tokenizer',
-        f'has {words.size} ids, the model {model.config.vocab_size}',
+        f'has {vocabulary.size} ids, the model {model.config.vocab_size}',
         legal='a tokenizer with no more ids than the model',
       )
     if batch_size < 1:
       raise errors.ConfigError(
         'batch_size', f'found {batch_size}', legal='1 or more'
       )
-    self._model, self._words, self._batch_size = model, words, batch_size
+    self._model, self._vocabulary, self._batch_size = (
+      model,
+      vocabulary,
+      batch_size,
+    )
     self._shapes = shapes
 
   def weights(self, params: types.PyTree) -> decoding.Weights:
@@ -147,7 +151,7 @@ class Engine:
     self._check(requests)
     longest = [self._longest(request, settings) for request in requests]
     call = calls.Call(
-      self._model, self._words, self._batch_size, settings, self._shapes
+      self._model, self._vocabulary, self._batch_size, settings, self._shapes
     )
     short = [dataclasses.replace(r, max_new_tokens=1) for r in requests]
     weights = self.weights(params)
@@ -221,7 +225,7 @@ class Engine:
     if not fits:
       return
     call = calls.Call(
-      self._model, self._words, self._batch_size, settings, self._shapes
+      self._model, self._vocabulary, self._batch_size, settings, self._shapes
     )
     if weights is None:
       weights = self.weights(params)
@@ -245,14 +249,19 @@ class Engine:
       if not request.ids:
         raise ValueError(f'prompt {i} is empty: it needs BOS at least')
       if request.samples < 1:
-        raise ValueError(f'request {i} wants {request.samples} samples')
+        raise ValueError(
+          f'request {i} has samples={request.samples}; must be 1 or more'
+        )
       if request.max_new_tokens is not None and request.max_new_tokens < 1:
-        raise ValueError(f'request {i} has no room for an answer')
+        raise ValueError(
+          f'request {i} has max_new_tokens={request.max_new_tokens}; must be 1 '
+          'or more'
+        )
       images_lib.check(request.ids, request.images, vision)
       ids = images_lib.text_ids(request.ids, request.images, vision)
       low, high = min(ids), max(ids)
       if low < 0 or high >= vocab_size:
         found = low if low < 0 else high
         raise ValueError(
-          f'prompt {i} holds id {found}; the model has 0 to {vocab_size - 1}'
+          f'prompt {i} contains id {found}; legal ids are 0 to {vocab_size - 1}'
         )

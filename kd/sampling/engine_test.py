@@ -329,7 +329,7 @@ def test_wrong_input_is_named(params):
   )
   with pytest.raises(ValueError, match='prompt 1 is empty'):
     generate((2,), ())
-  with pytest.raises(ValueError, match='prompt 0 holds id 40'):
+  with pytest.raises(ValueError, match='prompt 0 contains id 40'):
     generate((2, cases.VOCAB))
   with pytest.raises(errors.ConfigError, match='has 41 ids, the model 40'):
     cases.make(size=cases.VOCAB + 1)

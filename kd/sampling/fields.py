@@ -37,7 +37,8 @@ def check_devices(
   if batch_size % shards:
     raise errors.ConfigError(
       path,
-      f'found {batch_size}, which {shards} devices ({axes}) do not divide',
+      f'found {batch_size}, which is not divisible by {shards} devices '
+      f'({axes})',
       legal=f'a multiple of {shards}',
     )
 

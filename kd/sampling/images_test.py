@@ -120,7 +120,7 @@ def test_answers_are_those_of_forward_passes_whatever_shares_a_batch(params):
 def test_continuous_batches_compile_all_they_need(params):
   words = engine_lib.Vocabulary(cases.VOCAB, (), 0, cases.letters)
   shapes = continuous.Shapes(
-    batch=1, length=32, steps=_NEW, fewest_slots=32, images=3
+    batch=1, length=32, steps=_NEW, min_slots=32, images=3
   )
   batch = continuous.ContinuousBatch(_MODEL, params, words, shapes)
   *_, (done, total) = batch.compile()

@@ -42,7 +42,7 @@ _READ_BACK = {
 }
 _WRITTEN = tuple(_READ_BACK)
 # Keys of each sample; the last two only if generate.logprobs is set.
-_OF_SAMPLE = {
+_SAMPLE_FIELDS = {
   'text': str,
   'finish': str,
   'tokens': int,
@@ -123,7 +123,7 @@ def read(
   if wrong:
     lines = [re.match(r'(.*(:|: row )\d+)(:|$)', e.path) for e in wrong[1:]]
     others = ', '.join(line[1] for line in lines if line)
-    more = f' (lines that are wrong too: {others})' if others else ''
+    more = f' (other invalid lines: {others})' if others else ''
     raise errors.ConfigError(
       wrong[0].path, str(wrong[0]).removeprefix(f'{wrong[0].path}: ') + more
     )
@@ -281,11 +281,11 @@ def _resume(
 
 def _is_answer(record: dict[str, Any], logprobs: bool) -> bool:
   """Returns whether a record has the required keys with the right types."""
-  of_sample = list(_OF_SAMPLE.items())[: None if logprobs else -2]
+  fields = list(_SAMPLE_FIELDS.items())[: None if logprobs else -2]
   return _has(record, _READ_BACK.items()) and all(
     isinstance(sample, dict)
-    and len(sample) == len(of_sample)
-    and _has(sample, of_sample)
+    and len(sample) == len(fields)
+    and _has(sample, fields)
     and sample['finish'] in requests.FINISHES
     for sample in record['samples']
   )
@@ -299,7 +299,7 @@ def _check_record(record, where, digests, model, logprobs):
   if not _is_answer(record, logprobs):
     raise errors.ConfigError(
       where,
-      'is no answer that was written by --mode=generate',
+      'was not written by --mode=generate',
       legal='a new file, or one that such a run began',
     )
   if record['model'] != model:
@@ -315,7 +315,6 @@ def _check_record(record, where, digests, model, logprobs):
   ):
     raise errors.ConfigError(
       where,
-      f'answers another prompt than number {index} of this run, or the same'
-      ' with other settings',
+      f'does not match prompt {index} and the settings of this run',
       legal='a new file, or one that such a run began',
     )

@@ -122,7 +122,7 @@ def test_bad_lines_are_named(tmp_path, line, match):
   path = _write(tmp_path / 'in.jsonl', [good, line, good, '5'])
   with pytest.raises(errors.ConfigError, match=match) as found:
     _read(path)
-  assert f'wrong too: {path}:4)' in str(found.value)
+  assert f'other invalid lines: {path}:4)' in str(found.value)
   assert found.value.exit_code == 2
 
 
@@ -257,9 +257,9 @@ def test_answers_to_other_requests_are_kept(tmp_path, answerer):
   others = _ids(tmp_path, ['z'] + TEXTS[1:])
   warmer = dataclasses.replace(SETTINGS, temperature=0.5)
   for asked, settings in ((others, SETTINGS), (ids, warmer)):
-    with pytest.raises(errors.ConfigError, match='jsonl:1: answers another'):
+    with pytest.raises(errors.ConfigError, match='jsonl:1: does not match'):
       _answer(answerer, asked, path, settings=settings)
     assert path.read_bytes() == before
   notes = _write(tmp_path / 'notes.jsonl', ['{"index": "0"}'])
-  with pytest.raises(errors.ConfigError, match='jsonl:1: is no answer'):
+  with pytest.raises(errors.ConfigError, match='jsonl:1: was not written'):
     _answer(answerer, ids, notes)

@@ -31,7 +31,7 @@ def end(
   return None
 
 
-def surely_kept(text: str, strings: Sequence[str]) -> int:
+def safe_length(text: str, strings: Sequence[str]) -> int:
   """Returns the number of characters that any following text leaves unchanged.
 
   Args:

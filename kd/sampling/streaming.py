@@ -35,7 +35,7 @@ class Stream:
       ids: all ids of the answer so far; their text has no stop string.
     """
     text = self._decode(ids).rstrip(_INCOMPLETE)
-    return self.end(text[: stops.surely_kept(text, self._stop_strings)])
+    return self.end(text[: stops.safe_length(text, self._stop_strings)])
 
   def end(self, text: str) -> str:
     """Returns the rest of the answer's text, after all parts so far."""

@@ -166,7 +166,9 @@ class Server:
         self._settings.limits,
       )
       exchange.model = asked.model
-      exchange.hurries = asked.timeout_s < self._settings.limits.timeout_s
+      exchange.has_client_deadline = (
+        asked.timeout_s < self._settings.limits.timeout_s
+      )
       if self._settings.log_prompts:
         text = body.decode(errors='replace')
         self._say(f'prompt: {_IMAGE_DATA.sub(_length, text)}')
@@ -183,7 +185,9 @@ class Server:
       where = ''.join(traceback.format_tb(e.__traceback__))
       self._say(f'error: {type(e).__name__}\n{where}')
       exchange.ended(500)
-      error = http_errors.HttpError(500, 'the server has erred', 'server_error')
+      error = http_errors.HttpError(
+        500, 'internal server error', 'server_error'
+      )
       return error.response()
 
   async def _submit(self, exchange, asked: wire.Request):
@@ -196,7 +200,7 @@ class Server:
       raise _too_late(asked.timeout_s)
     self._scheduler.submit(work, timeout_s)
     reply = replies.Reply(asked, work)
-    left = asyncio.create_task(_left(exchange.request))
+    left = asyncio.create_task(_wait_for_disconnect(exchange.request))
     try:
       # The status of a stream is sent with its first token, so it can be 504.
       events = [await self._first(exchange, work, left, timeout_s)]
@@ -259,7 +263,7 @@ async def _no_route(request, error) -> responses.Response:
   ).response()
 
 
-async def _left(request: http.Request) -> None:
+async def _wait_for_disconnect(request: http.Request) -> None:
   """Waits until the client has left."""
   while (await request.receive())['type'] != 'http.disconnect':
     pass

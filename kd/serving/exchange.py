@@ -28,7 +28,7 @@ class Exchange:
   Attributes:
     request: the HTTP request.
     model: model that answers; None until it is known.
-    hurries: whether the deadline is earlier than the server's own.
+    has_client_deadline: whether the deadline is earlier than the server's own.
   """
 
   def __init__(
@@ -51,7 +51,7 @@ class Exchange:
     self._start = time.monotonic()
     self._first_s: float | None = None
     self.model: served_model.ServedModel | None = None
-    self.hurries = False
+    self.has_client_deadline = False
 
   @property
   def age_s(self) -> float:
@@ -81,7 +81,7 @@ class Exchange:
     name = self.model.name if self.model else ''
     self._metrics.ended(name, path, code, seconds)
     # A deadline that the client chose does not count against the model.
-    if self.model and not (self.hurries and code == _TOO_LATE):
+    if self.model and not (self.has_client_deadline and code == _TOO_LATE):
       self._router.note(self.model, code, self._first_s, fault)
     line = f'{path} {code} {seconds:.3f} s'
     if reply is not None:

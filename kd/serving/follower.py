@@ -24,7 +24,7 @@ from kd.versions import state as state_lib
 _LEAVES_AFTER_S = 30.0
 _WATCH_S = 1.0
 # Initial and maximum time until loading a failed version is retried.
-_AGAIN_S, _LATEST_S = 60.0, 3600.0
+_FIRST_RETRY_S, _MAX_RETRY_S = 60.0, 3600.0
 
 # Loads a version or another model, given its name and location.
 Load = Callable[[str, str], served_model.ServedModel]
@@ -79,7 +79,7 @@ class Follower:
     self.router = releases.ReleaseRouter(
       name, releases.Stages(release), config.follow.canary_share
     )
-    self._tell(self.router.stages)
+    self._export_versions(self.router.stages)
     self._ended = threading.Event()
     # Two threads, since loading a version may take minutes.
     self._threads = [
@@ -137,7 +137,7 @@ class Follower:
         # A repeated error raises one alarm.
         if _text(e) != told:
           told = _text(e)
-          self._bell.ring('registry', f'the registry is not followed: {told}')
+          self._bell.ring('registry', f'cannot follow the registry: {told}')
 
   def _update(self) -> None:
     """Updates the stages to those in the registry."""
@@ -157,14 +157,14 @@ class Follower:
 
   def _switch(self, stages) -> None:
     before, self.router.stages = self.router.stages, stages
-    self._tell(stages)
+    self._export_versions(stages)
     if stages.production is not before.production:
       self._bell.say(
-        f'{self._name}: {stages.production.version} answers, in place of '
-        f'{before.production.version}'
+        f'{self._name}: switched from {before.production.version} to '
+        f'{stages.production.version}'
       )
 
-  def _tell(self, stages) -> None:
+  def _export_versions(self, stages) -> None:
     releases_ = stages.by_name().items()
     self._metrics.versions({stage: x.version for stage, x in releases_})
 
@@ -191,10 +191,10 @@ class Follower:
       except Exception as e:  # Such as out of memory.
         if self._ended.is_set():
           return None
-        next_s = min(2 * wait_s or _AGAIN_S, _LATEST_S)
+        next_s = min(2 * wait_s or _FIRST_RETRY_S, _MAX_RETRY_S)
         self._failed[version] = time.monotonic() + next_s, next_s
         what = version or self._config.follow.fallback
-        text = f'{what} is not switched to: {_text(e)}'
+        text = f'cannot switch to {what}: {_text(e)}'
         if wait_s:  # The alarm has already been raised.
           self._bell.say(text)
         else:
@@ -262,11 +262,11 @@ class Follower:
       if fault:
         release.out = fault
         release.passed = 0
-        to = self._instead(stage)
+        to = self._replacement_name(stage)
         self._bell.ring(
           'version',
-          f'{release.model.name} ({stage}) is taken out: {fault}; requests go '
-          f'to {to}',
+          f'{release.model.name} ({stage}) is out of service: {fault}; '
+          f'requests now go to {to}',
           version=release.version,
           stage=stage,
           reason=fault,
@@ -279,13 +279,13 @@ class Follower:
       if release.out:
         self._probe(release)
 
-  def _instead(self, stage) -> str:
+  def _replacement_name(self, stage) -> str:
     """Returns the name of the model that answers instead, for a message."""
     stages = self.router.stages
     if stage != 'production':
       return stages.production.model.name
     if not stages.fallback or stages.fallback.out:
-      return 'the same version: there is no fallback'
+      return 'the same version (no fallback)'
     return stages.fallback.model.name
 
   def _probe(self, release) -> None:

@@ -27,6 +27,6 @@ def test_a_version_that_could_not_be_loaded_is_tried_again(monkeypatch):
   while not follower._release(None, 'v2'):
     now[0] += 10
   assert tries == [1000.0, 1060.0, 1180.0]
-  text = 'v2 is not switched to: MemoryError: 1 GiB'
+  text = 'cannot switch to v2: MemoryError: 1 GiB'
   assert said == [f'alarm: {text}', text]
   assert follower._release(None, 'v2') == 'v2' and len(tries) == 3

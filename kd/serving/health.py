@@ -17,13 +17,13 @@ class Limits:
       first token, in seconds.
     error_rate: maximum fraction of requests that fail or time out, from 0 to 1.
     window_s: length of the window in seconds.
-    fewest: minimum number of requests in the window for a judgment.
+    min_requests: minimum number of requests in the window for a judgment.
   """
 
   first_token_s: float
   error_rate: float
   window_s: float
-  fewest: int
+  min_requests: int
 
 
 class Health:
@@ -57,7 +57,7 @@ class Health:
     while self._events and self._events[0][0] < since:
       self._events.popleft()
     events = list(self._events)
-    if len(events) < limits.fewest:
+    if len(events) < limits.min_requests:
       return ''
     failed = sum(has_failed for _, has_failed, _ in events)
     # A single failure may have any cause.

@@ -3,7 +3,7 @@
 from kd.serving import health as health_lib
 
 _LIMITS = health_lib.Limits(
-  first_token_s=0.5, error_rate=0.1, window_s=60.0, fewest=10
+  first_token_s=0.5, error_rate=0.1, window_s=60.0, min_requests=10
 )
 
 

@@ -23,7 +23,7 @@ def check_host(host: str, has_key: bool, without_key: bool) -> None:
     return
   raise errors.ConfigError(
     'serve.host',
-    f'found {host!r}, which other machines reach, and no API key',
+    f'found {host!r}, reachable from other machines, without an API key',
     legal=f'127.0.0.1, or a key in {serve_fields.KEY_VARIABLE}, or '
     'serve.without_key=True',
   )
@@ -42,7 +42,7 @@ def bind(host: str, port: int) -> socket.socket:
   except OSError as e:
     raise errors.ConfigError(
       'serve.port',
-      f'{host}:{port} cannot be listened on: {e.strerror}',
+      f'cannot listen on {host}:{port}: {e.strerror}',
       legal='a free port of an address of this machine',
     ) from e
 

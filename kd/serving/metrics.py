@@ -68,14 +68,19 @@ class Metrics:
       names.COMPARED_TOKENS, 'Tokens of answers that the teacher scored.', **at
     )
     self._agreeing = counter(
-      names.AGREEING_TOKENS, 'Of these, those it finds likeliest.', **at
+      names.AGREEING_TOKENS,
+      "Scored tokens that are the teacher's first choice.",
+      **at,
     )
     self._version = gauge(
-      names.VERSION, '1 of each version.', ['version', 'stage'], **at
+      names.VERSION,
+      '1 for each version in a stage.',
+      ['version', 'stage'],
+      **at,
     )
     self._memory = gauge(names.MEMORY_BYTES, 'Memory in use.', ['kind'], **at)
     self._memory_limit = gauge(
-      names.MEMORY_LIMIT_BYTES, 'Memory that there is.', ['kind'], **at
+      names.MEMORY_LIMIT_BYTES, 'Total memory.', ['kind'], **at
     )
 
   def compared(self, tokens: int, agreeing: int) -> None:

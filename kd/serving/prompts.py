@@ -112,7 +112,7 @@ def _check_anchors(messages, count):
   if sum(m['content'].count(chat_turns.IMAGE) for m in messages) > count:
     raise errors.ConfigError(
       'messages',
-      'have a null character (U+0000) among images',
+      'contain a null character (U+0000) in text with images',
       legal='text without null characters',
     )
 

@@ -132,7 +132,9 @@ class Scheduler:
       count = lane.waiting.count(work.client) + len(work.prompts)
       if is_full and count > share:
         raise BusyError(
-          f'{lane.queued()} prompts wait, and at most {self._queue} may', later
+          f'the queue has no room: {lane.queued()} prompts are waiting, the '
+          f'limit is {self._queue}',
+          later,
         )
       # An idle server always accepts, so that old estimates are replaced.
       latest_s = lane.estimate.latest_s(work.wait_s) if lane.is_busy else 0.0
@@ -208,8 +210,8 @@ class Scheduler:
       if lane.model in self._lanes:
         self._metrics.failed(lane.model.name).set(1)
     self._say(
-      f'{lane.model.name} has failed: {type(error).__name__}: {error}; it is '
-      f'tried again in {lane.retry_s:.0f} s'
+      f'{lane.model.name} has failed: {type(error).__name__}: {error}; '
+      f'retrying in {lane.retry_s:.0f} s'
     )
     self._metrics.running(lane.model.name).set(0)
     for work in works:

@@ -46,7 +46,7 @@ _NEUTRAL_CHAT = _NEUTRAL | {
   'functions': [],
   'modalities': ['text'],
 }
-_OF_PROMPTS = 'prompt_logprobs'  # vLLM's extension of /v1/completions.
+_PROMPT_LOGPROBS = 'prompt_logprobs'  # vLLM's extension of /v1/completions.
 _READ_ELSEWHERE = ('max_tokens', 'n', 'stop', 'stream_options')
 
 
@@ -158,8 +158,10 @@ def read(
   echo = not is_chat and _get(fields, 'echo', legal.BOOLEAN, False)
   max_tokens = _max_tokens(fields, is_chat, echo, prompts, model)
   stream = _get(fields, 'stream', legal.BOOLEAN, False)
-  if stream and _OF_PROMPTS in fields:
-    raise errors.ConfigError(_OF_PROMPTS, 'given with stream', 'one of the two')
+  if stream and _PROMPT_LOGPROBS in fields:
+    raise errors.ConfigError(
+      _PROMPT_LOGPROBS, 'given with stream', 'one of the two'
+    )
   read_alternatives = _chat_alternatives if is_chat else _alternatives
   client_timeout = _get(fields, 'timeout_ms', _COMMON['timeout_ms'], None)
   return Request(
@@ -171,7 +173,9 @@ def read(
     seed=_get(fields, 'seed', legal.SEED, secrets.randbits(32)),
     max_tokens=max_tokens,
     alternatives=read_alternatives(fields),
-    prompt_alternatives=_get(fields, _OF_PROMPTS, _MOST_ALTERNATIVES, None),
+    prompt_alternatives=_get(
+      fields, _PROMPT_LOGPROBS, _MOST_ALTERNATIVES, None
+    ),
     echo=echo,
     stream=stream,
     include_usage=_include_usage(fields),
@@ -194,14 +198,14 @@ def _object(body: bytes, is_chat: bool) -> dict[str, Any]:
   if is_chat:
     own = ('messages', 'logprobs', 'top_logprobs', 'max_completion_tokens')
   else:
-    own = ('prompt', 'echo', 'logprobs', 'best_of', _OF_PROMPTS)
+    own = ('prompt', 'echo', 'logprobs', 'best_of', _PROMPT_LOGPROBS)
   known = (*_COMMON, *_READ_ELSEWHERE, *own)
   for name, value in fields.items():
     if name in neutral:
       if value is not None and value != neutral[name]:
         raise errors.ConfigError(
           name,
-          f'found {legal.shown(value)}, which this server does not do',
+          f'found {legal.shown(value)}, which is not supported',
           legal=f'{json.dumps(neutral[name])} or no {name}',
         )
     elif name not in known:

@@ -101,14 +101,16 @@ def _check_new(folder):
     names = os.listdir(folder)
     if not any(name.endswith(provenance.FILE) for name in names):
       raise errors.ConfigError(
-        FIELD, f'{folder!r} is there, and is no version', legal='a new folder'
+        FIELD,
+        f'{folder!r} already exists and is not a version',
+        legal='a new folder',
       )
 
 
 def _add_report(registry, version, report, say):
   stored = reports.store(registry, report) if report else version.report
   if stored == version.report:
-    say(f'{version.name} holds this model already; nothing was changed')
+    say(f'{version.name} already contains this model; no change')
     return
   journal.append(
     registry, 'report', {'version': version.name, 'report': stored}
@@ -137,7 +139,7 @@ def promote(
   with _changing(registry, say) as state:
     version = state.get(name)
     if state.stage(name) == stage:
-      say(f'{name} is in stage {stage} already; nothing was changed')
+      say(f'{name} is already in stage {stage}; no change')
       return
     if name == state.production:
       raise errors.ConfigError(
@@ -195,7 +197,7 @@ def _check_files(registry, version):
   if lines:
     raise errors.ConfigError(
       version.folder(registry),
-      f'the files of {version.name} are not those that were added',
+      f'the files of {version.name} have changed since they were added',
       legal='kd registry add, from the export',
       details='\n'.join(lines),
     )

@@ -85,7 +85,7 @@ def test_a_version_holds_what_was_exported(registry):
   with open(os.path.join(edited, 'config.json'), 'a') as f:
     f.write(' ')
   for folder in (model, edited):
-    with pytest.raises(errors.ConfigError, match='not the files that were exp'):
+    with pytest.raises(errors.ConfigError, match='changed since the export'):
       registry.add(folder)
   os.unlink(os.path.join(model, 'config.json'))
   with pytest.raises(errors.ConfigError, match=r'config\.json: is missing'):
@@ -100,7 +100,7 @@ def test_stages(two):
   assert two.stages() == {'v1': 'production', 'v2': 'candidate'}
   two.promote('v2', 'canary')
   two.promote('v2', 'canary')
-  assert two.said[-1].endswith('nothing was changed')
+  assert two.said[-1].endswith('no change')
   assert two.stages() == {'v1': 'production', 'v2': 'canary'}
   two.promote('v2')
   assert two.stages() == {'v1': 'candidate', 'v2': 'production'}
@@ -176,9 +176,9 @@ def test_damage_is_found_and_never_promoted(two):
     f.write(b'x')
   (line,) = two.differing()
   assert line.startswith(f'{weights}: its digest is')
-  with pytest.raises(errors.ConfigError, match='not those that were added'):
+  with pytest.raises(errors.ConfigError, match='changed since they were'):
     two.rollback()
-  with pytest.raises(errors.ConfigError, match='not those that were added'):
+  with pytest.raises(errors.ConfigError, match='changed since they were'):
     two.promote('v1', 'canary')
   assert two.stages() == {'v1': 'candidate', 'v2': 'production'}
   path = os.path.join(two.folder, journal.FILE)
@@ -226,7 +226,7 @@ def test_other_files_stay(registry):
       f.write('mine')
   model = registry.export('a')
   changes.prune(registry.folder, 0, print)
-  with pytest.raises(errors.ConfigError, match='is there, and is no version'):
+  with pytest.raises(errors.ConfigError, match='exists and is not a version'):
     registry.add(model)
   os.rename(os.path.dirname(own[1]), registry.inputs / 'away')
   registry.add(model)

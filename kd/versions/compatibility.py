@@ -81,7 +81,7 @@ def check(
       f'{name} cannot replace {production}, which is in production: '
       f'{"; ".join(differences)}',
       legal='a version with the same tokenizer and template, at least the '
-      'context and the same images, or less in registry.compatible',
+      'context and the same images, or fewer entries in registry.compatible',
     )
 
 

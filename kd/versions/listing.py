@@ -49,7 +49,7 @@ def findings(registry: str) -> Iterator[tuple[bool, str]]:
   for name in changes.unnamed(registry, state):
     yield (
       True,
-      f'{name}: left by a command that was ended; the next change removes it',
+      f'{name}: left by an interrupted command; removed by the next change',
     )
 
 

@@ -111,7 +111,7 @@ def _raise_if_differing(lines):
   if lines:
     raise errors.ConfigError(
       'command line',
-      f'not the files that were exported: {errors.first_of(lines)}',
+      f'files have changed since the export: {errors.first_of(lines)}',
       legal='export it again',
     )
 
@@ -132,7 +132,7 @@ def problems(folder: str, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
   """Returns the differences of a version's files from the recorded ones."""
   there = set(os.listdir(folder)) if os.path.isdir(folder) else set()
   more = [
-    f'{folder}/{name}: is no file of this version'
+    f'{folder}/{name}: does not belong to this version'
     for name in sorted(there - files.keys())
   ]
   return [*_differing(folder, files), *more]

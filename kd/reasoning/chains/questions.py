@@ -17,7 +17,7 @@ from kd.reasoning.chains import answer_kinds
 
 LEGAL = '{"question": text, "answer": text, "id": text}; answer, id optional'
 _KEYS = ('question', 'answer', 'id')
-_OF_PROMPTS = ('role', 'content', 'images')
+_PROMPT_FIELDS = ('role', 'content', 'images')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _chat(row: examples.Example) -> tuple[templates.Message, ...]:
   if 'messages' not in row:
     return ()
   return tuple(
-    {key: message[key] for key in _OF_PROMPTS if key in message}
+    {key: message[key] for key in _PROMPT_FIELDS if key in message}
     for message in conversations.prompt(row)
   )
 

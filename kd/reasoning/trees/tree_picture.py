@@ -16,7 +16,7 @@ _TOP = 96
 # Characters that are illegal in XML.
 _ILLEGAL = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]')
 # Fill and edge colors by status.
-_COLOURS = {
+_COLORS = {
   'open': ('#ffffff', '#8a8f98'),
   'expanded': ('#eaf1fb', '#3b6fb6'),
   'solution': ('#d9f2dd', '#1d7a35'),
@@ -137,7 +137,7 @@ def _heading(tree, title, hidden):
     yield f'<text x="14" y="64" fill="#b3382c">faults: {faults}</text>'
   x = 14
   for status in dict.fromkeys(node.status for node in tree.nodes):
-    fill, edge = _COLOURS[status]
+    fill, edge = _COLORS[status]
     yield (
       f'<rect x="{x}" y="74" width="12" height="12" fill="{fill}" '
       f'stroke="{edge}"/><text x="{x + 17}" y="84" fill="#444">{status}</text>'
@@ -174,7 +174,7 @@ def _edges(root, good):
 def _draw_boxes(root, question):
   for box in _traverse(root):
     first = box.nodes[0]
-    fill, edge = _COLOURS[first.status]
+    fill, edge = _COLORS[first.status]
     x, y = 10 + box.column * _COLUMN, _center_y(box) - 10
     text, full = _labels(box, question)
     dashed = ' stroke-dasharray="4 2"' if len(box.nodes) > 1 else ''
