@@ -185,7 +185,7 @@ def test_check_prints_what_the_config_means_and_writes_nothing(tmp_path):
     '16 rows x 128 = 2,048 tokens',
     'optimizer.lr.peak = 1.0 (default 0.0001)',
     'data.pack = False (default True)',
-    'holds no tokenizer',
+    'contains no tokenizer',
     'data.tokenizer is used',
     '1 x kl (jensen_shannon, temperature 1)',
     'memory per device',

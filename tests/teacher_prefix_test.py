@@ -210,7 +210,7 @@ def test_an_example_without_room_counts_for_labels_alone(tmp_path):
   prepared = _prepared(run)
   config.teacher.length = 100
   short = resolve.resolve(config, jax.devices()[:1])
-  with pytest.raises(errors.ConfigError, match='needs .* positions as the'):
+  with pytest.raises(errors.ConfigError, match='needs .* positions'):
     _prepared(short)
   batch = rows_lib.Numbered(prepared)([0])
   found = source_lib.of(config).open(short, prepared)(batch)
@@ -225,7 +225,10 @@ def test_an_example_without_room_counts_for_labels_alone(tmp_path):
 @pytest.mark.parametrize(
   ('changes', 'words'),
   [
-    ({'teacher.prefix': '{solutoin}'}, "has no solutoin.*mean 'solution'"),
+    (
+      {'teacher.prefix': '{solutoin}'},
+      "has no column solutoin.*mean 'solution'",
+    ),
     ({'teacher.prefix': '{0}'}, 'teacher.prefix.*has the field {0}'),
     ({'teacher.prefix': 'a } b'}, 'teacher.prefix'),
     ({'teacher.source': 'none'}, "teacher.prefix.*source is 'none'"),

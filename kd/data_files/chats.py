@@ -66,7 +66,7 @@ def check(
   if left:
     raise errors.ConfigError(
       f'{where}: images',
-      f'are {len(images)}, and the messages have {len(images) - left} places',
+      f'are {len(images)}, but the messages have {len(images) - left} places',
       legal='a part {"type": "image"} of a message for each image; or '
       "data.columns.images='' to ignore the column",
     )
@@ -90,8 +90,8 @@ def check_trained(chat: list[Message], where: str) -> None:
   if not any(message['weight'] for message in chat):
     raise errors.ConfigError(
       where,
-      'trains on no message: none of the assistant has a weight above 0',
-      legal='at least one',
+      'has no message to train on: all assistant messages have weight 0',
+      legal='at least one with a weight above 0',
     )
 
 
@@ -207,7 +207,7 @@ def _weight(message, role, where):
     raise errors.ConfigError(
       f'{where}.{"train" if "train" in message else "weight"}',
       f'is {message.get("train", value)!r} on a {role} message',
-      legal='0 or false: the model learns what the assistant says',
+      legal='0 or false: only assistant messages are trained on',
     )
   return value
 
@@ -244,7 +244,7 @@ def _rationale(message, checked, where):
 def _only_assistant(role, where):
   if role != 'assistant':
     raise errors.ConfigError(
-      where, f'found on a {role} message', legal='an assistant message'
+      where, f'is set on a {role} message', legal='an assistant message'
     )
 
 

@@ -61,7 +61,7 @@ def _rows(path, batches, bad, damage) -> Iterator[json_rows.Row]:
             yield where, {k: _without_nulls(x) for k, x in row.items()}
   except damage as e:
     raise errors.ConfigError(
-      path, f'is damaged: {e}', legal='a whole file'
+      path, f'is damaged: {e}', legal='a complete file'
     ) from e
 
 

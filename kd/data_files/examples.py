@@ -69,14 +69,14 @@ def example(
   if 'text' in fields and fields.get('images'):
     raise errors.ConfigError(
       f'{where}: {columns.images}',
-      'are given, and a text has no place for them',
+      'are given, but a text has no place for them',
       legal="messages or prompt, or data.columns.images='' to ignore them",
     )
   for kind in ('messages', 'text'):
     if kind in fields and fields.get('rationale'):
       raise errors.ConfigError(
         f'{where}: {columns.rationale}',
-        f'is given, and {kind} has no such column',
+        f'is given, but {kind} has no such column',
         legal="the key 'rationale' of a message, or data.columns.rationale='' "
         'to ignore the column',
       )
@@ -164,7 +164,7 @@ def _fields(row, where, columns, generate=False):
     near = [errors.nearest(str(key), wanted) for key in row]
     raise errors.ConfigError(
       where,
-      f'has {_keys(row)}, and none of {", ".join(wanted)}',
+      f'has {_keys(row)}, but none of {", ".join(wanted)}',
       legal=f'{_LEGAL}; data.columns renames',
       nearest=next(filter(None, near), ''),
     )
@@ -178,7 +178,7 @@ def _fields(row, where, columns, generate=False):
     near = [errors.nearest(str(key), [columns.completion]) for key in row]
     raise errors.ConfigError(
       where,
-      f'has {_keys(row)}, and no {columns.completion}',
+      f'has {_keys(row)}, but no {columns.completion}',
       legal=f'{_LEGAL}; data.columns renames',
       nearest=next(filter(None, near), ''),
     )
@@ -213,7 +213,7 @@ def _messages(fields, where, columns, loader):
     if 'rationale' in fields:
       raise errors.ConfigError(
         f'{where}: {columns.rationale}',
-        f'is given, and {columns.completion} is a list of messages',
+        f'is given, but {columns.completion} is a list of messages',
         legal="the key 'rationale' of one of these messages",
       )
     chat = [*chat, *_turns(completion, f'{where}: completion', columns)]

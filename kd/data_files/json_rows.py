@@ -46,7 +46,9 @@ def read(path: str, bad: Bad = refuse, legal: str = LEGAL) -> Iterator[Row]:
       except errors.ConfigError as e:
         if is_torn:
           e = errors.ConfigError(
-            where, f'the file ends within this line ({e})', legal='whole lines'
+            where,
+            f'the file ends within this line ({e})',
+            legal='complete lines',
           )
         bad(e)
         continue
@@ -77,7 +79,7 @@ def _damage_told(path: str) -> Iterator[None]:
     if isinstance(e, OSError) and e.errno is not None:
       raise
     raise errors.ConfigError(
-      path, f'is damaged: {e}', legal='a whole compressed file'
+      path, f'is damaged: {e}', legal='a complete compressed file'
     ) from e
 
 

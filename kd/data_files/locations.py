@@ -79,7 +79,7 @@ def files(location: str, field: str, split: str = '') -> list[str]:
   if '://' in path:
     raise errors.ConfigError(
       field,
-      f'found {location!r}, which is no local path',
+      f'found {location!r}, which is not a local path',
       legal='files of this machine, of gs:// or of s3://',
     )
   if os.path.isdir(path):
@@ -128,7 +128,7 @@ def _list(path: str, key: str) -> list:
       value = json.load(f)[key]
     if isinstance(value, list):
       return value
-    problem = f'{key} is no list'
+    problem = f'{key} is not a list'
   except (ValueError, KeyError, TypeError) as e:
     problem = f'{type(e).__name__}: {e}'
   raise errors.ConfigError(

@@ -197,7 +197,7 @@ def _message(**changes):
     (_message(role='user'), "FILE:1: messages[1].role: found 'user'; legal: "),
     (_message(wieght=0), "key 'wieght'; legal"),
     (_message(weight=-1), 'FILE:1: messages[1].weight: is -1'),
-    (_message(train=False), 'trains on no message'),
+    (_message(train=False), 'has no message to train on'),
     (_message(tool_calls=[{'name': 'f', 'arguments': '[1]'}]), 'arguments: is'),
     (_message(rationale='no'), "'no' does not begin the content"),
     (_lines([{'messages': [_CHAT[0] | {'weight': 1}]}]), 'on a user message'),
@@ -205,11 +205,11 @@ def _message(**changes):
     (_lines([{'id': [1], 'text': 'a'}]), 'FILE:1: id: is [1]'),
     (
       _lines([{'prompt': 'a', 'completion': _CHAT[1:], 'rationale': 'y'}]),
-      'FILE:1: rationale: is given, and completion is a list of messages',
+      'FILE:1: rationale: is given, but completion is a list of messages',
     ),
     (
       _lines([{'messages': _CHAT, 'rationale': 'y'}]),
-      'FILE:1: rationale: is given, and messages has no such column',
+      'FILE:1: rationale: is given, but messages has no such column',
     ),
     (
       _lines([{'messages': _CHAT, 'tools': [{}]}]),

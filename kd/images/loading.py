@@ -100,7 +100,7 @@ class Loader:
       if not self.urls:
         raise errors.ConfigError(
           where,
-          f'is {json_files.short(name)}, and URLs are not read',
+          f'is {json_files.short(name)}, but URLs are not read',
           legal='data.images.urls=True, or the image itself',
         )
       if self.deferred is not None:
@@ -112,7 +112,8 @@ class Loader:
     if self.folder is None:
       raise errors.ConfigError(
         where,
-        f'names the file {json_files.short(name)}, and no files are read here',
+        f'names the file {json_files.short(name)}, but files are not '
+        'allowed here',
         legal='the image itself, as base64',
       )
     path = os.path.join(self.folder, os.path.expanduser(name))

@@ -236,7 +236,7 @@ def check(folder: Folder) -> None:
       continue  # Produced by merges, never matched in text.
     if ' ' in text or _SPACE in text:
       raise errors.ConfigError(
-        token.file, f'the added token {text!r} holds a space', legal=legal
+        token.file, f'the added token {text!r} contains a space', legal=legal
       )
     (replaced if token.normalized else raw).add(text)
   # transformers matches raw tokens first, even if a normalized one begins

@@ -63,7 +63,7 @@ def generate(
   raise errors.ConfigError(
     'data',
     f'{count} {split} problems of {terms} numbers of up to {digits} '
-    f'digits were asked for, and about {len(found)} exist',
+    f'digits were requested, but only about {len(found)} exist',
     legal='a smaller count, more digits or more terms',
   )
 

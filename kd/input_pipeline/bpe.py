@@ -86,7 +86,7 @@ def problem(pieces: Sequence[Piece]) -> str:
       return f'piece {_show(text)} is marked as unused'
     spaced = _SPACE in text or ' ' in text
     if kind == _Type.USER_DEFINED and spaced and not is_run(text, kind):
-      return f'the user-defined piece {_show(text)} holds a space'
+      return f'the user-defined piece {_show(text)} contains a space'
     if kind != _Type.NORMAL or len(text) == 1:
       continue
     if score in seen:
@@ -96,7 +96,7 @@ def problem(pieces: Sequence[Piece]) -> str:
     lacking = [char for char in text if char not in texts]
     if lacking:
       char = lacking[0]
-      return f'piece {_show(text)} holds {char!r}, which is no piece itself'
+      return f'piece {_show(text)} contains {char!r}, which is not a piece'
   return ''
 
 
@@ -158,7 +158,7 @@ def difference(pieces: Sequence[Piece], listed: Sequence[Merge]) -> str:
       made = before
     elif made not in rank or left not in rank or right not in rank:
       pair = f'{_show(left)} + {_show(right)}'
-      return f'{pair} joins or makes what is no piece'
+      return f'{pair} merges or produces a text that is not a piece'
     else:
       if made != before:
         if before and rank[before] >= rank[made]:

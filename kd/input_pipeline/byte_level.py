@@ -130,7 +130,7 @@ def read(folder: added_tokens.Folder, file: str) -> Spec:
         raise errors.ConfigError(
           f'{file}: model.merges',
           f'{json_files.short(left)} + {json_files.short(right)}: '
-          f'{json_files.short(text)} is no token of the vocabulary',
+          f'{json_files.short(text)} is not a token of the vocabulary',
         )
   for text in folder.named:
     if text not in known:

@@ -135,7 +135,7 @@ class ByteLevelTokenizer(base_tokenizer.BaseTokenizer):
     except Exception as e:  # The library raises no specific type.
       raise errors.ConfigError(
         file,
-        f'is no tokenizer: {json_files.short(str(e))}',
+        f'is not a tokenizer: {json_files.short(str(e))}',
         legal='a tokenizer.json that the tokenizers library reads',
       ) from e
 
@@ -146,8 +146,8 @@ class ByteLevelTokenizer(base_tokenizer.BaseTokenizer):
       if actual != index:
         raise errors.ConfigError(
           file,
-          f'the added token {token.content!r} has id {index}, but the '
-          f'tokenizers library gives it {actual}',
+          f'the added token {token.content!r} has id {index}, but '
+          f'id {actual} in the tokenizers library',
           legal='added tokens with the ids that follow the vocabulary',
         )
 

@@ -130,7 +130,7 @@ def test_a_file_saved_again_has_the_same_digest(tokenizer, folder):
     (lambda v: v.update(normalizer=None), 'normalizer is [] here, ['),
     (
       lambda v: v['added_tokens'][5].update(rstrip=True),
-      "the added token '</tool_call>' matches in other places",
+      "the added token '</tool_call>' has different matching flags",
     ),
     (lambda v: v['model'].update(ignore_merges=True), 'ignore_merges is True'),
     (lambda v: v.update(added_tokens=v['added_tokens'][:-1]), 'it has 607 ids'),
@@ -225,7 +225,7 @@ def _model(**fields):
     (_model(dropout=0.1), 'model.dropout: found 0.1'),
     (_model(end_of_word_suffix='</w>'), "end_of_word_suffix: found '</w>'"),
     (_model(ignore_merges=1), 'model.ignore_merges: found 1'),
-    (_model(merges=[['a', 'zz']]), "'zz' is no token of the vocabulary"),
+    (_model(merges=[['a', 'zz']]), "'zz' is not a token of the vocabulary"),
     (_model(merges=7), 'model.merges: found 7'),
     (_model(vocab=7), 'model.vocab: found 7'),
     (_model(vocab={'!': 0}), 'model.vocab: '),
@@ -248,9 +248,9 @@ def _model(**fields):
       lambda v: v['pre_tokenizer']['pretokenizers'][0]['pattern'].update(
         Regex='('
       ),
-      'is no tokenizer: ',
+      'is not a tokenizer: ',
     ),
-    (lambda v: v.update(normalizer={'type': 'X'}), 'is no tokenizer: '),
+    (lambda v: v.update(normalizer={'type': 'X'}), 'is not a tokenizer: '),
     (lambda v: _bos(v, 5), 'post_processor: found '),
     (lambda v: _bos(v, index=608), 'found 608; legal: an id, 0 to 607'),
     (lambda v: _bos(v, index='x'), "found 'x'; legal: an id"),

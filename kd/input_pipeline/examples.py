@@ -302,7 +302,7 @@ def _users_errors(where: str, last: list[str]) -> Iterator[None]:
     if retry.is_transient(e):
       raise
     if last:
-      where += f', behind example {last[0]!r}'
+      where += f', after example {last[0]!r}'
     raise user_errors.refuse(e, 'data.mixture', where) from e
 
 

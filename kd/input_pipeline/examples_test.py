@@ -163,7 +163,7 @@ def test_a_task_need_not_name_rationales(declare, tmp_path):
         'targets': ['so'],
         'messages': ['[{"role": "user", "content": "?"}]'],
       },
-      "example 'unweighted-0': trains on no message",
+      "example 'unweighted-0': has no message to train on",
     ),
     (
       'promptless',
@@ -193,5 +193,5 @@ def test_skipping_reads_on_to_the_first_good_examples(declare):
     )
   )
   assert [e['id'] for e in read('last_good')] == ['last_good-1']
-  with pytest.raises(errors.ConfigError, match="1 wrong .*'none_good-0'"):
+  with pytest.raises(errors.ConfigError, match="1 invalid .*'none_good-0'"):
     read('none_good')

@@ -30,9 +30,8 @@ def register(name: str, source: source_lib.Source) -> Any:
     if held is None:
       raise errors.ConfigError(
         source.field,
-        f'the task of {source.location!r} would be called {name!r}, as another '
-        'task is',
-        legal='a file of another name',
+        f'the task name {name!r} of {source.location!r} is already taken',
+        legal='a file with another name',
       )
     if held == source:
       return registry.get(name)

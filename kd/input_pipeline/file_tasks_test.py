@@ -151,7 +151,7 @@ def test_calls_are_the_answer_of_a_chat(tokenizer):
   statistics = data_statistics.Statistics(encoder)
   statistics.add(example, *encoder.encode(example, 0))
   assert statistics.empty == 0
-  with pytest.raises(errors.ConfigError, match="'plain'.*calls of tools"):
+  with pytest.raises(errors.ConfigError, match="'plain'.*tool calls"):
     encoding.Encoder(tokenizer, 'plain', 9999).encode(example, 0)
 
 
@@ -214,8 +214,8 @@ def test_wrong_lines_are_refused_or_listed(folder, tokenizer):
   (part,) = _prepare(config, mixture, 'train', folder, tokenizer)
   skipped = part.counts['skipped']
   assert (part.counts['examples'], skipped['count']) == (1, 2)
-  assert "x.jsonl:2: has 'txet', and none of" in skipped['first'][0]
-  assert '2 wrong ones skipped' in part.describe()
+  assert "x.jsonl:2: has 'txet', but none of" in skipped['first'][0]
+  assert '2 invalid examples skipped' in part.describe()
   config.data.on_error = 'refuse'
   with pytest.raises(
     errors.ConfigError, match="x.jsonl:2.*did you mean 'text'"

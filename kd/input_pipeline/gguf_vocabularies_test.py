@@ -50,7 +50,7 @@ def test_a_gguf_gives_the_tokenizer_back(tokenizer, tmp_path):
     (dict(merges=None), 'lacks the fields tokenizer.ggml.{merges}'),
     (dict(merges=[1, 2]), 'merges: is damaged'),
     (dict(merges=['a b c']), "model.merges: found 'a b c'"),
-    (dict(merges=['zz q']), "'zz' is no token of the vocabulary"),
+    (dict(merges=['zz q']), "'zz' is not a token of the vocabulary"),
     (dict(token_type=[1]), 'token_type: has 1 entries'),
     (dict(eos_token_id=10**6), 'eos token has id 1000000; legal: 0 to 607'),
     (

@@ -57,7 +57,7 @@ def model(folder: added_tokens.Folder) -> bytes:
     return tokenizer_json.model(folder)
   files = ', '.join(sorted(os.listdir(directory))[:8]) or 'nothing'
   raise errors.ConfigError(
-    directory, f'holds no tokenizer (it holds {files})', legal=_LEGAL
+    directory, f'contains no tokenizer (it contains {files})', legal=_LEGAL
   )
 
 

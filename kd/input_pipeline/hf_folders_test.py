@@ -163,7 +163,7 @@ def _config(**fields):
     (_added(id=802), "added token '<x>' has id 802, and no token has id 800"),
     (_added(lstrip=True), "tokenizer.json: '<x>': lstrip is True"),
     (_added(single_word=True), 'single_word is True'),
-    (_added(content='a b'), "the added token 'a b' holds a space"),
+    (_added(content='a b'), "the added token 'a b' contains a space"),
     (_added(content=5), 'added tokens: found 5'),
     (_added(id='800'), "id of an added token: found '800'"),
     (_added(id=5), "id 5 is '<x>', but '<end_of_turn>'"),
@@ -242,8 +242,8 @@ def test_a_folder_without_a_tokenizer_says_what_it_holds(folder):
     tokenizers.load(f'hf:{folder}', 't.init')
   folder.mkdir()
   (folder / 'vocab.txt').write_text('')
-  with pytest.raises(errors.ConfigError, match='it holds vocab.txt'):
+  with pytest.raises(errors.ConfigError, match='it contains vocab.txt'):
     tokenizers.load(f'hf:{folder}', 't.init')
   (folder / sentencepiece_models.MODEL_FILE).write_bytes(b'\xff' * 50)
-  with pytest.raises(errors.ConfigError, match='is no SentencePiece model'):
+  with pytest.raises(errors.ConfigError, match='is not a SentencePiece model'):
     tokenizers.load(f'hf:{folder}', 't.init')

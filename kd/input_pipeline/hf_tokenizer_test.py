@@ -39,7 +39,7 @@ _Type = sentencepiece_models.Type
     ),
     (
       trained_models.GEMMA | dict(user_defined_symbols=('a b',)),
-      'holds a space',
+      'contains a space',
     ),
   ],
 )
@@ -83,7 +83,7 @@ def test_scores_that_no_list_of_merges_has_are_refused():
   assert hf_tokenizer.problem(_gemma(lambda proto: None)) == ''
   assert 'have the same score' in hf_tokenizer.problem(_gemma(tie))
   assert 'is marked as unused' in hf_tokenizer.problem(_gemma(unused))
-  assert 'which is no piece itself' in hf_tokenizer.problem(_gemma(lacking))
+  assert 'which is not a piece' in hf_tokenizer.problem(_gemma(lacking))
 
 
 @pytest.mark.parametrize('files', ['all files', 'tokenizer.json'])

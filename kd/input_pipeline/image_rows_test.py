@@ -328,5 +328,5 @@ def test_a_text_with_a_soft_token_is_refused():
   chat = templates.exchange('a', 'b')
   ids, _, _ = templates.encode(tokenizer, 'gemma', chat, form)
   assert ids.tolist() == templates.encode(tokenizer, 'gemma', chat)[0].tolist()
-  with pytest.raises(errors.ConfigError, match='which only images have'):
+  with pytest.raises(errors.ConfigError, match='which is reserved for images'):
     templates.encode(tokenizer, 'gemma', templates.exchange('a~', 'b'), form)

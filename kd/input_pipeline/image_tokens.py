@@ -61,7 +61,7 @@ def _files(messages, form):
   if files and form is None:
     raise errors.ConfigError(
       'messages',
-      'have images, and no model of this run reads any',
+      'contain images, but no model of this run supports images',
       legal="student.vision or teacher.vision 'own', or messages of text",
     )
   return files
@@ -144,7 +144,7 @@ def encode(
     if soft in piece_ids:
       raise errors.ConfigError(
         'messages',
-        f'have the text {tokenizer.text_of(soft)!r}, which only images have',
+        f'contain {tokenizer.text_of(soft)!r}, which is reserved for images',
         legal='text without it',
       )
     ids.append(piece_ids)

@@ -138,6 +138,7 @@ def _check_rationale(examples_, tasks, data, fields):
   if not any(example.get('rationale') for example in examples_):
     raise errors.ConfigError(
       fields[0],
-      f"found 'rationale', and {mixtures.shown(data.mixture)!r} gives none",
+      f"found 'rationale', but {mixtures.shown(data.mixture)!r} has no "
+      'rationales',
       legal='all, answer, or a task with a rationale feature',
     )

@@ -34,7 +34,7 @@ def render(
   if any(map(chat_turns.tool_calls, messages)):
     raise errors.ConfigError(
       'messages',
-      "the 'plain' template cannot write calls of tools",
+      "the 'plain' template does not support tool calls",
       legal=f'data.template {", ".join(map(repr, families.chat_templates()))}',
     )
   prompt = chat_turns.BOS + messages[0]['content']
@@ -42,7 +42,7 @@ def render(
     if len(messages) != 1:
       raise errors.ConfigError(
         'messages',
-        'end with an assistant turn, so nothing is to generate',
+        'end with an assistant turn, so there is nothing to generate',
         legal='a user turn at the end',
       )
     return prompt, []

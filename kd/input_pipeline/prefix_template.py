@@ -54,7 +54,7 @@ def render(template: str, row: Mapping[str, Any], where: str) -> str:
     if value is None:
       raise errors.ConfigError(
         where,
-        f'has no {name}, which {FIELD} names',
+        f'has no column {name}, which {FIELD} uses',
         legal=', '.join(map(str, row)),
         nearest=errors.nearest(name, [str(key) for key in row]),
       )

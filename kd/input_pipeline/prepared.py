@@ -97,7 +97,7 @@ class Prepared:
       ids += ['...'] if c['too_long'] > _NAMED else []
       line += f' ({c["too_long"]:,} too long and left out: {", ".join(ids)})'
     if c['skipped']:
-      line += f', {c["skipped"]["count"]:,} wrong ones skipped'
+      line += f', {c["skipped"]["count"]:,} invalid examples skipped'
     if self.reused:
       when = datetime.datetime.fromisoformat(self.manifest['prepared'])
       line += f', rows prepared on {when:%Y-%m-%d %H:%M} UTC, reused'

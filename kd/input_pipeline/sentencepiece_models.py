@@ -174,7 +174,7 @@ def not_a_model(name: str, reason: Exception) -> errors.ConfigError:
   """
   return errors.ConfigError(
     name,
-    f'is no SentencePiece model ({reason})',
+    f'is not a SentencePiece model ({reason})',
     legal='a serialized SentencePiece model',
   )
 

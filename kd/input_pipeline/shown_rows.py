@@ -43,7 +43,7 @@ def _example(example, tokenizer, color):
     parts.append(_marked(said[:left], weight, color))
     left -= len(said)
     if left <= 0:
-      parts.append(f'... ({more:,} more characters, and what follows)')
+      parts.append(f'... (truncated, at least {more:,} more characters)')
       break
   return ''.join(parts)
 

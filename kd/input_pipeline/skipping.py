@@ -42,4 +42,4 @@ def line(record: Mapping[str, Any]) -> str:
   shown = '; '.join(record['first'][: errors.NAMED])
   rest = record['count'] - errors.NAMED
   more = f'; and {rest:,} more' if rest > 0 else ''
-  return f'{record["count"]:,} wrong examples skipped: {shown}{more}'
+  return f'skipped {record["count"]:,} invalid examples: {shown}{more}'

@@ -189,7 +189,7 @@ def _check_matches(module: str, pattern: str, code) -> None:
     raise errors.ConfigError(
       f'{module}.{NAME}',
       f'no file matches {pattern!r}',
-      legal="files, relative to the module's folder, that are there",
+      legal="existing files, relative to the module's folder",
     )
 
 

@@ -173,8 +173,8 @@ class PrefixedRows:
         if self._all_fit:
           raise errors.ConfigError(
             'teacher.length',
-            f'found {self._length}, and row {batch.row_id[index]} needs {end} '
-            'positions or more as the teacher reads it',
+            f"found {self._length}, but the teacher's row "
+            f'{batch.row_id[index]} needs at least {end} positions',
             legal=f'{end} or more',
           )
         continue

@@ -342,7 +342,7 @@ def test_turns_out_of_order(roles, message):
 def test_names_and_tokenizers_are_checked(bytes_tokenizer):
   with pytest.raises(errors.ConfigError, match="did you mean 'gemma'"):
     templates.render('gema', _CHAT)
-  with pytest.raises(errors.ConfigError, match='nothing is to generate'):
+  with pytest.raises(errors.ConfigError, match='nothing to generate'):
     templates.encode_prompt(bytes_tokenizer, 'gemma', _CHAT)
 
   def hide(model):  # Control pieces are never found in text.

@@ -180,6 +180,6 @@ def _check_keys(texts, keys, where):
   if texts.keys() != keys:
     raise errors.ConfigError(
       where,
-      f'has {", ".join(texts)}, and the first example {", ".join(keys)}',
+      f'has {", ".join(texts)}, but the first example has {", ".join(keys)}',
       legal='the same keys in all examples',
     )

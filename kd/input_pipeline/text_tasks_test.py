@@ -74,9 +74,12 @@ def test_chats_and_documents_are_examples(added):
     ({**_ROWS[0], 'targets': 3}, 'example 2: targets is 3; legal: text'),
     (
       {'inputs': 'a', 'targets': 'b'},
-      'example 2: has inputs, targets, and the',
+      'example 2: has inputs, targets, but the',
     ),
-    ({'messages': [{'role': 'user', 'content': 'a'}]}, 'on no message'),
+    (
+      {'messages': [{'role': 'user', 'content': 'a'}]},
+      'no message to train on',
+    ),
     ('a', "example 2: found 'a'; legal: a mapping with inputs, targets"),
   ],
 )

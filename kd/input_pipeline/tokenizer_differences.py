@@ -73,9 +73,9 @@ def _of_specs(
     if a != b:
       text = one.tokens[i]
       if a and b:
-        return f'the added token {text!r} matches in other places of a text'
+        return f'the added token {text!r} has different matching flags'
       where = here if a else there
-      return f'id {i} ({text!r}) is an added token {where} alone'
+      return f'id {i} ({text!r}) is an added token only {where}'
   for name in ('normalizer', 'pre_tokenizer', 'decoder', 'ignore_merges'):
     a, b = getattr(one, name), getattr(other, name)
     if a != b:

@@ -179,8 +179,8 @@ def vocabulary(
     elif texts.get(index) != token.content:
       raise errors.ConfigError(
         token.file,
-        f'the added token {token.content!r} has id {index}, the vocabulary '
-        f'says otherwise',
+        f'the added token {token.content!r} has id {index}, which the '
+        'vocabulary contradicts',
         legal='one id for each text',
       )
   last = max(texts, default=-1)

@@ -169,7 +169,7 @@ def _from_gguf(file: str) -> Tokenizer:
     return gguf_vocabularies.byte_level(fields, file)
   raise errors.ConfigError(
     file,
-    f'the kind of its tokenizer is {kind!r}',
+    f'has a tokenizer of type {kind!r}',
     legal="a GGUF whose tokenizer.ggml.model is 'llama' (SentencePiece) or "
     "'gpt2' (byte-level BPE)",
   )

@@ -244,7 +244,7 @@ def test_any_part_of_a_split_gguf_gives_the_tokenizer(
 @pytest.mark.parametrize(
   'change, message',
   [
-    (lambda m: m['tokens'].__setitem__(9, 'a'), 'is no SentencePiece model'),
+    (lambda m: m['tokens'].__setitem__(9, 'a'), 'is not a SentencePiece model'),
     (lambda m: m['tokens'].pop(), 'scores: is damaged; legal: a list of float'),
     (lambda m: m['token_type'].pop(), 'token_type: is damaged'),
     (lambda m: m.update(tokens=[1] * 263), 'tokens: is damaged'),
@@ -252,7 +252,7 @@ def test_any_part_of_a_split_gguf_gives_the_tokenizer(
     (lambda m: m['scores'].__setitem__(5, float('nan')), 'not all finite'),
     (lambda m: m.update(eos_token_id=263), 'eos token has id 263; legal: 0 to'),
     (lambda m: m.update(bos_token_id='2'), "bos token has id '2'"),
-    (lambda m: m.update(model=['llama']), 'kind of its tokenizer is .*llama'),
+    (lambda m: m.update(model=['llama']), 'has a tokenizer of type .*llama'),
   ],
 )
 def test_a_damaged_vocabulary_of_a_gguf_is_refused(
@@ -302,9 +302,9 @@ def test_wrong_files(tmp_path):
     with pytest.raises(errors.ConfigError) as e:
       load(f'{kind}:{tmp_path}/tokenizer.json', 'student.init')
     assert str(e.value).startswith(f'student.init: {tmp_path}/tokenizer.json: ')
-  with pytest.raises(errors.ConfigError, match='holds tokenizer.json'):
+  with pytest.raises(errors.ConfigError, match='contains tokenizer.json'):
     tokenizers.load(f'hf:{tmp_path}')
-  with pytest.raises(errors.ConfigError, match='is no SentencePiece model'):
+  with pytest.raises(errors.ConfigError, match='is not a SentencePiece model'):
     tokenizers.load(f'model:{tmp_path}/tokenizer.json')
   with pytest.raises(errors.ConfigError, match='a GGUF file'):
     tokenizers.load(f'gguf:{tmp_path}/tokenizer.json')

@@ -238,7 +238,7 @@ add(NAME, seqio.FunctionDataSource(read, splits=['train']))
       'generator',
       _GENERATOR,
       [
-        "behind example 'generator-0': KeyError: 'b' (generator_tasks.py:",
+        "after example 'generator-0': KeyError: 'b' (generator_tasks.py:",
         ", in rows\n    yield {'inputs': {}['b'], 'targets': 'b'}",
       ],
     ),

@@ -167,7 +167,7 @@ def split(
   if generate and is_model(messages[-1]):
     raise errors.ConfigError(
       'messages',
-      'end with a model turn, so nothing is to generate',
+      'end with a model turn, so there is nothing to generate',
       legal='a user turn at the end',
     )
   turns: list[list[Message]] = []

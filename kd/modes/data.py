@@ -220,7 +220,7 @@ def _counts(name, counts, record):
   skipped = counts['skipped']
   if skipped:
     first = '\n    '.join(skipped['first'][: errors.NAMED])
-    line += f', {skipped["count"]:,} wrong and skipped:\n    {first}'
+    line += f', {skipped["count"]:,} invalid and skipped:\n    {first}'
   return line
 
 

@@ -65,7 +65,7 @@ def test_images_are_decoded_where_the_soft_tokens_are():
     ([_image('data:image/png;base64,AAAA')], 'not an image'),
     ([_image('data:image/png;base64,?')], 'not base64'),
     ([_image('http://127.0.0.1/a.png')], 'URLs are not read'),
-    ([_image('/etc/hostname')], 'no files are read'),
+    ([_image('/etc/hostname')], 'files are not allowed'),
     ([{'type': 'image_url'}], 'is .*image_url.*legal'),
     ([_image(_url()), _text('a\0b')], 'null character'),
     ([{'type': 'input_audio'}], 'image_url'),

@@ -96,8 +96,8 @@ def _check_teacher_rows(run, prepared, say):
     if max(needed) > most:
       raise errors.ConfigError(
         'teacher.length',
-        f'found {most}, and one of the first {count} rows of {task_rows.task} '
-        f'needs {max(needed)} positions as the teacher reads it',
+        f"found {most}, but one of the teacher's first {count} rows of "
+        f'{task_rows.task} needs {max(needed)} positions',
         legal=f'{max(needed)} or more',
       )
     if not own_tokenizer.is_used(run.config):
@@ -190,7 +190,7 @@ def check_rationale(
     if len(without) == len(prepared):
       raise errors.ConfigError(
         path,
-        f'{problem}, and {shown!r} has no rationale',
+        f'{problem}, but {shown!r} has no rationales',
         legal='a task with a rationale feature, or this setting left out',
       )
     for task in without:
