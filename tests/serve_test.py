@@ -214,7 +214,7 @@ def test_a_server_writes_a_student_s_data(server, tmp_path, monkeypatch):
     (CHAT, _chat('x', n=5), 400, 'n', '1 to 4'),
     (CHAT, _chat('x', model='tinny'), 404, 'model', "mean 'tiny'"),
     (CHAT, _chat('x', max_tokens=128), 400, 'messages', 'at most 128 together'),
-    (CHAT, _chat('x', tools=[{}]), 400, 'tools', 'does not do'),
+    (CHAT, _chat('x', tools=[{}]), 400, 'tools', 'not supported'),
     (CHAT, _chat('x', top_logprobs=1), 400, 'top_logprobs', 'logprobs true'),
     (CHAT, {'messages': []}, 400, 'messages', 'found []'),
     (
@@ -312,7 +312,7 @@ def test_a_full_queue_refuses_with_the_time_to_come_again(server):
   for status, body, headers in replies:
     if status == 429:
       assert int(headers['retry-after']) >= 1
-      assert 'at most 2' in body['error']['message']
+      assert 'limit is 2' in body['error']['message']
     else:
       assert len(body['choices']) == 4
   _wait_until_idle(server)

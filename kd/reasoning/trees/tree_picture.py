@@ -161,13 +161,13 @@ def _edges(root, good):
   for box in _traverse(root):
     for below in box.below:
       on_path = below.nodes[0].id in good
-      colour, width = ('#1d7a35', 2.5) if on_path else ('#c3c7ce', 1)
+      color, width = ('#1d7a35', 2.5) if on_path else ('#c3c7ce', 1)
       x, y = 10 + box.column * _COLUMN + _BOX, _center_y(box)
       to_x, to_y = 10 + below.column * _COLUMN, _center_y(below)
       bend = (x + to_x) / 2
       yield (
         f'<path d="M{x} {y} C{bend} {y} {bend} {to_y} {to_x} {to_y}" '
-        f'fill="none" stroke="{colour}" stroke-width="{width}"/>'
+        f'fill="none" stroke="{color}" stroke-width="{width}"/>'
       )
 
 
