@@ -60,16 +60,16 @@ def _batch():
 def _scored(method, rng):
   """Returns random targets in the form of a teacher's."""
   shape = (_ROWS, _LENGTH)
-  kept = compression.Kept(None, None, None, None, None)
+  kept = compression.Compressed(None, None, None, None, None)
   if method.entries:
     ids = rng.permuted(np.tile(np.arange(_VOCAB), (*shape, 1)), axis=-1)
     ids = np.sort(ids[..., : method.entries])
     counts = rng.integers(1, method.draws, ids.shape)
     logprobs = np.full(ids.shape, -3, np.float32)
-    kept = compression.Kept(ids, logprobs, counts, None, None)
+    kept = compression.Compressed(ids, logprobs, counts, None, None)
   else:
     hidden = rng.normal(size=(*shape, _WIDTH)).astype(np.float32)
-    kept = compression.Kept(None, None, None, None, hidden)
+    kept = compression.Compressed(None, None, None, None, hidden)
   ones = np.ones(shape, np.float32)
   return scoring.Scored(kept, -ones, ones, ones, 0 * ones, ones[..., None] > 0)
 

@@ -132,7 +132,11 @@ def job_of(
 def _served_job(run, prepared, folder, say) -> writer.CacheJob:
   """Returns the job for a teacher on a server; raises if it is unusable."""
   teacher = server_feed.open_teacher(run, prepared, _method(run.config).entries)
-  described = {'digest': teacher.digest, 'dtype': 'float32', **teacher.told}
+  described = {
+    'digest': teacher.digest,
+    'dtype': 'float32',
+    **teacher.description,
+  }
   scorer = scorer_lib.ServedScorer(teacher, run.mesh)
   return _job(run, prepared, scorer, [described], folder, say)
 

@@ -199,7 +199,7 @@ class _Training:
   ):
     self._run, self._data, self._workdir = run, data, workdir
     self._teachers, self._teacher_targets = teachers, None
-    self._read_images = image_features.open_(
+    self._read_images = image_features.image_reader(
       run, data.train, teachers.models, session.say
     )
     self._targets_on = functools.cache(

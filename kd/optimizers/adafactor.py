@@ -145,4 +145,4 @@ def adafactor(
     )
     return updates, State(optax.safe_increment(state.count), *moments)
 
-  return skip_nonfinite.gated(optax.GradientTransformation(init, update))
+  return skip_nonfinite.wrap(optax.GradientTransformation(init, update))

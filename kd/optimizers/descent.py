@@ -56,4 +56,4 @@ def along(
     updates = jax.tree.map(step, directions, params, weight_decays(params))
     return updates, State(optax.safe_increment(state.count), new)
 
-  return skip_nonfinite.gated(optax.GradientTransformation(init, update))
+  return skip_nonfinite.wrap(optax.GradientTransformation(init, update))

@@ -13,7 +13,7 @@ from kd.core import types
 Transformation = optax.GradientTransformationExtraArgs
 
 
-def gated(transformation: optax.GradientTransformation) -> Transformation:
+def wrap(transformation: optax.GradientTransformation) -> Transformation:
   """Returns a transformation whose `update` also takes `finite`, bool [].
 
   The old and the new state are briefly in memory together.

@@ -18,14 +18,14 @@ class BufferedRow:
   Attributes:
     fields: arrays [L], by the names in packing.FIELDS.
     row_id: id of the row with the same prompt.
-    made: number of updates before the student sampled the answer.
+    sampled_at: number of updates before the student sampled the answer.
     images: pixels [I, S, S, 3] and index [L] of the prompt, or None.
     logprobs: float32 [L] or None; see types.Batch.sampling_logprobs.
   """
 
   fields: Mapping[str, np.ndarray]
   row_id: int
-  made: int
+  sampled_at: int
   images: types.Images | None = None
   logprobs: np.ndarray | None = None
 
@@ -92,7 +92,10 @@ class Buffer:
       self._arrays['index'][at] = -1
     if row.logprobs is not None:
       self._arrays['logprobs'][at] = row.logprobs
-    self._arrays['row_id'][at], self._arrays['made'][at] = row.row_id, row.made
+    self._arrays['row_id'][at], self._arrays['made'][at] = (
+      row.row_id,
+      row.sampled_at,
+    )
     self._arrays['next'][...] = (at + 1) % self._size
 
   def draw(self, count: int, draws: np.random.Generator) -> list[BufferedRow]:

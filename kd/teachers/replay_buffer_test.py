@@ -17,7 +17,7 @@ def _row(number):
 def _number(row):
   """Returns the number of a row of `_row`, and checks its fields."""
   number = row.row_id - 100
-  assert row.made == number // 2
+  assert row.sampled_at == number // 2
   for name, value in _row(number).fields.items():
     assert row.fields[name].dtype == value.dtype
     np.testing.assert_array_equal(row.fields[name], value)

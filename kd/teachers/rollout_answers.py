@@ -16,11 +16,11 @@ class Answers:
   """The student's answers to the prompts of a step.
 
   Attributes:
-    made: number of updates before the student sampled them.
+    sampled_at: number of updates before the student sampled them.
     samples: answers by index in the batch.
   """
 
-  made: int
+  sampled_at: int
   samples: Mapping[int, requests.Sample]
 
 
@@ -43,7 +43,7 @@ def empty(slots: int, rows: int, tokens: int) -> dict[str, np.ndarray]:
 
 def put(arrays: Mapping[str, np.ndarray], slot: int, answers: Answers) -> None:
   """Writes a step's answers into arrays of `empty`."""
-  arrays['made'][slot] = answers.made
+  arrays['made'][slot] = answers.sampled_at
   for row, sample in answers.samples.items():
     ids, logprobs = list(sample.ids), list(sample.logprobs)
     if sample.stop_id is not None:
@@ -57,8 +57,8 @@ def put(arrays: Mapping[str, np.ndarray], slot: int, answers: Answers) -> None:
 
 def get(arrays: Mapping[str, np.ndarray], slot: int) -> Answers | None:
   """Returns the answers in a slot, without text; None if it is empty."""
-  made = int(arrays['made'][slot])
-  if made == _NONE:
+  sampled_at = int(arrays['made'][slot])
+  if sampled_at == _NONE:
     return None
   samples = {}
   for row in np.flatnonzero(arrays['finish'][slot] != _NONE).tolist():
@@ -72,7 +72,7 @@ def get(arrays: Mapping[str, np.ndarray], slot: int) -> Answers | None:
     samples[row] = requests.Sample(
       tuple(ids), tuple(logprobs), '', finish, **end
     )
-  return Answers(made, samples)
+  return Answers(sampled_at, samples)
 
 
 def to_json(samples: Mapping[int, requests.Sample]) -> list[Any]:

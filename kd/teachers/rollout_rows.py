@@ -74,14 +74,14 @@ def logprobs(
     float32 [L], log-probabilities at temperature 1; 0 at other targets.
   """
   end = [] if sample.stop_id is None else [sample.stop_logprob]
-  values = [*sample.logprobs, *end][: room(prompt, length)]
+  values = [*sample.logprobs, *end][: max_answer_length(prompt, length)]
   result = np.zeros(length, np.float32)
   first = len(prompt) - 1  # The last id of the prompt predicts it.
   result[first : first + len(values)] = values
   return result
 
 
-def room(prompt: Sequence[int], length: int) -> int:
+def max_answer_length(prompt: Sequence[int], length: int) -> int:
   """Returns the maximum number of answer ids in a row of L positions."""
   # Targets are shifted by one: the last target needs no input position.
   return length + 1 - len(prompt)
@@ -103,7 +103,7 @@ def request(
     ids,
     seed=seed,
     samples=1,
-    max_new_tokens=room(ids, prompts.tokens.shape[1]),
+    max_new_tokens=max_answer_length(ids, prompts.tokens.shape[1]),
     images=_images(images_of_prompt(prompts, place, len(ids)), image_tokens),
   )
 
@@ -132,24 +132,26 @@ def images_of_prompt(
 
 
 def summary(
-  samples: Mapping[int, requests.Sample], rooms: Mapping[int, int]
+  samples: Mapping[int, requests.Sample], max_lengths: Mapping[int, int]
 ) -> dict[str, float]:
   """Computes metrics of the new answers, truncated to their rows.
 
   Args:
     samples: answers by index in the batch.
-    rooms: the maximum number of ids of each, including its stop id.
+    max_lengths: the maximum number of ids of each, including its stop id.
   """
   if not samples:
     return {}
   kept, stopped, truncated = [], [], []
   for place, sample in samples.items():
-    kept.append(sample.logprobs[: rooms[place]])
+    kept.append(sample.logprobs[: max_lengths[place]])
     ends = sample.finish == 'stop'
-    fits = len(sample.ids) + (sample.stop_id is not None) <= rooms[place]
+    fits = len(sample.ids) + (sample.stop_id is not None) <= max_lengths[place]
     stopped.append(ends and fits)
     # Counts as truncated even if max_new_tokens ended it at the same id.
-    truncated.append(not fits or (not ends and len(kept[-1]) == rooms[place]))
+    truncated.append(
+      not fits or (not ends and len(kept[-1]) == max_lengths[place])
+    )
   each = [value for values in kept for value in values]
   scalars = {
     'rollout/new_tokens': len(each) / len(samples),

@@ -156,7 +156,7 @@ class Rollouts:
     rows: types.Batch,
     prompts: types.Batch | None,
     samples: Mapping[int, requests.Sample],
-    made: int,
+    sampled_at: int,
     seconds: float,
   ) -> Rollout:
     """Returns a step's batch with the student's answers.
@@ -166,7 +166,7 @@ class Rollouts:
       rows: as for `__call__`.
       prompts: as for `__call__`.
       samples: the answers to the requests of `asked`, by index in the batch.
-      made: number of updates before the student sampled them.
+      sampled_at: number of updates before the student sampled them.
       seconds: duration of sampling.
     """
     size = len(rows.row_id)
@@ -176,11 +176,11 @@ class Rollouts:
       kept = self.buffer.draw(len(places), draws)
       new_rows = dict(zip(places.tolist(), kept, strict=False))
     else:
-      new_rows, scalars = self._new_rows(prompts, samples, made)
+      new_rows, scalars = self._new_rows(prompts, samples, sampled_at)
       if self.buffer is not None:
         for row in new_rows.values():
           self.buffer.add(row)
-    ages = [step - row.made for row in new_rows.values()]
+    ages = [step - row.sampled_at for row in new_rows.values()]
     scalars['rollout/fraction'] = len(new_rows) / size
     if ages:
       scalars['rollout/age'] = float(np.mean(ages))
@@ -195,24 +195,25 @@ class Rollouts:
     count = int(float(self._fraction(step)) * size + draws.random())
     return draws, np.sort(draws.permutation(size)[:count])
 
-  def _new_rows(self, prompts, samples, made):
+  def _new_rows(self, prompts, samples, sampled_at):
     """Returns rows with the answers, by index in the batch, and metrics."""
-    length, new_rows, fitting, rooms = prompts.tokens.shape[1], {}, {}, {}
+    length, new_rows, fitting, max_lengths = prompts.tokens.shape[1], {}, {}, {}
     for place, sample in samples.items():
       if sample.finish == 'too_long':
         continue
       ids, logprobs = rollout_rows.prompt_at(prompts, place), None
-      fitting[place], rooms[place] = sample, rollout_rows.room(ids, length)
+      fitting[place] = sample
+      max_lengths[place] = rollout_rows.max_answer_length(ids, length)
       if self._with_logprobs:
         logprobs = rollout_rows.logprobs(ids, sample, length)
       new_rows[place] = replay_buffer.BufferedRow(
         rollout_rows.answer_row(ids, sample, length, self._pad_id),
         int(prompts.row_id[place]),
-        made,
+        sampled_at,
         rollout_rows.images_of_prompt(prompts, place, len(ids)),
         logprobs,
       )
-    scalars = rollout_rows.summary(fitting, rooms)
+    scalars = rollout_rows.summary(fitting, max_lengths)
     scalars['rollout/no_room'] = float(len(samples) - len(fitting))
     return new_rows, scalars
 

@@ -28,7 +28,7 @@ _POLL_S = 0.5  # Between checks for the end of the run.
 Asked = Callable[[int, types.Batch], dict[int, requests.Request]]
 
 
-def made(step: int, staleness: int) -> int:
+def sampled_at(step: int, staleness: int) -> int:
   """Returns the number of updates before a step's rows are sampled."""
   return max(0, staleness * ((step - 1) // staleness))
 
@@ -120,7 +120,7 @@ class SamplingAhead:
     arrays = rollout_answers.empty(self._staleness, *self._sizes)
     for slot in range(self._staleness):
       step = self._next + slot
-      if step < self._steps and self._made(step) < self._next:
+      if step < self._steps and self._sampled_at(step) < self._next:
         rollout_answers.put(arrays, slot, self._wait(step))
     return arrays
 
@@ -144,15 +144,15 @@ class SamplingAhead:
     )
     self._thread.start()
 
-  def _made(self, step):
+  def _sampled_at(self, step):
     # An extended run has no saved answers of older parameters.
-    return max(self._start, made(step, self._staleness))
+    return max(self._start, sampled_at(step, self._staleness))
 
   def _samples_with(self, step):
     """Returns whether the parameters before a step are used to sample rows."""
     last = min(self._steps - 1, step + self._staleness)
     return any(
-      self._made(later) == step and later not in self._answers
+      self._sampled_at(later) == step and later not in self._answers
       for later in range(step, last + 1)
     )
 
@@ -170,7 +170,9 @@ class SamplingAhead:
         if isinstance(values, str):
           raise errors.NonFiniteError(values)
         samples |= rollout_answers.from_json(values)
-      self._answers[step] = rollout_answers.Answers(self._made(step), samples)
+      self._answers[step] = rollout_answers.Answers(
+        self._sampled_at(step), samples
+      )
     return self._answers[step]
 
   def _run(self, start):
@@ -191,7 +193,7 @@ class SamplingAhead:
       self._check_open()
     own = {}
     if step not in self._answers:
-      params = self._params_before(self._made(step))
+      params = self._params_before(self._sampled_at(step))
       asked = self._asked(step, batch)
       # Round-robin, so that all processes have about the same work.
       index, count = jax.process_index(), jax.process_count()

@@ -67,7 +67,7 @@ def test_a_step_has_the_same_rows_however_fast_sampling_is(staleness):
   ahead = _make(staleness)
   whole = _train(ahead, range(11))
   ahead.close()
-  ages = [step - answers.made for step, answers in enumerate(whole)]
+  ages = [step - answers.sampled_at for step, answers in enumerate(whole)]
   assert (
     ages[:7]
     == {
@@ -78,9 +78,9 @@ def test_a_step_has_the_same_rows_however_fast_sampling_is(staleness):
   )
   for step, answers in enumerate(whole):
     assert list(answers.samples) == [0, 2]
-    assert answers.samples[0].ids == (answers.made, step)
+    assert answers.samples[0].ids == (answers.sampled_at, step)
     assert answers.samples[0].stop_logprob == -step
-    assert answers.samples[2].ids == (answers.made,)
+    assert answers.samples[2].ids == (answers.sampled_at,)
   for stop in range(1, 11):
     begun = _make(staleness, seed=stop)
     first = _train(begun, range(stop), seed=stop)
@@ -104,9 +104,9 @@ def test_a_run_that_was_extended_samples_what_it_lacks():
   assert rollout_answers.get(state, 0) is None
   longer = _make(2, steps=9)
   longer.load(state)
-  made = [answers.made for answers in _train(longer, range(5, 9))]
+  updates = [answers.sampled_at for answers in _train(longer, range(5, 9))]
   longer.close()
-  assert made == [5, 5, 6, 6]
+  assert updates == [5, 5, 6, 6]
 
 
 def test_an_error_is_raised_at_its_step():

@@ -218,7 +218,7 @@ def _read_others(store: features.Store, keys: Collection[str]) -> None:
     store.refresh()
 
 
-def open_(
+def image_reader(
   run: resolved.Run,
   prepared: Sequence[prepare_lib.Prepared],
   teachers: Sequence[live.Teacher],

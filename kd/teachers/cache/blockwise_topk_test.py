@@ -120,13 +120,13 @@ def test_draws_depend_on_their_keys_alone():
     np.testing.assert_array_equal(times[0], counts[n])
 
 
-def _keep(method, logits):
+def _compress(method, logits):
   seen = compression.TokenOutputs(
     hidden=None,
     blocks=blockwise_topk.split(jnp.asarray(logits)),
     keys=jax.random.split(jax.random.key(0), len(logits)),
   )
-  return jax.tree.map(np.asarray, method.keep(seen))
+  return jax.tree.map(np.asarray, method.compress(seen))
 
 
 @pytest.mark.parametrize('mass', [1e-6, 0.5, 0.98])
@@ -134,12 +134,14 @@ def _keep(method, logits):
 def test_a_nucleus_is_the_fewest_ids_with_its_mass(mass, cap):
   logits = _logits(263)
   whole = np.exp(_logprobs(logits))
-  kept = _keep(compression.Method('nucleus', 'float16', cap, mass, 0), logits)
+  compressed = _compress(
+    compression.Method('nucleus', 'float16', cap, mass, 0), logits
+  )
   for row in range(len(logits)):
-    used = kept.ids[row] >= 0
-    ids = kept.ids[row][used]
+    used = compressed.ids[row] >= 0
+    ids = compressed.ids[row][used]
     assert not used[len(ids) :].any() and (np.diff(ids) > 0).all()
-    assert (kept.logprobs[row][~used] == -np.inf).all()
+    assert (compressed.logprobs[row][~used] == -np.inf).all()
     p = np.sort(whole[row])[::-1]
     fewest = min(1 + int((np.cumsum(p) < mass - 1e-6).sum()), cap)
     most = min(1 + int((np.cumsum(p) < mass + 1e-6).sum()), cap)
@@ -149,17 +151,19 @@ def test_a_nucleus_is_the_fewest_ids_with_its_mass(mass, cap):
     )
     rest = _log(np.delete(whole[row], ids).sum())
     # Ids that are ruled out have no mass, or exp(-1e9).
-    tail, rest = np.maximum([kept.tail_logprob[row], rest], -200)
+    tail, rest = np.maximum([compressed.tail_logprob[row], rest], -200)
     np.testing.assert_allclose(tail, rest, 1e-4, 1e-4)
 
 
 def test_more_entries_than_ids_are_all_ids():
   logits = _logits(130)
-  kept = _keep(compression.Method('top_k', 'float16', 5000, 1.0, 0), logits)
-  assert kept.ids.shape == logits.shape
-  assert (kept.ids == np.arange(130)).all()
-  np.testing.assert_allclose(kept.logprobs, _logprobs(logits), 1e-6, 1e-5)
-  assert (kept.tail_logprob == -np.inf).all()
+  compressed = _compress(
+    compression.Method('top_k', 'float16', 5000, 1.0, 0), logits
+  )
+  assert compressed.ids.shape == logits.shape
+  assert (compressed.ids == np.arange(130)).all()
+  np.testing.assert_allclose(compressed.logprobs, _logprobs(logits), 1e-6, 1e-5)
+  assert (compressed.tail_logprob == -np.inf).all()
 
 
 @pytest.mark.parametrize('drawn_at', [1.0, 2.0])
@@ -171,12 +175,16 @@ def test_stratified_keeps_the_likely_ones_and_draws_from_the_rest(drawn_at):
   method = compression.Method(
     'stratified', 'float16', exact + draws, 1.0, draws, drawn_at
   )
-  kept = _keep(method, np.tile(one, (repeats, 1)))
+  compressed = _compress(method, np.tile(one, (repeats, 1)))
   p = np.exp(_logprobs(one[None])[0])
   likely = np.sort(np.argsort(-p)[:exact])
   found = np.zeros(200)
   for ids, counts, logprobs, tail in zip(
-    kept.ids, kept.counts, kept.logprobs, kept.tail_logprob, strict=True
+    compressed.ids,
+    compressed.counts,
+    compressed.logprobs,
+    compressed.tail_logprob,
+    strict=True,
   ):
     used = ids >= 0
     assert (np.diff(ids[used]) > 0).all() and not counts[~used].any()
@@ -188,9 +196,9 @@ def test_stratified_keeps_the_likely_ones_and_draws_from_the_rest(drawn_at):
     np.add.at(found, ids[used], counts[used])
   power = np.where(np.isin(np.arange(200), likely), 0.0, p ** (1 / drawn_at))
   if drawn_at == 1:
-    assert kept.log_rest is None
+    assert compressed.log_rest is None
   else:
-    np.testing.assert_allclose(kept.log_rest, np.log(power.sum()), 1e-5)
+    np.testing.assert_allclose(compressed.log_rest, np.log(power.sum()), 1e-5)
   expected = power
   expected *= draws * repeats / expected.sum()
   assert (found[expected == 0] == 0).all()

@@ -35,7 +35,7 @@ class TokenOutputs:
 
 
 @struct.dataclass
-class Kept:
+class Compressed:
   """The compressed outputs for T tokens; None for fields without values.
 
   Attributes:
@@ -89,40 +89,44 @@ class Method:
     return self.entries - self.draws
 
   def sparse(
-    self, kept: Kept
+    self, compressed: Compressed
   ) -> sparse_distributions.TopK | sparse_distributions.Sampled:
-    """Returns kept ids as a distribution; the method must have entries.
+    """Returns compressed ids as a distribution; the method must have entries.
 
     Args:
-      kept: numpy or JAX arrays with axes [...] in place of [T].
+      compressed: numpy or JAX arrays with axes [...] in place of [T].
     """
     if not self.draws:
       return sparse_distributions.TopK(
-        kept.ids, kept.logprobs, kept.tail_logprob
+        compressed.ids, compressed.logprobs, compressed.tail_logprob
       )
-    weights = kept.counts / self.draws
+    weights = compressed.counts / self.draws
     if self.is_softened:
-      return self._softened(kept, weights)
+      return self._softened(compressed, weights)
     if self.exact:
-      xp = kept.logprobs.__array_namespace__()
-      drawn = xp.exp(kept.tail_logprob)[..., None] * weights
-      weights = xp.where(kept.counts > 0, drawn, xp.exp(kept.logprobs))
-    return sparse_distributions.Sampled(kept.ids, kept.logprobs, weights)
+      xp = compressed.logprobs.__array_namespace__()
+      drawn = xp.exp(compressed.tail_logprob)[..., None] * weights
+      weights = xp.where(
+        compressed.counts > 0, drawn, xp.exp(compressed.logprobs)
+      )
+    return sparse_distributions.Sampled(
+      compressed.ids, compressed.logprobs, weights
+    )
 
-  def _softened(self, kept, weights):
+  def _softened(self, compressed, weights):
     """Returns ids drawn at a temperature, with the normalizer at it."""
-    xp = kept.logprobs.__array_namespace__()
-    log_sum = kept.log_rest
+    xp = compressed.logprobs.__array_namespace__()
+    log_sum = compressed.log_rest
     if self.exact:
-      softened = kept.logprobs / self.temperature
-      is_exact = (kept.counts == 0) & (kept.ids >= 0)
+      softened = compressed.logprobs / self.temperature
+      is_exact = (compressed.counts == 0) & (compressed.ids >= 0)
       of_exact = xp.where(is_exact, xp.exp(softened), 0.0)
       log_sum = xp.logaddexp(log_sum, xp.log(xp.sum(of_exact, axis=-1)))
-      drawn = xp.exp(kept.log_rest - log_sum)[..., None] * weights
+      drawn = xp.exp(compressed.log_rest - log_sum)[..., None] * weights
       exact = xp.exp(softened - log_sum[..., None])
-      weights = xp.where(kept.counts > 0, drawn, exact)
+      weights = xp.where(compressed.counts > 0, drawn, exact)
     return sparse_distributions.Sampled(
-      kept.ids, kept.logprobs, weights, log_sum, self.temperature
+      compressed.ids, compressed.logprobs, weights, log_sum, self.temperature
     )
 
   def check(
@@ -141,17 +145,17 @@ class Method:
         name, divergence, temperature, self.temperature
       )
 
-  def keep(self, outputs: TokenOutputs) -> Kept:
+  def compress(self, outputs: TokenOutputs) -> Compressed:
     """Compresses a teacher's outputs; can be jitted."""
     if not self.entries:
-      return Kept(None, None, None, None, outputs.hidden)
+      return Compressed(None, None, None, None, outputs.hidden)
     if not self.exact:
       ids, counts, rest = self._draw(outputs.blocks, outputs)
       logprobs = _logprobs(outputs.blocks, ids)
-      return Kept(ids, logprobs, counts, None, None, rest)
+      return Compressed(ids, logprobs, counts, None, None, rest)
     vocab_size = outputs.blocks.vocab_size
     if self.draws:
-      return self._keep_both(outputs, min(self.exact, vocab_size - 1))
+      return self._compress_with_draws(outputs, min(self.exact, vocab_size - 1))
     size = min(self.entries, vocab_size)
     ids, logprobs, tail = blocks_lib.most_likely(outputs.blocks, size)
     if self.mass < 1:
@@ -165,9 +169,9 @@ class Method:
     ids = jnp.take_along_axis(ids, order, axis=1)
     logprobs = jnp.take_along_axis(logprobs, order, axis=1)
     logprobs = jnp.where(ids < 0, -jnp.inf, logprobs)
-    return Kept(ids, logprobs, None, tail, None)
+    return Compressed(ids, logprobs, None, tail, None)
 
-  def _keep_both(self, outputs, size):
+  def _compress_with_draws(self, outputs, size):
     """Keeps the most likely ids and draws from all others."""
     likely, _, tail = blocks_lib.most_likely(outputs.blocks, size)
     others = blocks_lib.exclude(outputs.blocks, likely)
@@ -178,10 +182,10 @@ class Method:
     ids = jnp.take_along_axis(ids, order, axis=1)
     counts = jnp.take_along_axis(counts, order, axis=1)
     logprobs = _logprobs(outputs.blocks, ids)
-    return Kept(ids, logprobs, counts, tail, None, rest)
+    return Compressed(ids, logprobs, counts, tail, None, rest)
 
   def _draw(self, among, outputs):
-    """Draws ids; returns them, their counts, and Kept.log_rest."""
+    """Draws ids; returns them, their counts, and Compressed.log_rest."""
     if not self.is_softened:
       return *blocks_lib.draw(among, outputs.keys, self.draws), None
     softened = blocks_lib.soften(among, self.temperature)

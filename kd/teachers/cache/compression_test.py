@@ -38,7 +38,7 @@ def _loss(divergence, temperature, student, targets):
 
 
 def _every_draw(log_p, exact, drawn_at):
-  """Returns all outcomes of the draws as Kept, and their probabilities."""
+  """Returns all outcomes of the draws as one Compressed, with probabilities."""
   likely = np.argsort(-log_p)[:exact]
   others = np.setdiff1d(np.arange(_V), likely)
   power = np.exp(log_p[others] / drawn_at)
@@ -59,7 +59,7 @@ def _every_draw(log_p, exact, drawn_at):
     probabilities.append(np.prod([chance[i] for i in drawn]))
   ids, logprobs, counts = map(np.array, zip(*columns, strict=True))
   full = np.full(len(columns), 1.0, np.float32)
-  kept = compression.Kept(
+  compressed = compression.Compressed(
     ids.astype(np.int32),
     logprobs.astype(np.float32),
     counts.astype(np.int32),
@@ -67,7 +67,7 @@ def _every_draw(log_p, exact, drawn_at):
     None,
     full * np.float32(np.log(power.sum())) if drawn_at != 1 else None,
   )
-  return kept, np.array(probabilities)
+  return compressed, np.array(probabilities)
 
 
 @pytest.mark.parametrize('drawn_at', [1.0, 2.5, 0.6])
@@ -79,9 +79,11 @@ def test_draws_are_unbiased_at_their_temperature_and_at_1(exact, drawn_at):
   method = compression.Method(
     name, 'float16', exact + _DRAWS, 1.0, _DRAWS, drawn_at
   )
-  kept, probabilities = _every_draw(_log_softmax(teacher), exact, drawn_at)
+  compressed, probabilities = _every_draw(
+    _log_softmax(teacher), exact, drawn_at
+  )
   assert probabilities.sum() == pytest.approx(1)
-  targets = method.sparse(kept)
+  targets = method.sparse(compressed)
   for temperature in {1.0, drawn_at}:
     log_p, log_q = (_log_softmax(x / temperature) for x in (teacher, student))
     for kind, (value, gradient) in _expected(log_p, log_q, temperature).items():

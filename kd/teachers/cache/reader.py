@@ -138,8 +138,10 @@ class Cache:
       tails = _by_position(rows, 'tail_logprob')
     if self.method.is_softened:
       log_rest = _by_position(rows, 'log_rest')
-    kept = compression.Kept(ids, logprobs, counts, tails, None, log_rest)
-    return self.method.sparse(kept)
+    compressed = compression.Compressed(
+      ids, logprobs, counts, tails, None, log_rest
+    )
+    return self.method.sparse(compressed)
 
   def row_of(self, batch: types.Batch, number: int) -> records.RecordedRow:
     """Reads the targets of a batch's row; raises the errors of `read`."""

@@ -35,15 +35,15 @@ def _batch():
 def _through_files(folder, name, method, logits):
   """Writes the compressed logits [V] at every position, and reads them."""
   tokens = _ROWS * _LENGTH
-  kept = jax.jit(
-    lambda x, keys: method.keep(
+  compressed = jax.jit(
+    lambda x, keys: method.compress(
       compression.TokenOutputs(None, blockwise_topk.split(x), keys)
     )
   )(jnp.tile(logits, (tokens, 1)), jax.random.split(jax.random.key(3), tokens))
   grid = lambda x: np.asarray(x).reshape(_ROWS, _LENGTH, *x.shape[1:])
   zeros = np.zeros((_ROWS, _LENGTH), np.float32)
   scored = scoring.Scored(
-    jax.tree.map(grid, kept), *[zeros] * 4, zeros[..., None] == 0
+    jax.tree.map(grid, compressed), *[zeros] * 4, zeros[..., None] == 0
   )
   arguments = {'draws': method.draws, 'logprobs': method.stored_as}
   arguments['temperature'] = method.temperature

@@ -64,7 +64,7 @@ class RecordedRow:
       ones, or None.
     entropy: float32 [n], in nats, with hidden; otherwise None.
     hidden: bfloat16 or float32 [n, D], or None.
-    log_rest: float32 [n], see compression.Kept; or None.
+    log_rest: float32 [n], see compression.Compressed; or None.
   """
 
   digest: bytes

@@ -112,11 +112,11 @@ class ServedScorer(Scorer):
 
   def finish(self, begun):
     told = self._teacher.finish(*begun)
-    kept = compression.Kept(
+    compressed = compression.Compressed(
       told.ids, told.logprobs, None, told.tail_logprob, None
     )
     return scoring.Scored(
-      kept,
+      compressed,
       told.target_logprob,
       # The log-normalizer of log-probabilities is 0.
       np.zeros_like(told.target_logprob),

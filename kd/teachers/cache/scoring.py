@@ -22,7 +22,7 @@ class Scored:
   """Scores at positions [B, L]; zeros where no target counts.
 
   Attributes:
-    kept: the compressed outputs.
+    compressed: the compressed outputs.
     target_logprob: float32, the log-probability of the true next token.
     log_normalizer: float32, log of the sum of exp(logits); 0 up to rounding for
       several teachers, whose mixture has only log-probabilities.
@@ -33,7 +33,7 @@ class Scored:
     finite: bool [..., n], whether each of n teachers' logits are finite.
   """
 
-  kept: compression.Kept
+  compressed: compression.Compressed
   target_logprob: Array
   log_normalizer: Array
   entropy: Array
@@ -132,7 +132,7 @@ def _score_tokens(chunk, tables, weights, method, vocab_size):
   alone = len(logits) == 1
   if alone:
     sums = (normalizer[:, None],)
-  kept = method.keep(
+  compressed = method.compress(
     compression.TokenOutputs(
       hidden=hidden[0] if alone else None,
       blocks=blocks,
@@ -141,11 +141,11 @@ def _score_tokens(chunk, tables, weights, method, vocab_size):
   )
   dropped = _dropped_mass(logits, size)
   if method.entries:
-    entropy, _ = method.sparse(kept).entropy()
+    entropy, _ = method.sparse(compressed).entropy()
   else:
     entropy = blocks.entropy
   return Scored(
-    kept=kept,
+    compressed=compressed,
     target_logprob=at_target[:, 0] - normalizer,
     log_normalizer=normalizer,
     entropy=entropy,

@@ -93,23 +93,23 @@ def _check(found, shares):
   near(found.log_normalizer, normalizer if len(shares) == 1 else 0 * dropped)
   assert dropped[counted].max() > 1e-3
   near(found.dropped_mass, dropped)
-  kept = found.kept
-  if kept.hidden is not None:
-    near(kept.hidden, hidden)
+  compressed = found.compressed
+  if compressed.hidden is not None:
+    near(compressed.hidden, hidden)
     near(found.entropy, -(p * np.log(p)).sum(-1))
     return
-  assert kept.ids.max() < _V
-  used = counted[..., None] & (kept.ids >= 0)
-  each = np.take_along_axis(p, np.maximum(kept.ids, 0), -1)
+  assert compressed.ids.max() < _V
+  used = counted[..., None] & (compressed.ids >= 0)
+  each = np.take_along_axis(p, np.maximum(compressed.ids, 0), -1)
   np.testing.assert_allclose(
-    kept.logprobs[used], np.log(each)[used], 1e-4, 1e-5
+    compressed.logprobs[used], np.log(each)[used], 1e-4, 1e-5
   )
-  if kept.counts is None:
+  if compressed.counts is None:
     most = np.sort(np.argsort(-p, axis=-1)[..., :5], -1)
-    np.testing.assert_array_equal(kept.ids[counted], most[counted])
-    near(kept.tail_logprob, np.log(1 - each.sum(-1)))
+    np.testing.assert_array_equal(compressed.ids[counted], most[counted])
+    near(compressed.tail_logprob, np.log(1 - each.sum(-1)))
   else:
-    assert (kept.counts[counted].sum(-1) == 40).all()
+    assert (compressed.counts[counted].sum(-1) == 40).all()
 
 
 def test_a_mesh_changes_nothing():
@@ -117,8 +117,10 @@ def test_a_mesh_changes_nothing():
     found = _scored({'data': 2, 'fsdp': 2, 'tensor': 2}, (1.0,), method)
     _check(found, (1.0,))
   alone = _scored({'data': 1}, (1.0,), _DRAWN)
-  np.testing.assert_array_equal(found.kept.ids, alone.kept.ids)
-  np.testing.assert_array_equal(found.kept.counts, alone.kept.counts)
+  np.testing.assert_array_equal(found.compressed.ids, alone.compressed.ids)
+  np.testing.assert_array_equal(
+    found.compressed.counts, alone.compressed.counts
+  )
 
 
 def test_hidden_states_and_a_mixture():

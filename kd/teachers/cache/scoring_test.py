@@ -48,5 +48,5 @@ def test_ids_that_are_left_out_tell_which_teacher_is_bad():
   ]
   score = scoring.make(teachers, method, _TOKENIZER, 64, 0)
   scored = score(placement.place(batch, mesh, _ROWS))
-  assert np.isfinite(scored.kept.logprobs).all()
+  assert np.isfinite(scored.compressed.logprobs).all()
   np.testing.assert_array_equal(scored.finite, ones[..., None] * [True, False])

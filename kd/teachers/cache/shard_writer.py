@@ -104,15 +104,15 @@ def row_of(
     at: index of the row in the batch.
   """
   counted = batch.weights[at] != 0
-  kept = scored.kept
+  compressed = scored.compressed
   of = lambda x: None if x is None else x[at][counted]
   entries = ids = logprobs = counts = None
-  if kept.ids is not None:
-    ids, used = of(kept.ids), of(kept.ids) >= 0
+  if compressed.ids is not None:
+    ids, used = of(compressed.ids), of(compressed.ids) >= 0
     entries = used.sum(axis=1, dtype=np.int32)
     ids = ids[used].astype(np.uint32)
-    logprobs = of(kept.logprobs)[used]
-    counts = None if kept.counts is None else of(kept.counts)[used]
+    logprobs = of(compressed.logprobs)[used]
+    counts = None if compressed.counts is None else of(compressed.counts)[used]
   return records.RecordedRow(
     digest=records.digest_of(batch, at),
     counted=counted,
@@ -122,8 +122,8 @@ def row_of(
     ids=ids,
     logprobs=logprobs,
     counts=counts,
-    tail_logprob=of(kept.tail_logprob),
-    entropy=of(scored.entropy) if kept.ids is None else None,
-    hidden=of(kept.hidden),
-    log_rest=of(kept.log_rest),
+    tail_logprob=of(compressed.tail_logprob),
+    entropy=of(scored.entropy) if compressed.ids is None else None,
+    hidden=of(compressed.hidden),
+    log_rest=of(compressed.log_rest),
   )

@@ -18,7 +18,7 @@ from kd.sampling import requests
 from kd.teachers.served import budget as budget_lib
 from kd.teachers.served import client as client_lib
 from kd.teachers.served import probe
-from kd.teachers.served import questions
+from kd.teachers.served import prompt_scorer
 from kd.teachers.served import replies as replies_lib
 
 FILE = 'answered_by.json'
@@ -109,7 +109,7 @@ class Answerer:
       ReadError: the server cannot be reached.
     """
     self._api, self._settings, self._say = api, settings, say
-    self._same = questions.compared(spec['fingerprint'])
+    self._same = prompt_scorer.compared(spec['fingerprint'])
     self._path, self._lock = os.path.join(folder, FILE), threading.Lock()
     path = 'teacher.server.folder'
     with errors.refused_unless_writable(path, folder, 'a local folder'):
@@ -132,11 +132,11 @@ class Answerer:
         self.model = probe.chosen('', probe.models(self._client))
       # Identity of the model, and request options that the server accepts.
       self._origin = {}
-      self._way = {'most': 2**16, 'limit': 'max_tokens', 'seeds': True}
+      self._options = {'most': 2**16, 'limit': 'max_tokens', 'seeds': True}
       if os.path.exists(self._path):
-        told = json_files.read(self._path, path)
-        self._origin = told.get('origin', {})
-        self._way |= told.get('way', {})
+        recorded = json_files.read(self._path, path)
+        self._origin = recorded.get('origin', {})
+        self._options |= recorded.get('way', {})
     except BaseException:
       self.close()
       raise
@@ -168,7 +168,7 @@ class Answerer:
 
   def _reply(self, messages, seed, samples):
     while True:
-      asked = min(samples, self._way['most'])
+      asked = min(samples, self._options['most'])
       digest = self._digest(messages, seed, asked)
       kept = self._replies.get(digest)
       if kept is not None:
@@ -199,14 +199,14 @@ class Answerer:
     """
     settings = self._settings
     body = {'model': self.model, 'n': samples}
-    body[self._way['limit']] = settings.max_new_tokens
+    body[self._options['limit']] = settings.max_new_tokens
     body['temperature'] = settings.temperature
     if self._api == CHAT:
       body['messages'] = list(messages)
     else:
       (message,) = messages
       body['prompt'] = message['content']
-    if self._way['seeds']:
+    if self._options['seeds']:
       body['seed'] = seed
     if settings.stop_strings:
       body['stop'] = list(settings.stop_strings)
@@ -250,16 +250,16 @@ class Answerer:
   def _adapt(self, problem: str, asked: int) -> bool:
     """Drops an option that the server refused; returns whether to retry."""
     with self._lock:
-      way, limit, line = self._way, 'max_completion_tokens', ''
-      if limit in problem and way['limit'] != limit:
-        way['limit'] = limit
-      elif re.search(r'\bseed\b', problem) and way['seeds']:
-        way['seeds'] = False
+      options, limit, line = self._options, 'max_completion_tokens', ''
+      if limit in problem and options['limit'] != limit:
+        options['limit'] = limit
+      elif re.search(r'\bseed\b', problem) and options['seeds']:
+        options['seeds'] = False
         line = 'it does not support seeds: answers are not reproducible'
       elif asked > 1 and _ABOUT_N.search(problem):
         # A concurrent request may have lowered it already.
-        way['most'] = min(way['most'], asked // 2)
-        line = f'it returns at most {way["most"]} answers per request'
+        options['most'] = min(options['most'], asked // 2)
+        line = f'it returns at most {options["most"]} answers per request'
       else:
         return False
       self._record()
@@ -287,8 +287,8 @@ class Answerer:
 
   def _record(self):
     """Saves the model's identity and the request options for a resumed run."""
-    told = {'origin': self._origin, 'way': self._way}
-    atomic_files.write_json(self._path, told)
+    recorded = {'origin': self._origin, 'way': self._options}
+    atomic_files.write_json(self._path, recorded)
 
   def __enter__(self) -> 'Answerer':
     return self

@@ -46,7 +46,7 @@ class Position:
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
+class ParsedReply:
   """A parsed reply.
 
   Attributes:
@@ -95,7 +95,7 @@ class Api(abc.ABC):
     """
 
   @abc.abstractmethod
-  def read(self, reply: Any, ids: Sequence[int]) -> Told:
+  def read(self, reply: Any, ids: Sequence[int]) -> ParsedReply:
     """Reads a reply.
 
     Args:
@@ -130,16 +130,16 @@ class PromptLogprobs(Api):
     return fields | {'prompt_logprobs': most}
 
   def read(self, reply, ids):
-    told = reply['choices'][0]['prompt_logprobs']
-    if told is None or len(told) != len(ids):
+    prompt_logprobs = reply['choices'][0]['prompt_logprobs']
+    if prompt_logprobs is None or len(prompt_logprobs) != len(ids):
       raise MalformedError('prompt_logprobs')
     positions = []
-    for entries in told[1:]:
+    for entries in prompt_logprobs[1:]:
       logprobs = {int(i): float(x['logprob']) for i, x in entries.items()}
       texts = {int(i): x.get('decoded_token') for i, x in entries.items()}
       texts = {i: text for i, text in texts.items() if text}
       positions.append(Position(logprobs, texts))
-    return Told(positions, *_origin(reply))
+    return ParsedReply(positions, *_origin(reply))
 
 
 class Echo(Api):
@@ -150,15 +150,15 @@ class Echo(Api):
     return fields | {'logprobs': most}
 
   def read(self, reply, ids):
-    told = reply['choices'][0]['logprobs']
-    tokens, of_tokens = told['tokens'], told['token_logprobs']
+    scored = reply['choices'][0]['logprobs']
+    tokens, of_tokens = scored['tokens'], scored['token_logprobs']
     if len(tokens) < len(ids):
       raise MalformedError('logprobs of the prompt')
     positions = []
     for at in range(1, len(ids)):
       self._vocabulary.check(ids[at], tokens[at], at)
       logprobs, unnamed = {}, 0
-      for text, logprob in told['top_logprobs'][at].items():
+      for text, logprob in scored['top_logprobs'][at].items():
         index = ids[at] if text == tokens[at] else self._vocabulary.id_of(text)
         if index is None:
           unnamed += 1
@@ -166,7 +166,7 @@ class Echo(Api):
           logprobs[index] = float(logprob)
       logprobs[ids[at]] = float(of_tokens[at])
       positions.append(Position(logprobs, {}, unnamed))
-    return Told(positions, *_origin(reply))
+    return ParsedReply(positions, *_origin(reply))
 
 
 class Sglang(Api):
@@ -188,8 +188,8 @@ class Sglang(Api):
     }
 
   def read(self, reply, ids):
-    told = reply['meta_info']
-    actual, likeliest = told['input_token_logprobs'], told['input_top_logprobs']
+    info = reply['meta_info']
+    actual, likeliest = info['input_token_logprobs'], info['input_top_logprobs']
     if len(actual) != len(ids) or len(likeliest) != len(ids):
       raise MalformedError('input_top_logprobs')
     positions = []
@@ -198,7 +198,7 @@ class Sglang(Api):
       logprobs = {int(i): float(logprob) for logprob, i, _ in entries}
       texts = {int(i): text for _, i, text in entries if text}
       positions.append(Position(logprobs, texts))
-    return Told(positions, '', str(told.get('weight_version') or ''))
+    return ParsedReply(positions, '', str(info.get('weight_version') or ''))
 
 
 class LlamaCpp(Api):
@@ -226,11 +226,11 @@ class LlamaCpp(Api):
 
   def read(self, reply, ids):
     del ids
-    told = reply['completion_probabilities'][0]
-    entries = [*told['top_logprobs'], told]
+    token = reply['completion_probabilities'][0]
+    entries = [*token['top_logprobs'], token]
     logprobs = {int(x['id']): float(x['logprob']) for x in entries}
     texts = {int(x['id']): x['token'] for x in entries if x['token']}
-    return Told([Position(logprobs, texts)], *_origin(reply))
+    return ParsedReply([Position(logprobs, texts)], *_origin(reply))
 
 
 APIS = {

@@ -88,8 +88,8 @@ class Budget:
       f'{spent["requests"]:,} requests and {spent["tokens"]:,} tokens{money}'
     )
 
-  def take(self, prompt: int, generated: int) -> None:
-    """Counts a request before it is sent; call `finish` after it.
+  def reserve(self, prompt: int, generated: int) -> None:
+    """Counts a request before it is sent; call `settle` after it.
 
     Waits if requests under way may turn out to cost less than was counted.
 
@@ -121,14 +121,14 @@ class Budget:
         ahead = {k: self._spent[k] + self._ahead * cost[k] for k in cost}
         self._write({k: min(x, self._limits[k] or x) for k, x in ahead.items()})
 
-  def finish(
+  def settle(
     self, prompt: int, generated: int, used: tuple[int, int] | None
   ) -> None:
     """Replaces the counted costs of a request by the actual ones.
 
     Args:
-      prompt: as for `take`.
-      generated: as for `take`.
+      prompt: as for `reserve`.
+      generated: as for `reserve`.
       used: actual numbers of prompt tokens and generated tokens. None if
         unknown: the counted costs remain.
     """

@@ -139,7 +139,7 @@ class Client:
 
   def _counted(self, url, fields, prompt, generated):
     """Returns a reply and counts its costs."""
-    self._budget.take(prompt, generated)
+    self._budget.reserve(prompt, generated)
     used = None  # A request that fails may have been paid for.
     try:
       reply = self._reply(url, fields)
@@ -150,7 +150,7 @@ class Client:
         used = 0, 0
       raise
     finally:
-      self._budget.finish(prompt, generated, used)
+      self._budget.settle(prompt, generated, used)
 
   def _reply(self, url, fields):
     with endpoints.open_url(

@@ -9,7 +9,7 @@ import numpy as np
 from kd.core import errors
 from kd.teachers.served import apis
 from kd.teachers.served import client as client_lib
-from kd.teachers.served import questions as questions_lib
+from kd.teachers.served import prompt_scorer
 from kd.teachers.served import vocabulary as vocabulary_lib
 
 _URL = 'teacher.server.url'
@@ -23,17 +23,17 @@ class Probed:
   Attributes:
     model: name of the model.
     api: name of the API.
-    questions: sends requests to the model.
-    answer: answer to the probe.
-    origin: origin of the answer.
+    scorer: scores prompts with the model.
+    scores: scores of the probe.
+    origin: origin of these scores.
     notes: one line on each limitation and its consequence.
   """
 
   model: str
   api: str
-  questions: questions_lib.Questions
-  answer: questions_lib.Answer
-  origin: questions_lib.Origin
+  scorer: prompt_scorer.PromptScorer
+  scores: prompt_scorer.PromptScores
+  origin: prompt_scorer.Origin
   notes: list[str]
 
 
@@ -65,18 +65,18 @@ def probe(
   for name in names:
     kind = apis.APIS[name]
     by_position = kind.by_position
-    make = lambda count, generated, kind=kind: questions_lib.Questions(
+    make = lambda count, generated, kind=kind: prompt_scorer.PromptScorer(
       client, kind(model, vocabulary), vocabulary, count, generated
     )
     ids = vocabulary.probe
     try:
-      found = _with_all(make, _ask(make, ids, most, by_position), ids)
+      found = _with_all(make, _score(make, ids, most, by_position), ids)
     except (apis.MalformedError, client_lib.RefusedError) as e:
       problems.append(f'  {name}: {e}')
       continue
-    questions, answer, origin = found
-    notes = list(_notes(questions, answer, ids, most, by_position))
-    return Probed(model, name, questions, answer, origin, notes)
+    scorer, scores, origin = found
+    notes = list(_notes(scorer, scores, ids, most, by_position))
+    return Probed(model, name, scorer, scores, origin, notes)
   raise errors.ConfigError(
     _URL,
     f'{client.url} does not return log-probabilities of given ids',
@@ -133,11 +133,11 @@ def _candidates(listed, model):
   return ['prompt_logprobs', 'echo', 'sglang', 'llama_cpp']
 
 
-def _ask(make, ids, most, by_position):
+def _score(make, ids, most, by_position):
   """Requests the wanted number of ids, then fewer until the server answers.
 
   Returns:
-    The questions, their answer and its origin.
+    The scorer, its scores of the probe and their origin.
 
   Raises:
     MalformedError, RefusedError: a request for one id fails too.
@@ -146,9 +146,9 @@ def _ask(make, ids, most, by_position):
 
   def answered(count, generated):
     nonlocal last
-    questions = make(count, generated)
+    scorer = make(count, generated)
     try:
-      return questions, *questions.ask(ids, positions)
+      return scorer, *scorer.score(ids, positions)
     except (apis.MalformedError, client_lib.RefusedError) as e:
       last = e
       return None
@@ -172,21 +172,21 @@ def _ask(make, ids, most, by_position):
 
 
 def _with_all(make, found, ids):
-  """Returns the questions with the number of ids that the server returns."""
-  questions, answer, origin = found
-  told = int((answer.ids >= 0).sum(axis=1).max())
-  if told >= questions.most:
+  """Returns the scorer with the number of ids that the server returns."""
+  scorer, scores, origin = found
+  count = int((scores.ids >= 0).sum(axis=1).max())
+  if count >= scorer.most:
     return found
-  questions = make(max(told, 1), questions.generated)
-  return questions, *questions.ask(ids, range(len(ids) - 1))
+  scorer = make(max(count, 1), scorer.generated)
+  return scorer, *scorer.score(ids, range(len(ids) - 1))
 
 
-def _notes(questions, answer, ids, most, by_position) -> Iterator[str]:
+def _notes(scorer, scores, ids, most, by_position) -> Iterator[str]:
   """Yields a line on each limitation of the server."""
-  if questions.most < most:
+  if scorer.most < most:
     yield (
-      f'it returns at most {questions.most} ids per token: K is '
-      f'{questions.most} instead of {most}; all other ids form the tail'
+      f'it returns at most {scorer.most} ids per token: K is '
+      f'{scorer.most} instead of {most}; all other ids form the tail'
     )
   if by_position:
     yield (
@@ -194,20 +194,20 @@ def _notes(questions, answer, ids, most, by_position) -> Iterator[str]:
       'sent, and the NLL of a token that is not among the K is a lower bound'
     )
     return
-  if questions.generated:
+  if scorer.generated:
     yield (
       'it refuses max_tokens 0: each request generates one token, which '
       'counts toward the budget'
     )
-  fewest = int((answer.ids >= 0).sum(axis=1).min())
-  if fewest < questions.most:
+  fewest = int((scores.ids >= 0).sum(axis=1).min())
+  if fewest < scorer.most:
     yield (
       'it returns texts, some of which several ids share: for some tokens '
-      f'only {fewest} of {questions.most} ids are known; the others count to '
+      f'only {fewest} of {scorer.most} ids are known; the others count to '
       'the tail'
     )
-  other, _ = questions.ask(ids, range(len(ids) - 1), temperature=0.5)
-  if np.abs(other.actual - answer.actual).max() < _SAME:
+  other, _ = scorer.score(ids, range(len(ids) - 1), temperature=0.5)
+  if np.abs(other.actual - scores.actual).max() < _SAME:
     yield (
       'its log-probabilities ignore the temperature: a term with a '
       'temperature other than 1 softens the tail as one outcome'

@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 
 from kd.core import types
-from kd.teachers.served import questions
+from kd.teachers.served import prompt_scorer
 
 _LEAST = 1e-9  # Least probability of the tail.
 
@@ -90,7 +90,7 @@ def after(prompt: Prompt, prefix: Sequence[int], bos_id: int | None) -> Prompt:
 def targets(
   shape: tuple[int, int],
   most: int,
-  answered: Sequence[tuple[Prompt, questions.Answer]],
+  answered: Sequence[tuple[Prompt, prompt_scorer.PromptScores]],
   vocab_size: int,
 ) -> Targets:
   """Returns the targets of a batch.

@@ -21,8 +21,8 @@ from kd.teachers.served import apis
 from kd.teachers.served import budget as budget_lib
 from kd.teachers.served import client as client_lib
 from kd.teachers.served import probe as probe_lib
+from kd.teachers.served import prompt_scorer
 from kd.teachers.served import prompts as prompts_lib
-from kd.teachers.served import questions
 from kd.teachers.served import replies as replies_lib
 from kd.teachers.served import vocabulary as vocabulary_lib
 
@@ -36,8 +36,8 @@ class Teacher:
 
   Attributes:
     most: K, number of requested ids per token; the server may return fewer.
-    told: name of the model, API, number of ids and prefix, as JSON values.
-    digest: digest of the model, its answer to the probe, and `told`.
+    description: the model's name, API, number of ids and prefix (JSON values).
+    digest: digest of the model, its scores of the probe, and `description`.
   """
 
   def __init__(
@@ -85,7 +85,7 @@ class Teacher:
     )
     self._vocabulary = vocabulary_lib.Vocabulary(tokenizer)
     self._tolerance = spec['tolerance']
-    self._same = questions.compared(spec['fingerprint'])
+    self._same = prompt_scorer.compared(spec['fingerprint'])
     self._check_every, self._asked = spec['check_every'], 0
     self._lock = threading.Lock()
     try:
@@ -97,13 +97,13 @@ class Teacher:
       self._budget.close()
       self._replies.close()
       raise
-    self.told = {
+    self.description = {
       'model': self._probed.model,
       'api': self._probed.api,
-      'entries': self._probed.questions.most,
+      'entries': self._probed.scorer.most,
       'prefix': prefix or [],
     }
-    self.digest = identity.digest({**self._record, **self.told})
+    self.digest = identity.digest({**self._record, **self.description})
     self._pool = futures.ThreadPoolExecutor(spec['concurrency'], 'served')
     atexit.register(self.close)
     say(f'teacher: {self._probed.model} at {client.url} ({self._probed.api})')
@@ -117,7 +117,7 @@ class Teacher:
       'model': probed.model,
       'fingerprint': probed.origin.fingerprint,
       'probe': list(self._vocabulary.probe),
-      'logprobs': [float(x) for x in probed.answer.actual],
+      'logprobs': [float(x) for x in probed.scores.actual],
     }
     if not os.path.exists(path):
       atomic_files.write_json(path, now)
@@ -126,11 +126,11 @@ class Teacher:
     for key in (*self._same, 'probe'):
       if there.get(key) != now[key]:
         raise self._changed(f'{key} {there.get(key)!r}', repr(now[key]))
-    self._compare(np.asarray(there['logprobs'], np.float32), probed.answer)
+    self._compare(np.asarray(there['logprobs'], np.float32), probed.scores)
     return there
 
-  def _compare(self, before, answer):
-    apart = float(np.abs(answer.actual - before).mean())
+  def _compare(self, before, scores):
+    apart = float(np.abs(scores.actual - before).mean())
     if not apart <= self._tolerance:
       raise self._changed(
         'log-probabilities of the probe', f'{apart:.3g} nats apart'
@@ -191,16 +191,16 @@ class Teacher:
     digest = replies_lib.digest_of(self.digest, prompt.ids, prompt.positions)
     kept = self._replies.get(digest) if keep else None
     if kept is not None:
-      return questions.Answer.from_bytes(kept)
+      return prompt_scorer.PromptScores.from_bytes(kept)
     self._check()
     answer = self._ask(prompt.ids, prompt.positions)
     if keep:
       self._replies.add(digest, answer.to_bytes())
     return answer
 
-  def _ask(self, ids, positions) -> questions.Answer:
+  def _ask(self, ids, positions) -> prompt_scorer.PromptScores:
     try:
-      answer, origin = self._probed.questions.ask(ids, positions)
+      answer, origin = self._probed.scorer.score(ids, positions)
     except apis.MalformedError as e:
       raise errors.ConfigError(
         'teacher.server.url',

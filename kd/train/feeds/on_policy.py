@@ -156,7 +156,7 @@ class Feed(feed.Feed):
     rows, answers = self._ahead.take(step, params)
     waited = time.monotonic() - began
     return self._rollouts.batch(
-      step, rows, rows, answers.samples, answers.made, waited
+      step, rows, rows, answers.samples, answers.sampled_at, waited
     )
 
   def _scored(self, rows):

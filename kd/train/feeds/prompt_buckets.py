@@ -47,7 +47,8 @@ def rows_of(
       continue
     size = int(prompt[0])
     longest = context - min(
-      rollout_rows.room(range(size), length), settings.max_new_tokens
+      rollout_rows.max_answer_length(range(size), length),
+      settings.max_new_tokens,
     )
     if size <= longest:
       bucket = engine.SHAPES.bucket(size, longest)

@@ -21,7 +21,7 @@ _ABOVE_ONE = 1e-2
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class PromptScores:
   """Log-probabilities at n positions of a prompt.
 
   Attributes:
@@ -42,8 +42,8 @@ class Answer:
     return buffer.getvalue()
 
   @classmethod
-  def from_bytes(cls, data: bytes) -> 'Answer':
-    """Returns the answer that `to_bytes` encoded."""
+  def from_bytes(cls, data: bytes) -> 'PromptScores':
+    """Returns the scores that `to_bytes` encoded."""
     with np.load(io.BytesIO(data)) as arrays:
       return cls(**arrays)
 
@@ -65,8 +65,8 @@ def compared(fingerprint: str) -> tuple[str, ...]:
   return ('model',) if fingerprint == 'any' else ('model', 'fingerprint')
 
 
-class Questions:
-  """Requests to one model with fixed settings; thread-safe."""
+class PromptScorer:
+  """Scores prompts with one model and fixed settings; thread-safe."""
 
   def __init__(
     self,
@@ -76,7 +76,7 @@ class Questions:
     most: int,
     generated: int,
   ):
-    """Initializes the questions.
+    """Initializes the scorer.
 
     Args:
       client: client of the server.
@@ -88,9 +88,9 @@ class Questions:
     self._client, self._api, self._vocabulary = client, api, vocabulary
     self.most, self.generated = most, generated
 
-  def ask(
+  def score(
     self, ids: Sequence[int], positions: Iterable[int], temperature: float = 1.0
-  ) -> tuple[Answer, Origin]:
+  ) -> tuple[PromptScores, Origin]:
     """Returns the log-probabilities after some positions of a prompt.
 
     Args:
@@ -107,15 +107,15 @@ class Questions:
     if self._api.by_position:
       found = []
       for at in positions:
-        told = self._told(ids[: at + 2], temperature)
-        found += told.positions
+        parsed = self._request(ids[: at + 2], temperature)
+        found += parsed.positions
     else:
-      told = self._told(ids[: positions[-1] + 2], temperature)
-      found = [told.positions[at] for at in positions]
-    origin = Origin(told.model, told.fingerprint)
-    return self._answer(found, ids, positions), origin
+      parsed = self._request(ids[: positions[-1] + 2], temperature)
+      found = [parsed.positions[at] for at in positions]
+    origin = Origin(parsed.model, parsed.fingerprint)
+    return self._scores(found, ids, positions), origin
 
-  def _told(self, ids, temperature):
+  def _request(self, ids, temperature):
     api, generated = self._api, self.generated
     body = api.body(ids, self.most, generated, temperature)
     # A request for one position does not send the last id.
@@ -126,14 +126,14 @@ class Questions:
     except _MALFORMED as e:
       raise apis.MalformedError(f'{type(e).__name__}: {e}') from e
 
-  def _answer(self, told, ids, positions) -> Answer:
-    shape = len(told), self.most
-    kept = Answer(
+  def _scores(self, found, ids, positions) -> PromptScores:
+    shape = len(found), self.most
+    scores = PromptScores(
       np.full(shape, -1, np.int32),
       np.full(shape, -np.inf, np.float32),
-      np.zeros(len(told), np.float32),
+      np.zeros(len(found), np.float32),
     )
-    for n, (position, at) in enumerate(zip(told, positions, strict=True)):
+    for n, (position, at) in enumerate(zip(found, positions, strict=True)):
       actual = ids[at + 1]
       for index, text in position.texts.items():
         self._vocabulary.check(index, text, at + 1)
@@ -154,11 +154,11 @@ class Questions:
           legal='log-probabilities of the whole vocabulary, at temperature 1',
         )
       best.sort()
-      kept.ids[n, : len(best)] = [i for i, _ in best]
-      kept.logprobs[n, : len(best)] = [x for _, x in best]
+      scores.ids[n, : len(best)] = [i for i, _ in best]
+      scores.logprobs[n, : len(best)] = [x for _, x in best]
       rest = max(1 - mass, 1e-9)
       lowest = min((x for _, x in best), default=0.0)
-      kept.actual[n] = position.logprobs.get(
+      scores.actual[n] = position.logprobs.get(
         actual, min(math.log(rest), lowest)
       )
-    return kept
+    return scores
