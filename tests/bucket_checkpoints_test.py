@@ -115,11 +115,11 @@ def test_a_damaged_checkpoint_is_put_aside(bucket):
   data[len(data) // 2] ^= 0x80
   objects.write(f'{url[:2]}://bucket/{name}', bytes(data))
   (line,) = repair.repair(folder)
-  assert 'has other bytes than were written' in line
+  assert 'does not match its digest' in line
   assert line.endswith(f'now in {url}/damaged-checkpoints/4.0')
   assert _steps(store) == {'', '2'} and manager.latest_step(workdir) == 2
   moved = name.replace('run/checkpoints/4/', 'run/damaged-checkpoints/4.0/')
   assert store.read('bucket', moved) == bytes(data)
   objects.remove([f'{url}/checkpoints/2/{digests.FILE}'])
-  with pytest.raises(errors.ConfigError, match='no checkpoint is good'):
+  with pytest.raises(errors.ConfigError, match='no checkpoint is intact'):
     repair.repair(folder)

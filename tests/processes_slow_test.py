@@ -47,7 +47,7 @@ def test_two_read_their_own_rows_and_wait_for_a_slow_one(start, alone):
   run = start('two', 2, sleeps={f'1:{_SLOW}': 8.0})
   assert run.finish() == [0, 0], run.text(0, 'err') + run.text(1, 'err')
   process_runs.assert_as_alone(run, alone)
-  assert f'all wait for process 1 of 2: its rows of step {_SLOW}' in run.text(
+  assert f'waiting for process 1 of 2: its rows of step {_SLOW}' in run.text(
     0, 'out'
   )
   # Both processes print a line of Gloo, from C++.
@@ -94,7 +94,7 @@ def test_two_stages_resume_bit_by_bit(start, folder):
 @pytest.mark.parametrize('victim', [0, 1])
 def test_a_death_ends_the_other_and_one_process_goes_on(victim, start, alone):
   run = start(f'killed{victim}', 2, sleeps={f'1:{_SLOW}': 900.0})
-  run.wait_for('all wait for process 1')
+  run.wait_for('waiting for process 1')
   died = time.monotonic()
   run.processes[victim].kill()
   codes = run.finish()
@@ -115,7 +115,7 @@ def test_a_death_ends_the_other_and_one_process_goes_on(victim, start, alone):
 
 def test_a_notice_to_one_is_obeyed_by_all(start):
   run = start('told', 2, sleeps={f'1:{_SLOW + 1}': 10.0})
-  run.wait_for('all wait for process 1')
+  run.wait_for('waiting for process 1')
   run.processes[1].send_signal(signal.SIGTERM)
   assert run.finish() == [42, 42], run.text(0, 'err')
   saved = _checkpoints(run)[-1]

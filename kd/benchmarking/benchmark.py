@@ -173,7 +173,7 @@ def _check_reference(name, reference) -> None:
   if name in (record.BASELINE, record.TEACHER) and not reference:
     raise errors.ConfigError(
       'benchmark.reference',
-      f'found {name!r}, and there is none',
+      f'found {name!r}, but the benchmark has no such model',
       legal='auto, none, or a config or run that has one',
     )
 

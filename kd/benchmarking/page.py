@@ -26,7 +26,7 @@ def lines(benchmark: record.Benchmark) -> list[str]:
 def _verdict_line(part: record.Part) -> str:
   verdict = part.verdict
   if verdict is None:
-    return f'{part.name}: not compared: the reference has other examples'
+    return f'{part.name}: not compared: the reference has different examples'
   difference = verdict.difference
   line = (
     f'{part.name}: {verdict.verdict}: {verdict.measure.title} differs by '
@@ -37,7 +37,10 @@ def _verdict_line(part: record.Part) -> str:
   own, others = verdict.seeds
   if own > 1 or others > 1:
     return f'{line}, over the examples and {own} and {others} seeds'
-  return f'{line}, over the examples; one seed, whose spread is not known'
+  return (
+    f'{line}, over the examples; one seed, so the variation between seeds is '
+    'unknown'
+  )
 
 
 def write(
@@ -143,22 +146,21 @@ def _cost_note(costs: Mapping[str, cost_lib.Cost]) -> str:
   if not numbers:
     return _COST_NOTE
   return (
-    f'{_COST_NOTE} Numbers of measurements: {", ".join(numbers)}; the 95th and '
-    '99th percentile of few are hardly less than the largest.'
+    f'{_COST_NOTE} Numbers of measurements: {", ".join(numbers)}. With few '
+    'measurements, the 95th and 99th percentiles are close to the maximum.'
   )
 
 
 _MEASURED = {
   'first_token': 'first token',
-  'per_token': 'each further token',
+  'per_token': 'each later token',
   'whole': 'throughput',
 }
 _COST_NOTE = (
   'Prompts are random, and all answers have the same length. The first token '
-  'and each further one are timed as they arrive at the host, one at a time; '
+  'and each later one are timed as they arrive at the host, one at a time; '
   'tokens and requests per second are of whole batches, 16 tokens at a time. '
-  'The model is measured first: the memory of the process is its own until '
-  'then.'
+  'The model is measured first, so its peak memory includes no other model.'
 )
 
 

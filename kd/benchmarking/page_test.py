@@ -125,5 +125,5 @@ def test_files_are_read_as_an_earlier_benchmark(tmp_path, monkeypatch):
     record.read([first], 'benchmark.earlier')
   record.remove(first)
   for folder in (first, second):
-    with pytest.raises(errors.ConfigError, match='holds no benchmark.json'):
+    with pytest.raises(errors.ConfigError, match='contains no benchmark.json'):
       record.read([folder], 'benchmark.earlier')

@@ -242,7 +242,7 @@ def _read(path, field) -> Earlier:
   file = os.path.join(where, FILE)
   if not os.path.isfile(file):
     raise errors.ConfigError(
-      field, f'{path!r} holds no {FILE}', legal='the folder of a benchmark'
+      field, f'{path!r} contains no {FILE}', legal='the folder of a benchmark'
     )
   fields = json_files.read(file)
   try:
@@ -258,7 +258,9 @@ def _read(path, field) -> Earlier:
     title, places = f'earlier: {fields["name"]}', fields['models'][MODEL]
   except (KeyError, TypeError, AttributeError) as e:
     raise errors.ConfigError(
-      file, f'lacks what a benchmark has: {e}', legal='the file as written'
+      file,
+      f'is not a valid benchmark: {type(e).__name__}: {e}',
+      legal='the file as written',
     ) from e
   runs = [results.read(os.path.join(where, name)) for name in names]
   if not runs or None in runs:

@@ -17,7 +17,7 @@ FILE = 'digests.json'
 FIGURE = os.path.join('metrics', 'metrics')
 METRIC = 'quality'  # Name of the metric in that file.
 TIMES = '_CHECKPOINT_METADATA'
-_UNCOUNTED = ('metrics', TIMES, layout.COMMIT, FILE)
+_WITHOUT_DIGEST = ('metrics', TIMES, layout.COMMIT, FILE)
 _CHUNK = 1 << 22  # bytes
 _THREADS = 4
 
@@ -58,7 +58,7 @@ def figure(folder: str) -> float | None:
   except FileNotFoundError:
     return None
   except (KeyError, TypeError, OverflowError, RecursionError) as e:
-    raise ValueError(f'it holds no number {METRIC!r}') from e
+    raise ValueError(f'it does not contain a number {METRIC!r}') from e
 
 
 def problem(folder: str, items: Sequence[str] = ()) -> str:
@@ -74,7 +74,7 @@ def problem(folder: str, items: Sequence[str] = ()) -> str:
   try:
     written = json.loads(epath.Path(folder, FILE).read_text())
     if str(written['step']) != os.path.basename(folder):
-      return f'{FILE} says that it is the checkpoint of step {written["step"]}'
+      return f'{FILE} is of step {written["step"]}'
     files = written['files'].items()
     counted = {k: tuple(v) for k, v in files if _counts(k, items)}
     here = {name for name in _files(folder) if _counts(name, items)}
@@ -86,10 +86,10 @@ def problem(folder: str, items: Sequence[str] = ()) -> str:
       if not objects.is_url(folder):  # Cheaper than reading the file.
         size = os.path.getsize(os.path.join(folder, name))
         if size != counted[name][0]:
-          return f'{name} has {size} bytes, {counted[name][0]} were written'
+          return f'{name} has {size} bytes, expected {counted[name][0]}'
     for name, found in _each(folder, sorted(here), keep=False):
       if found != counted[name]:
-        return f'{name} has other bytes than were written'
+        return f'{name} does not match its digest'
   except FileNotFoundError:
     return f'{FILE} is missing'
   except (
@@ -112,12 +112,14 @@ def _files(folder):
   """Returns the relative names of the files with digests."""
   if objects.is_url(folder):
     names = [n for n in objects.names(folder) if not n.endswith('/')]
-    return [n for n in names if n and n.partition('/')[0] not in _UNCOUNTED]
+    return [
+      n for n in names if n and n.partition('/')[0] not in _WITHOUT_DIGEST
+    ]
   names = []
   for parent, folders, files in os.walk(folder):
     if parent == folder:
-      folders[:] = [name for name in folders if name not in _UNCOUNTED]
-      files = [name for name in files if name not in _UNCOUNTED]
+      folders[:] = [name for name in folders if name not in _WITHOUT_DIGEST]
+      files = [name for name in files if name not in _WITHOUT_DIGEST]
     names += [os.path.relpath(os.path.join(parent, f), folder) for f in files]
   return sorted(names)
 

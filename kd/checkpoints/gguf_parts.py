@@ -53,14 +53,14 @@ def read(path: str, lists: Sequence[str] = ()) -> gguf_header.Header:
       if name in tensors:
         raise errors.ConfigError(
           file,
-          f'holds tensor {name[:80]!r}, which {tensors[name].file} holds too',
+          f'contains tensor {name[:80]!r}, as does {tensors[name].file}',
           legal='parts of one model',
         )
       tensors[name] = entry
   if len(tensors) != expected[-1]:
     raise errors.ConfigError(
       path,
-      f'the {count} parts hold {len(tensors)} tensors, and {_KEYS[-1]} is '
+      f'the {count} parts contain {len(tensors)} tensors, but {_KEYS[-1]} is '
       f'{expected[-1]}',
       legal='parts of one model',
     )
@@ -81,7 +81,7 @@ def _files(path: str, header: gguf_header.Header, count: int) -> list[str]:
   if not match or int(match['count']) != count:
     raise errors.ConfigError(
       path,
-      f'{what}, and its name does not say how the others are named',
+      f'{what}, but the names of the others cannot be derived from its name',
       legal=f'a name such as model-00001-of-{count:05d}.gguf for each part, or '
       f'one file: {_MERGE}',
     )

@@ -104,7 +104,7 @@ def test_missing_parts_are_named(parts):
 def test_a_part_under_a_name_of_its_own_is_refused(parts, tmp_path, name):
   renamed = tmp_path / name
   shutil.copy(parts[1], renamed)
-  words = 'is part 2 of 3.*its name does not say.*llama-gguf-split --merge'
+  words = 'is part 2 of 3.*cannot be derived.*llama-gguf-split --merge'
   with pytest.raises(errors.ConfigError, match=words):
     gguf_parts.read(str(renamed))
 
@@ -119,8 +119,14 @@ _SECOND = 'model-00002-of-00003.gguf'
     (dict(number=2, tensors=_NAMES[3:]), 'split.no is 2, expected 1'),
     (dict(number=1, tensors=_NAMES[:3], count=4), 'count is 4, expected 3'),
     (dict(number=1, tensors=_NAMES[:3], total=6), 'count is 6, expected 5'),
-    (dict(number=1, tensors=_NAMES[:4]), "'tensor_3', which .*00002-of-00003"),
-    (dict(number=1, tensors=_NAMES[:2]), 'the 3 parts hold 4 tensors, .* is 5'),
+    (
+      dict(number=1, tensors=_NAMES[:4]),
+      "'tensor_3', as does .*00002-of-00003",
+    ),
+    (
+      dict(number=1, tensors=_NAMES[:2]),
+      'the 3 parts contain 4 tensors, .* is 5',
+    ),
   ],
 )
 def test_parts_of_other_models_are_refused(parts, tmp_path, change, message):

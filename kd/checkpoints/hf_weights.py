@@ -115,7 +115,7 @@ class Source:
       other_file, other_key = self._places[name]
       raise errors.ConfigError(
         f'{path}: {key}',
-        f'is {name} again, after {other_key} of {other_file}',
+        f'duplicates {other_key} in {other_file}: both are {name}',
         legal='each tensor once',
       )
     dtype, shape = header
@@ -130,8 +130,9 @@ class Source:
     file, key = self._places[HEAD]
     return errors.ConfigError(
       f'{file}: {key}',
-      f'is an output head {list(self._head_shape)} of its own',
-      legal=f'none, or the same values as {EMBEDDING}: the head is tied',
+      f'is an untied output head, {list(self._head_shape)}',
+      legal=f'none, or the same values as {EMBEDDING}: config.json ties '
+      'the head',
     )
 
   def check_head(self) -> None:
@@ -188,7 +189,7 @@ def _files(directory: str) -> list[str]:
     if os.path.isfile(os.path.join(directory, SINGLE)):
       return [SINGLE]
     raise errors.ConfigError(
-      directory, 'holds no weights', legal=f'{SINGLE}, or {INDEX} and shards'
+      directory, 'contains no weights', legal=f'{SINGLE}, or {INDEX} and shards'
     )
   places = json_files.read(index).get('weight_map')
   if not isinstance(places, dict) or not places:

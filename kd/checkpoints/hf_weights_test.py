@@ -95,8 +95,8 @@ def test_a_prefix_of_some_names_is_refused_in_one_short_line(tensors, tmp_path):
     _load(_write(tmp_path / 'model', mixed))
   text = str(caught.value)
   assert re.search(
-    r'teacher.init: .*: of 28 tensors, 14 are missing: .*, and 11 more; '
-    r'14 are no part of the model: _orig_mod.*, and 11 more$',
+    r'teacher.init: .*: the model has 28 tensors; 14 are missing: .*, and 11 '
+    r'more; 14 are not part of the model: _orig_mod.*, and 11 more$',
     text,
   )
   assert len(text) < 1200

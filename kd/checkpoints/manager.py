@@ -62,8 +62,8 @@ def best_step(workdir: str) -> int | None:
       raise errors.ConfigError(
         os.path.join(folder, digests.FIGURE),
         f'cannot be read: {e}',
-        legal='the file as it was written; training puts such a checkpoint '
-        'aside',
+        legal='the file as it was written; training moves such a checkpoint '
+        f'to {layout.DAMAGED_CHECKPOINTS}/',
       ) from e
     # Ties go to the latest checkpoint.
     if figure is not None and figure <= lowest and figure < math.inf:
@@ -245,7 +245,7 @@ class Manager:
         path,
         f'checkpoint {folder} is damaged: {wrong}',
         legal='the files as they were written; the command that trained the '
-        'run resumes from the checkpoint before',
+        'run resumes from the latest intact checkpoint',
       )
 
   def check(self, step: int) -> None:

@@ -32,17 +32,17 @@ def repair(folder: str) -> list[str]:
   wrong, good = {}, False
   for step in steps:
     where = os.path.join(folder, str(step))
-    found = _list_problem(where) or ('' if good else digests.problem(where))
-    good = good or not found
-    if found:
-      wrong[step] = found
+    damage = _list_problem(where) or ('' if good else digests.problem(where))
+    good = good or not damage
+    if damage:
+      wrong[step] = damage
   damaged = [f'checkpoint {k} is damaged: {v}' for k, v in wrong.items()]
   if steps and not good:
     # They are not moved, as a run would start anew with an empty folder.
     raise errors.ConfigError(
       folder,
-      'no checkpoint is good:\n  ' + '\n  '.join(damaged),
-      legal='a new --workdir, or this one once it is deleted, to begin anew',
+      'no checkpoint is intact:\n  ' + '\n  '.join(damaged),
+      legal='a new --workdir; or delete this folder to start over',
     )
   return [
     f'{line}; now in {_put_aside(folder, step)}'
@@ -57,7 +57,7 @@ def _list_problem(where):
     digests.figure(where)  # Without one a checkpoint ranks last.
     name = digests.TIMES
     if not isinstance(json.loads(epath.Path(where, name).read_text()), dict):
-      return f'{name} holds no JSON object'
+      return f'{name} does not contain a JSON object'
   except FileNotFoundError:
     return ''
   except (OSError, ValueError, RecursionError) as e:

@@ -15,9 +15,9 @@ def of(folder: str) -> list[int]:
   if objects.is_url(folder):
     # In a bucket, incomplete checkpoints already have their final name.
     names = [name.split('/') for name in objects.names(folder)]
-    found = [x[0] for x in names if x[1:] == [layout.COMMIT]]
+    steps = [x[0] for x in names if x[1:] == [layout.COMMIT]]
   elif os.path.isdir(folder):
-    found = os.listdir(folder)
+    steps = os.listdir(folder)
   else:
     return []
-  return sorted(int(name) for name in found if name.isdecimal())
+  return sorted(int(name) for name in steps if name.isdecimal())

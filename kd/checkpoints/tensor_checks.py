@@ -63,12 +63,13 @@ def check(source: Any, tensors: Sequence[tensors_lib.Tensor]) -> None:
   ]
   problems = [
     *_summary(missing, 'missing'),
-    *_summary(_with_nearest(unknown, shapes, missing), 'no part of the model'),
+    *_summary(_with_nearest(unknown, shapes, missing), 'not part of the model'),
     *_summary(other, 'of another shape'),
   ]
   if problems:
     raise errors.ConfigError(
-      source.file, f'of {len(wanted)} tensors, ' + '; '.join(problems)
+      source.file,
+      f'the model has {len(wanted)} tensors; ' + '; '.join(problems),
     )
 
 

@@ -28,7 +28,7 @@ def test_a_model_of_27b_with_other_names_is_refused_at_once(layout):
     tensor_checks.check_shapes(_source(shapes, config, layout))
   assert time.process_time() - start < 1
   text = str(caught.value)
-  assert '808 are missing' in text and '808 are no part of the model' in text
+  assert '808 are missing' in text and '808 are not part of the model' in text
   assert 'nearest: ' in text
   assert len(text) < 1000
 

@@ -131,7 +131,8 @@ def _check_config(
   if here['vocab_size'] < there['vocab_size']:
     there['vocab_size'] = here['vocab_size']
   differ = [
-    f'{key} is {there.get(key)!r} there and {here.get(key)!r} in the model'
+    f'{key} is {there.get(key)!r} in the weights and {here.get(key)!r} in the '
+    'model'
     for key in there | here
     if there.get(key) != here.get(key)
   ]
@@ -196,9 +197,7 @@ def load(
     tensor_checks.check_shapes(source)
     source.check_head()
   if source.skipped:
-    _LOG.info(
-      '%s: left out %d vision tensors', source.file, len(source.skipped)
-    )
+    _LOG.info('%s: skipped %d vision tensors', source.file, len(source.skipped))
   params = {}
   for leaf, pairs in by_leaf(source.config, kept).items():
     sharding = (

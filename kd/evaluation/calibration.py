@@ -93,4 +93,4 @@ def error(scores: Columns) -> intervals.Interval:
     / sums['weight']
     for number in range(eval_sums.BINS)
   ]
-  return intervals.sum_of_sizes(gaps, sums['weight'])
+  return intervals.sum_of_magnitudes(gaps, sums['weight'])

@@ -113,7 +113,7 @@ def ratio(
   )
 
 
-def sum_of_sizes(
+def sum_of_magnitudes(
   columns: Sequence[Sequence[float]], weights: Sequence[float] | None = None
 ) -> Interval:
   """Returns the interval of the sum over columns of |mean(column)|."""
@@ -177,8 +177,8 @@ def gap_share(
   if gap.low <= 0 <= gap.high:
     return GapShare(
       None,
-      f'teacher - baseline is {gap.value:.4g}, which cannot be told from 0'
-      f' ({gap.low:.4g} to {gap.high:.4g})',
+      f'teacher - baseline is {gap.value:.4g}, which is not distinguishable'
+      f' from 0 ({gap.low:.4g} to {gap.high:.4g})',
     )
   share = _interval(
     [student, baseline, teacher],

@@ -47,7 +47,7 @@ def test_against_all_resamples():
       lambda s, t: s / t,
     ),
     (
-      intervals.sum_of_sizes([STUDENT, BASELINE, TEACHER], WEIGHTS),
+      intervals.sum_of_magnitudes([STUDENT, BASELINE, TEACHER], WEIGHTS),
       [STUDENT, BASELINE, TEACHER],
       lambda s, b, t: abs(s) + abs(b) + abs(t),
     ),

@@ -106,13 +106,15 @@ def score(
     {f: _metrics(task, f, task.pairs) for f in task.functions} for task in tasks
   ]
   joined = [
-    _joined(task, found) for task, found in zip(tasks, by_function, strict=True)
+    _joined(task, metrics)
+    for task, metrics in zip(tasks, by_function, strict=True)
   ]
-  alone = [
-    _alone(task, found) for task, found in zip(tasks, by_function, strict=True)
+  example_metrics = [
+    _by_example(task, metrics)
+    for task, metrics in zip(tasks, by_function, strict=True)
   ]
-  pooled = _pool(tasks, by_function, joined, alone)
-  by_example = _columns(pooled, sum(alone, []))
+  pooled = _pool(tasks, by_function, joined, example_metrics)
+  by_example = _columns(pooled, sum(example_metrics, []))
   ends = _ends([s for part in answered for s in part.samples])
   pooled |= ends
   by_example |= {name: list(end.values) for name, end in ends.items()}
@@ -128,16 +130,18 @@ def score(
   return Scores(pooled, by_task, by_example, descriptions)
 
 
-def _columns(pooled, alone):
+def _columns(pooled, example_metrics):
   """Returns the values, and weights if any, by metric and example."""
   columns = {}
   for name, value in pooled.items():
-    column = [scores.get(name) for scores in alone]
+    column = [scores.get(name) for scores in example_metrics]
     if isinstance(value, metric.Metric):
       columns[name] = column
       if value.weights is not None:
-        of = results.weight_of(name)
-        columns[of] = [scores.get(of, 1.0) for scores in alone]
+        weight = results.weight_of(name)
+        columns[weight] = [
+          scores.get(weight, 1.0) for scores in example_metrics
+        ]
       continue
     measured = [x for x in column if x is not None]
     if measured and _reduction(measured, value):
@@ -145,7 +149,7 @@ def _columns(pooled, alone):
   return columns
 
 
-def _pool(tasks, by_function, metrics, alone):
+def _pool(tasks, by_function, metrics, example_metrics):
   """Returns metrics over the examples of all tasks.
 
   A function shared by several tasks gets all their examples at once. A metric
@@ -156,36 +160,40 @@ def _pool(tasks, by_function, metrics, alone):
     tasks: the tasks.
     by_function: metrics by task and function.
     metrics: metrics by task.
-    alone: metrics by task and example.
+    example_metrics: metrics by task and example.
   """
   pooled: dict[str, list[float]] = {}
   for function in dict.fromkeys(f for task in tasks for f in task.functions):
     members = [n for n, task in enumerate(tasks) if function in task.functions]
-    found = by_function[members[0]][function]
+    returned = by_function[members[0]][function]
     if len(members) > 1:
       columns = zip(*(tasks[n].pairs for n in members), strict=True)
       pairs = tuple(sum(column, []) for column in columns)
-      found = _metrics(tasks[members[0]], function, pairs)
-    for name, value in found.items():
+      returned = _metrics(tasks[members[0]], function, pairs)
+    for name, value in returned.items():
       pooled.setdefault(name, []).append(value)
   result = {}
   for name, values in pooled.items():
-    value = values[0] if len(values) == 1 else _combined(metrics, alone, name)
+    value = (
+      values[0]
+      if len(values) == 1
+      else _combined(metrics, example_metrics, name)
+    )
     if value is not None:
       result[name] = value
   return result
 
 
-def _combined(metrics, alone, name):
+def _combined(metrics, example_metrics, name):
   """Pools a metric that tasks compute with different functions, or None."""
-  whole = [found[name] for found in metrics if name in found]
+  whole = [by_name[name] for by_name in metrics if name in by_name]
   if all(isinstance(value, metric.Metric) for value in whole):
     return metric.join(whole)
   reductions, values = set(), []
-  for found, scores in zip(metrics, alone, strict=True):
-    if name in found:
+  for by_name, scores in zip(metrics, example_metrics, strict=True):
+    if name in by_name:
       column = [s[name] for s in scores if name in s]
-      reductions.add(_reduction(column, found[name]))
+      reductions.add(_reduction(column, by_name[name]))
       values += column
   if len(reductions) != 1 or None in reductions:
     return None
@@ -205,7 +213,7 @@ def _ends(samples):
   rare = dict(unit='fraction', higher_is_better=False, diagnostic=True)
   titles = {
     'truncated': ('length', 'answers cut off'),
-    'too_long': ('too_long', 'prompts without room'),
+    'too_long': ('too_long', 'prompts too long'),
   }
   return {
     name: metric.Metric(
@@ -235,7 +243,7 @@ def _read(part: Answered, more: tuple[Metrics, ...]) -> _Task:
   if not functions:
     raise errors.ConfigError(
       'evaluation',
-      f'task {part.task!r} has no metric function of answers',
+      f'task {part.task!r} has no metric function for answers',
       legal='a task with metric_fns(targets, predictions), or '
       'evaluation.metrics',
     )
@@ -271,7 +279,7 @@ def _text(value: str | bytes) -> str:
   return value.decode('utf-8') if isinstance(value, bytes) else value
 
 
-def _alone(task: _Task, by_function) -> list[dict[str, float]]:
+def _by_example(task: _Task, by_function) -> list[dict[str, float]]:
   """Returns the metrics of each example, and weights if any.
 
   Args:
@@ -280,19 +288,21 @@ def _alone(task: _Task, by_function) -> list[dict[str, float]]:
   """
   scores: list[dict[str, float]] = [{} for _ in task.ids]
   for function, whole in by_function.items():
-    told = {k: m for k, m in whole.items() if isinstance(m, metric.Metric)}
-    for name, value in told.items():
+    reported = {k: m for k, m in whole.items() if isinstance(m, metric.Metric)}
+    for name, value in reported.items():
       for one, x in zip(scores, value.values, strict=True):
         one[name] = x
       for one, w in zip(scores, value.weights or (), strict=False):
         one[results.weight_of(name)] = w
-    if len(told) < len(whole):
+    if len(reported) < len(whole):
       for one, pair in zip(scores, zip(*task.pairs, strict=True), strict=True):
         # A metric that needs several examples, like a correlation, raises.
         with contextlib.suppress(errors.ConfigError):
           own = _metrics(task, function, tuple([x] for x in pair))
           one |= {
-            k: v for k, v in own.items() if k not in told and math.isfinite(v)
+            k: v
+            for k, v in own.items()
+            if k not in reported and math.isfinite(v)
           }
   return scores
 
@@ -313,15 +323,15 @@ def _metrics(task: _Task, function: Metrics, pairs: Pairs) -> dict[str, float]:
       f'{_culprit(task, function)}: {type(e).__name__}: {e}',
       legal='metric functions that accept every example and every answer',
     ) from e
-  found = {}
+  numeric = {}
   for name, value in metrics.items():
     if isinstance(value, metric.Metric):
-      found[name] = _checked(task, name, value, len(pairs[0]))
+      numeric[name] = _checked(task, name, value, len(pairs[0]))
       continue
     value = getattr(value, 'value', value)  # seqio.metrics.Scalar
     if not np.ndim(value) and np.issubdtype(np.asarray(value).dtype, np.number):
-      found[name] = float(value)
-  return found
+      numeric[name] = float(value)
+  return numeric
 
 
 def _checked(task, name, value, count):

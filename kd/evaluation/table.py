@@ -99,7 +99,7 @@ def gap_note(name: str, gap: intervals.GapShare) -> str:
   elif gap.interval.high < 0:
     verdict = 'distillation hurt'
   else:
-    verdict = 'whether distillation helped cannot be told'
+    verdict = 'the effect of distillation is inconclusive'
   return (
     f'{name}: {value} of the gap between baseline and teacher closed'
     f' ({level} interval {low} to {high}): {verdict}.'

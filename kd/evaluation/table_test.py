@@ -52,7 +52,7 @@ def test_row_of_another_width_is_refused():
   [
     ((0.4, 0.1, 0.6), '40.0% .* 10.0% to 60.0%.: distillation helped'),
     ((-0.4, -0.6, -0.1), 'hurt'),
-    ((0.1, -0.1, 0.3), 'cannot be told'),
+    ((0.1, -0.1, 0.3), 'inconclusive'),
   ],
 )
 def test_gap_note(interval, words):

@@ -101,7 +101,7 @@ def run(
     return jnp.roll(slots, 1 - stages, axis=0), shown
 
   slots = rules.constrain(cut(x), _SLOT_AXES)
-  y, shown = rules.in_stages(each, (True, True, False), (True, True))(
+  y, shown = rules.map_stages(each, (True, True, False), (True, True))(
     params, slots, jax.tree.map(cut, rows)
   )
   y = rules.constrain(_joined(y, 0, stages), _ROW_AXES)

@@ -219,7 +219,7 @@ def _scores(
   scores = scores_lib.from_sums(run.student.config, sums, facts)
   if jax.process_index() == 0:
     scores_lib.write(path, scores)
-    calibration.forget(folder)
+    calibration.remove_partial_sums(folder)
   return scores
 
 

@@ -68,17 +68,17 @@ class Watch:
     """
     self._client, self._index, self._count = client, index, count
     self._dead_after_s, self._slow_after_s = dead_after_s, slow_after_s
-    self._doing: tuple[str, float] | None = None
+    self._work: tuple[str, float] | None = None
     self._stopped = threading.Event()
     now = time.monotonic()
     self._answered = now
     # The last heartbeat of each watched process, and when it was first read.
-    hears = range(1, count) if index == 0 else (0,)
-    self._heard: dict[int, tuple[str | None, float]] = dict.fromkeys(
-      hears, (None, now)
+    watched = range(1, count) if index == 0 else (0,)
+    self._last_seen: dict[int, tuple[str | None, float]] = dict.fromkeys(
+      watched, (None, now)
     )
     # By process, the waiting time in seconds that was last reported.
-    self._told: dict[int, float] = {}
+    self._reported_s: dict[int, float] = {}
 
   def start(self) -> None:
     """Starts the watch."""
@@ -90,13 +90,13 @@ class Watch:
     self._stopped.set()
 
   @contextlib.contextmanager
-  def doing(self, what: str) -> Iterator[None]:
+  def working_on(self, what: str) -> Iterator[None]:
     """Marks a block of work that the other processes may have to wait for."""
-    self._doing = what, time.monotonic()
+    self._work = what, time.monotonic()
     try:
       yield
     finally:
-      self._doing = None
+      self._work = None
 
   def post(self, code: int, message: str) -> None:
     """Tells all processes to exit; only the first message is kept."""
@@ -111,47 +111,47 @@ class Watch:
     while not self._stopped.wait(_BEAT_S):
       number += 1
       try:
-        self._say(number)
-        heard = dict(self._client.key_value_dir_get(_FIRST))
+        self._send(number)
+        values = dict(self._client.key_value_dir_get(_FIRST))
         if self._index == 0:
-          heard |= dict(self._client.key_value_dir_get(_ALIVE))
+          values |= dict(self._client.key_value_dir_get(_ALIVE))
       except Exception:  # No answer: `_silence` measures for how long.
         continue
       self._answered = time.monotonic()
-      if _END in heard:
-        self._end(**json.loads(heard.pop(_END)))
-      self._hear({int(k.rpartition('/')[2]): v for k, v in heard.items()})
+      if _END in values:
+        self._end(**json.loads(values.pop(_END)))
+      self._check({int(k.rpartition('/')[2]): v for k, v in values.items()})
 
-  def _say(self, number):
-    doing, value = self._doing, {'beat': number}
-    if doing:
-      what, since = doing
+  def _send(self, number):
+    work, value = self._work, {'beat': number}
+    if work:
+      what, since = work
       value |= {'doing': what, 'for_s': time.monotonic() - since}
-    room = _ALIVE if self._index else _FIRST
+    folder = _ALIVE if self._index else _FIRST
     self._client.key_value_set(
-      f'{room}/{self._index}', json.dumps(value), allow_overwrite=True
+      f'{folder}/{self._index}', json.dumps(value), allow_overwrite=True
     )
 
-  def _hear(self, values: Mapping[int, str]):
+  def _check(self, values: Mapping[int, str]):
     now = time.monotonic()
-    for i, (before, since) in self._heard.items():
+    for i, (before, since) in self._last_seen.items():
       value = values.get(i)
       if value != before:
-        self._heard[i] = value, now
+        self._last_seen[i] = value, now
       elif now - since > self._dead_after_s:
         self._lost(i, now - since)
     if self._index == 0:
       for i, value in values.items():
-        self._name_slow(i, json.loads(value))
+        self._report_slow(i, json.loads(value))
 
-  def _name_slow(self, index, value):
+  def _report_slow(self, index, value):
     what, waited = value.get('doing'), value.get('for_s', 0.0)
     if what is None or waited < self._slow_after_s:
-      self._told[index] = 0.0
-    elif waited >= 2 * self._told.get(index, 0.0):
-      self._told[index] = waited
+      self._reported_s[index] = 0.0
+    elif waited >= 2 * self._reported_s.get(index, 0.0):
+      self._reported_s[index] = waited
       print(
-        f'all wait for {self._name(index)}: {what}, for {waited:.0f} s',
+        f'waiting for {self._name(index)}: {what} ({waited:.0f} s)',
         flush=True,
       )
 
@@ -161,21 +161,21 @@ class Watch:
       silent = time.monotonic() - self._answered
       if silent > self._dead_after_s:
         # Without `post`, which would block.
-        exit_now(LostProcessError.exit_code, self._silent(0, silent))
+        exit_now(LostProcessError.exit_code, self._silence_message(0, silent))
 
   def _name(self, index):
     return f'process {index} of {self._count}'
 
   def _lost(self, index, seconds):
-    message = self._silent(index, seconds)
+    message = self._silence_message(index, seconds)
     self.post(LostProcessError.exit_code, message)
     self._end(LostProcessError.exit_code, message)
 
-  def _silent(self, index, seconds):
+  def _silence_message(self, index, seconds):
     return (
-      f'{self._name(index)} has died, or cannot be reached: no sign of life '
-      f'for {seconds:.0f} s (processes.dead_after_s); run the same '
-      'command on all of them to resume'
+      f'{self._name(index)} has died or cannot be reached: no heartbeat for '
+      f'{seconds:.0f} s (processes.dead_after_s); run the same command on all '
+      'of them to resume'
     )
 
   def _end(self, code, message):
@@ -199,7 +199,7 @@ class Watch:
     began = time.monotonic()
     living = {
       index
-      for index, (_, since) in self._heard.items()
+      for index, (_, since) in self._last_seen.items()
       if began - since < self._dead_after_s
     }
     while time.monotonic() - began < _READ_S:

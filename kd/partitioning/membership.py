@@ -29,16 +29,16 @@ def find(settings: Mapping[str, Any]) -> dict[str, Any]:
   Raises:
     ConfigError: an environment variable is not a whole number.
   """
-  found = {}
+  resolved = {}
   for name, variable in _ENVIRONMENT.items():
     value, unset = settings[name], -1 if name == 'index' else 0
     if name == 'coordinator':
-      found[name] = value or os.environ.get(variable) or None
+      resolved[name] = value or os.environ.get(variable) or None
       continue
     if value == unset and variable in os.environ:
       value = _whole(variable, os.environ[variable])
-    found[name] = None if value == unset else value
-  return found
+    resolved[name] = None if value == unset else value
+  return resolved
 
 
 def _whole(variable, text):
@@ -61,40 +61,40 @@ def check(settings: Mapping[str, Any]) -> None:
   Raises:
     ConfigError: names the field or the environment variable.
   """
-  found = find(settings)
-  count, index = found['count'], found['index']
+  resolved = find(settings)
+  count, index = resolved['count'], resolved['index']
   if index is not None and not 0 <= index < (count or index + 1):
     raise errors.ConfigError(
       'processes.index',
       f'found {index}, of {count} processes',
       legal=f'-1 (not set), or 0 to {count - 1}',
     )
-  if found['coordinator'] is None:
+  if resolved['coordinator'] is None:
     if not on_tpu():
-      check_alone(found)
+      check_alone(resolved)
     return
-  _check_address(found['coordinator'])
+  _check_address(resolved['coordinator'])
   for name in ('count', 'index'):
-    if found[name] is None:
+    if resolved[name] is None:
       raise errors.ConfigError(
         f'processes.{name}',
-        'not given, and processes.coordinator is',
+        'not set, but processes.coordinator is',
         legal=f'a number, here or in ${_ENVIRONMENT[name]}',
       )
 
 
-def check_alone(found: Mapping[str, Any]) -> None:
+def check_alone(resolved: Mapping[str, Any]) -> None:
   """Raises if there are several processes without a coordinator.
 
   Raises:
     ConfigError: names processes.coordinator.
   """
-  count, index = found['count'], found['index']
+  count, index = resolved['count'], resolved['index']
   for name, value, alone in (('count', count, 1), ('index', index, 0)):
     if value is not None and value != alone:
       raise errors.ConfigError(
         'processes.coordinator',
-        f"found '', and processes.{name} is {value}",
+        f'not set, but processes.{name} is {value}',
         legal='HOST:PORT of process 0, unless on a Cloud TPU',
       )
 

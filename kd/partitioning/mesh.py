@@ -38,8 +38,8 @@ def resolve(sizes: Mapping[str, int], device_count: int) -> dict[str, int]:
   if len(free) > 1:
     raise errors.ConfigError(
       f'mesh.{free[1]}',
-      f'found -1, and mesh.{free[0]} is -1 too',
-      legal='-1 in one axis',
+      f'found -1, but mesh.{free[0]} is -1 too',
+      legal='-1 for one axis only',
     )
   resolved = {axis: sizes[axis] for axis in AXES}
   taken = math.prod(s for s in resolved.values() if s != -1)
@@ -50,7 +50,7 @@ def resolve(sizes: Mapping[str, int], device_count: int) -> dict[str, int]:
     shape = ' x '.join(f'{axis} {sizes[axis]}' for axis in AXES)
     raise errors.ConfigError(
       'mesh',
-      f'{shape} does not make {device_count} devices',
+      f'{shape} does not match {device_count} devices',
       legal=f'sizes whose product is {device_count}, one of them may be -1',
     )
   return resolved

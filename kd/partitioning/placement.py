@@ -170,10 +170,10 @@ def fetch(
   rows = np.arange(batch_size)
 
   def one(x):
-    found = np.empty((len(mine), *x.shape[1:]), x.dtype)
+    local = np.empty((len(mine), *x.shape[1:]), x.dtype)
     for shard in x.addressable_shards:
-      found[np.searchsorted(mine, rows[shard.index[0]])] = shard.data
-    return found
+      local[np.searchsorted(mine, rows[shard.index[0]])] = shard.data
+    return local
 
   for leaf in jax.tree.leaves(tree):
     leaf.copy_to_host_async()

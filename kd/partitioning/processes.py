@@ -63,18 +63,18 @@ def start(settings: Mapping[str, Any]) -> None:
   """
   global _joined
   membership.check(settings)
-  found = membership.find(settings)
-  if found['coordinator'] is None and not membership.on_tpu():
+  resolved = membership.find(settings)
+  if resolved['coordinator'] is None and not membership.on_tpu():
     return
   # jax's handling of preemption would replace that of the training loop.
   jax.config.update('jax_enable_preemption_service', False)
   _on_sigabrt(_explain_abort)
   try:
-    with _limit(settings['start_timeout_s'], found['count']):
+    with _limit(settings['start_timeout_s'], resolved['count']):
       jax.distributed.initialize(
-        found['coordinator'],
-        found['count'],
-        found['index'],
+        resolved['coordinator'],
+        resolved['count'],
+        resolved['index'],
         # The limit above ends first, with a better message.
         initialization_timeout=int(2 * settings['start_timeout_s']) + 60,
         heartbeat_timeout_seconds=_JAX_DEAD_AFTER_S,
@@ -82,9 +82,9 @@ def start(settings: Mapping[str, Any]) -> None:
       )
   except ValueError:
     # jax raises this on a TPU without a metadata server.
-    if found['coordinator'] is not None:
+    if resolved['coordinator'] is not None:
       raise
-    membership.check_alone(found)
+    membership.check_alone(resolved)
     _on_sigabrt(None)
     return
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
@@ -102,9 +102,9 @@ def _limit(seconds: float, count: int | None) -> Iterator[None]:
       expected = f'{count} processes' if count else 'all processes'
       liveness.exit_now(
         liveness.LostProcessError.exit_code,
-        f'expected {expected}, and after {seconds:g} s '
-        '(processes.start_timeout_s) not all have come: start the command on '
-        'every one',
+        f'expected {expected}, but after {seconds:g} s '
+        '(processes.start_timeout_s) not all have joined: start the command '
+        'for every one',
       )
 
   threading.Thread(target=wait, name='start', daemon=True).start()
@@ -131,8 +131,8 @@ def _explain_abort(number):
   if _joined is None:
     liveness.exit_now(
       liveness.LostProcessError.exit_code,
-      'the run could not be joined, for the reason that jax gives above: start '
-      'the command on every process',
+      'this process could not join the run (see the error of jax above): start '
+      'the command for every process',
     )
   if jax.process_index() == 0:
     return
@@ -143,7 +143,7 @@ def _explain_abort(number):
     liveness.exit_now(
       liveness.LostProcessError.exit_code,
       f'process 0 of {jax.process_count()} has died, and with it the service '
-      'that connects the others; run the same command on all to resume',
+      'that connects the others; run the same command on all of them to resume',
     )
 
 
@@ -221,7 +221,7 @@ def waited_for(what: str) -> Iterator[None]:
   if _joined is None:
     yield
     return
-  with _joined.watch.doing(what):
+  with _joined.watch.working_on(what):
     yield
 
 

@@ -58,7 +58,7 @@ def _axis_size(mesh, axes):
   return size
 
 
-def _axes_of(mesh, name):
+def _mesh_axes(mesh, name):
   """Returns the mesh axes over which XLA splits a logical axis.
 
   Within a stage, arrays are local to the stage, so its axis is left out.
@@ -171,7 +171,7 @@ def active_stages() -> int:
   return shards('micro_batches', 0)
 
 
-def in_stages(
+def map_stages(
   function: Callable[..., types.PyTree], ins: types.PyTree, outs: types.PyTree
 ) -> Callable[..., types.PyTree]:
   """Maps a function over the stages of the pipeline.
@@ -221,11 +221,11 @@ def shards(name: str, size: int) -> int:
   if not spmd.get_logical_axis_rules():
     return 1
   mesh = jax.sharding.get_abstract_mesh()
-  count = _axis_size(mesh, _axes_of(mesh, name))
+  count = _axis_size(mesh, _mesh_axes(mesh, name))
   return 1 if name in _REPLICABLE and size % count else count
 
 
-def on_parts(
+def map_shards(
   function: Callable[..., types.PyTree], ins: types.PyTree, outs: types.PyTree
 ) -> Callable[..., types.PyTree]:
   """Maps a function over the devices' shards of its arguments.
@@ -240,11 +240,11 @@ def on_parts(
   if not spmd.get_logical_axis_rules():
     return function
 
-  of = functools.partial(_axes_of, jax.sharding.get_abstract_mesh())
+  mesh_axes = functools.partial(_mesh_axes, jax.sharding.get_abstract_mesh())
 
   def places(tree):
     return jax.tree.map(
-      lambda names: jax.sharding.PartitionSpec(*map(of, names)),
+      lambda names: jax.sharding.PartitionSpec(*map(mesh_axes, names)),
       tree,
       is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec),
     )
@@ -261,7 +261,7 @@ def constrain(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
   mesh = jax.sharding.get_abstract_mesh()
   axes = []
   for name, size in zip(names, x.shape, strict=True):
-    axis = _axes_of(mesh, name)
+    axis = _mesh_axes(mesh, name)
     divided = size % _axis_size(mesh, axis) == 0
     axes.append(axis if divided or name not in _REPLICABLE else None)
   return jax.lax.with_sharding_constraint(x, jax.sharding.PartitionSpec(*axes))

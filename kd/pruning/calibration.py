@@ -94,7 +94,7 @@ def run(job: Job) -> dict[str, np.ndarray]:
   return result
 
 
-def forget(folder: str) -> None:
+def remove_partial_sums(folder: str) -> None:
   """Removes the partial sums."""
   with contextlib.suppress(FileNotFoundError):
     os.unlink(os.path.join(folder, FILE))

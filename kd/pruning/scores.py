@@ -135,7 +135,7 @@ def load(request: sizes.Request, source: family.Config) -> Scores:
   if not request.scores:
     raise errors.ConfigError(
       sizes.SCORES,
-      "found '', and student.prune asks for the most important parts",
+      "found '', but student.prune selects parts by importance",
       legal=f'the {FILE} that --mode=prune wrote',
     )
   scores = read(paths.expand(request.scores), sizes.SCORES)
@@ -153,7 +153,7 @@ def _array(value, shape, where, field):
     raise fail(json_files.short(value)) from e
   if array.shape != shape:
     expected = ' x '.join(map(str, shape))
-    raise fail(f'shape {array.shape}, and the model has {expected}')
+    raise fail(f'shape {array.shape}, but the model has {expected}')
   if not np.isfinite(array).all():
     raise fail('a number that is not finite')
   return np.float64(np.float32(array))

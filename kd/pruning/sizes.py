@@ -114,13 +114,15 @@ def check(request: Request, source: family.Config) -> None:
     if getattr(request, name) > most:
       raise errors.ConfigError(
         f'{PATH}.{name}',
-        f'found {getattr(request, name)}, and the model has {most}',
+        f'found {getattr(request, name)}, but the model has {most}',
         legal=f'1 to {most}, or 0 for all',
       )
   if all(getattr(request, n) in (0, most) for n, most in there.items()):
     sizes = ', '.join(f'{name} {most}' for name, most in there.items())
     raise errors.ConfigError(
-      PATH, f'leaves out nothing: the model has {sizes}', legal='smaller sizes'
+      PATH,
+      f'removes nothing: the model has {sizes}',
+      legal='smaller sizes',
     )
   groups = source.num_kv_heads
   if request.num_heads % groups:
@@ -170,8 +172,8 @@ def warnings(source: family.Config, config: family.Config) -> list[str]:
     ):
       if size % block and not before % block:
         lines.append(
-          f'{PATH}.{name}: {size} is no multiple of {block}: GGUF files cannot '
-          f'hold those matrices in {kind}'
+          f'{PATH}.{name}: {size} is not a multiple of {block}: GGUF files '
+          f'cannot store those matrices in {kind}'
         )
   if source.num_kv_heads == 1 and config.num_heads < source.num_heads:
     lines.append(
@@ -180,12 +182,13 @@ def warnings(source: family.Config, config: family.Config) -> list[str]:
     )
   problem = families.of(source).hf_problem(source)
   if problem:
-    lines.append(f'transformers refuses the model that is pruned: {problem}')
+    lines.append(f'transformers refuses the model to prune: {problem}')
   removed = 1 - non_embedding(config) / non_embedding(source)
   if removed > _MOST_REMOVED:
     lines.append(
       f'{removed:.0%} of the parameters outside the embedding are removed at '
-      'once: in steps of a third, with distillation between, more is kept'
+      'once: removing at most a third at a time, with distillation in between, '
+      'preserves more quality'
     )
   return lines
 

@@ -19,12 +19,12 @@ _4B = families.variant('4b', 'student.variant')
     (
       _270M,
       dict(layers=19),
-      r'student\.prune\.layers: found 19, and the model has 18; legal: 1 to 18',
+      r'student\.prune\.layers: found 19, but the model has 18; legal: 1 to 18',
     ),
     (
       _270M,
       dict(mlp_dim=2048, num_heads=4),
-      r'student\.prune: leaves out nothing: .*mlp_dim 2048',
+      r'student\.prune: removes nothing: .*mlp_dim 2048',
     ),
     # transformers rejects 640 / 3.
     (
@@ -62,7 +62,7 @@ def test_a_query_scale_that_is_no_whole_number_is_reported():
   ('changes', 'layers', 'words'),
   [
     (dict(mlp_dim=1536), range(18), []),
-    (dict(mlp_dim=1600), range(18), ['mlp_dim: 1600 is no multiple of 256']),
+    (dict(mlp_dim=1600), range(18), ['mlp_dim: 1600 is not a multiple of 256']),
     (dict(mlp_dim=1500), range(18), ['of 32', 'of 256']),
     (dict(num_heads=2), range(18), ['a single key and value head']),
     (dict(layers=12), [*range(1, 12), 17], ['layer kinds llllglllllgg']),

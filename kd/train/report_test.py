@@ -24,7 +24,7 @@ _DESCRIPTIONS = {
     'answers without a number', 'count', total=True, diagnostic=True
   ),
   'too_long': metric.Description(
-    'prompts without room', 'fraction', diagnostic=True
+    'prompts too long', 'fraction', diagnostic=True
   ),
 }
 
@@ -112,7 +112,7 @@ def test_one_number_in_table_and_metrics_and_values_by_task(workdir):
   assert rows['exact match'] == ['1.0000', '0.0000', '0.8000', '0.2000']
   assert rows['exact match: two'] == ['1.0000', '0.0000', '0.8000', '0.2000']
   assert rows['answers without a number, count'] == ['3.0000'] * 4
-  assert 'prompts without room, fraction' not in rows
+  assert 'prompts too long, fraction' not in rows
   # The answers of all four models to the same prompt.
   assert 'cross-entropy alone: wrong' in markdown and 'prompt' in markdown
   assert 'Best checkpoint (lowest eval/' in text

@@ -58,7 +58,7 @@ def attend(
     _Names('batch'),
     _Names('length'),
   )
-  return rules.on_parts(each, ins, of_queries)(
+  return rules.map_shards(each, ins, of_queries)(
     query, key, value, ids, ids, plan
   )
 

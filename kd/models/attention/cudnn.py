@@ -57,4 +57,4 @@ def attend(
     )
 
   names = _Names('batch', None, 'heads')
-  return rules.on_parts(each, (names,) * 3, names)(query, key, value)
+  return rules.map_shards(each, (names,) * 3, names)(query, key, value)

@@ -91,7 +91,7 @@ def attend(
 
   of_queries = _Names('batch', 'heads', 'length')
   of_keys = _Names('batch', 'heads')
-  out = rules.on_parts(
+  out = rules.map_shards(
     each,
     (
       _kernel_names(kernel),
