@@ -118,7 +118,7 @@ def test_a_planted_fault_is_named_and_no_other(name, planted):
   found = _causes(planted)
   assert list(found) == [cause], found
   if cause in (memory.OUT, memory.NEARLY):
-    assert 'GiB, most of it in temporaries 0.02' in found[cause].evidence
+    assert 'GiB, most of it for temporaries 0.02' in found[cause].evidence
     assert '--config.' in found[cause].remedy
 
 
@@ -142,7 +142,7 @@ def test_files_may_be_missing_or_torn(planted):
     shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
     assert _causes(planted) == {}
   os.unlink(os.path.join(planted, 'config.json'))
-  with pytest.raises(errors.ConfigError, match='holds no config.json'):
+  with pytest.raises(errors.ConfigError, match='contains no config.json'):
     diagnose.report(planted)
 
 

@@ -14,7 +14,7 @@ from kd.evaluation import measures
 
 COMPARISON, RELIABILITY = 'comparison.png', 'reliability.png'
 COST = 'cost.png'
-_COLOURS = {
+_COLORS = {
   record.MODEL: 'tab:blue',
   record.TEACHER: 'dimgrey',
   record.BASELINE: 'tab:orange',
@@ -35,9 +35,9 @@ def draw(path: str, benchmark: record.Benchmark) -> list[str]:
   import matplotlib  # Slow to import.
 
   matplotlib.use('Agg')
-  colours = dict(_COLOURS)
-  others = [x.title for x in benchmark.entries if x.title not in colours]
-  colours |= {
+  colors = dict(_COLORS)
+  others = [x.title for x in benchmark.entries if x.title not in colors]
+  colors |= {
     title: _EARLIER[number % len(_EARLIER)]
     for number, title in enumerate(others)
   }
@@ -47,7 +47,7 @@ def draw(path: str, benchmark: record.Benchmark) -> list[str]:
     (RELIABILITY, _reliability),
     (COST, _cost),
   ):
-    figure = function(benchmark, colours)
+    figure = function(benchmark, colors)
     if figure is not None:
       atomic_files.write_picture(os.path.join(path, name), figure, dpi=110)
       drawn.append(name)
@@ -64,11 +64,11 @@ def _grid(rows: int, columns: int, width: float, height: float) -> Any:
   return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _legend(figure, colours, titles) -> None:
+def _legend(figure, colors, titles) -> None:
   from matplotlib import patches
 
   handles = [
-    patches.Patch(color=colours[title], label=title) for title in titles
+    patches.Patch(color=colors[title], label=title) for title in titles
   ]
   figure.legend(
     handles=handles,
@@ -78,7 +78,7 @@ def _legend(figure, colours, titles) -> None:
   )
 
 
-def _comparison(benchmark, colours):
+def _comparison(benchmark, colors):
   """Draws each measure of each set: a point with its interval per model."""
   panels = [
     (part, measure)
@@ -91,14 +91,14 @@ def _comparison(benchmark, colours):
   for axis in axes.flat[len(panels) :]:
     axis.axis('off')
   for axis, (part, measure) in zip(axes.flat, panels, strict=False):
-    _points(axis, part, measure, colours)
+    _points(axis, part, measure, colors)
     if len(benchmark.parts) > 1:
       axis.set_ylabel(part.name, parse_math=False, fontsize=9)
-  _legend(figure, colours, [x.title for x in benchmark.entries])
+  _legend(figure, colors, [x.title for x in benchmark.entries])
   return figure
 
 
-def _points(axis, part, measure, colours):
+def _points(axis, part, measure, colors):
   for x, entry in enumerate(part.entries):
     value = measures.value(entry.mean, part.name, measure, entry.runs)
     if value is None:
@@ -110,12 +110,12 @@ def _points(axis, part, measure, colours):
       [max(value.value - value.low, 0)],
       [max(value.high - value.value, 0)],
     ]
-    colour = colours[entry.title]
-    axis.errorbar(x, value.value, yerr=bounds, fmt='o', color=colour, capsize=4)
+    color = colors[entry.title]
+    axis.errorbar(x, value.value, yerr=bounds, fmt='o', color=color, capsize=4)
     name = f'eval/{part.name}/{measure.metric}'
     if len(entry.runs) > 1:
       seeds = [run.metrics[name] for run in entry.runs]
-      axis.plot([x + 0.2] * len(seeds), seeds, '_', color=colour)
+      axis.plot([x + 0.2] * len(seeds), seeds, '_', color=color)
   arrow = (
     '\N{UPWARDS ARROW}'
     if measure.about.higher_is_better
@@ -136,7 +136,7 @@ def _wrapped(title: str) -> str:
   return textwrap.fill(title, 22)
 
 
-def _reliability(benchmark, colours):
+def _reliability(benchmark, colors):
   """Draws the share of right tokens by confidence for each set."""
   figure, axes = _grid(2, len(benchmark.parts), 3.8, 2.4)
   for (curve, counts), part in zip(axes.T, benchmark.parts, strict=True):
@@ -147,12 +147,12 @@ def _reliability(benchmark, colours):
         continue
       bins = [x for x in calibration.bins(scores) if x is not None]
       error = calibration.error(scores).value
-      colour = colours[entry.title]
+      color = colors[entry.title]
       curve.plot(
         [x.confidence for x in bins],
         [x.accuracy for x in bins],
         '.-',
-        color=colour,
+        color=color,
         label=f'ECE {error:.3f}',
       )
       total = sum(x.tokens for x in bins)
@@ -160,7 +160,7 @@ def _reliability(benchmark, colours):
         [x.confidence for x in bins],
         [x.tokens / total for x in bins],
         '.-',
-        color=colour,
+        color=color,
       )
     curve.legend(fontsize=8, loc='upper left', frameon=False)
     curve.set(xlim=(0, 1.02), ylim=(0, 1.02), ylabel='share of right tokens')
@@ -170,11 +170,11 @@ def _reliability(benchmark, colours):
     counts.set_xlabel("probability of the model's most likely token")
     for axis in (curve, counts):
       axis.grid(alpha=0.3)
-  _legend(figure, colours, [x.title for x in benchmark.entries])
+  _legend(figure, colors, [x.title for x in benchmark.entries])
   return figure
 
 
-def _cost(benchmark, colours):
+def _cost(benchmark, colors):
   """Draws latency and throughput by batch size and prompt length."""
   costs = {x.title: x.cost for x in benchmark.entries if x.cost}
   sizes = cost_lib.by_size(costs)
@@ -194,17 +194,17 @@ def _cost(benchmark, colours):
           continue
         place = x + 0.2 * (number - (len(timed) - 1) / 2)
         values = read(timings[name])
-        axis.plot(place, values['p50'], 'o', color=colours[name])
+        axis.plot(place, values['p50'], 'o', color=colors[name])
         bars = list(values.values())
         if len(bars) > 1:
-          axis.plot([place] * len(bars), bars, '_-', color=colours[name])
+          axis.plot([place] * len(bars), bars, '_-', color=colors[name])
     labels = [f'{batch_size} x {length}' for batch_size, length in sizes]
     axis.set_xticks(range(len(labels)), labels, rotation=30, fontsize=8)
     axis.set_ylim(bottom=0)
     axis.set_title(title, fontsize=10)
     axis.set_xlabel('batch x prompt tokens', fontsize=9)
     axis.grid(axis='y', alpha=0.3)
-  _legend(figure, colours, timed)
+  _legend(figure, colors, timed)
   return figure
 
 

@@ -184,10 +184,10 @@ class Database:
 
 def _problems(files, status):
   lines = list(files.problems)
-  if files.torn and status.name != status_lib.RUNNING:
+  if files.incomplete_bytes and status.name != status_lib.RUNNING:
     lines.append(
-      f'{run_files.METRICS}: the last line is incomplete ({files.torn} bytes); '
-      'left out'
+      f'{run_files.METRICS}: the last line is incomplete '
+      f'({files.incomplete_bytes} bytes); skipped'
     )
   return lines
 

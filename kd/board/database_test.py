@@ -172,12 +172,12 @@ def test_damaged_files_are_shown_as_such(tmp_path):
   db = _opened(tmp_path)
   assert db.problems[whole.name] == []
   assert db.problems[torn.name] == [
-    'metrics.jsonl: the last line is incomplete (21 bytes); left out'
+    'metrics.jsonl: the last line is incomplete (21 bytes); skipped'
   ]
   assert db.problems[odd.name] == [
     'config.json is damaged: not JSON',
-    'run.json holds no object',
-    *(f'metrics.jsonl:{i}: no line of metrics; left out' for i in (1, 2, 3)),
+    'run.json is not a JSON object',
+    *(f'metrics.jsonl:{i}: not a line of metrics; skipped' for i in (1, 2, 3)),
   ]
   assert db.problems[missing.name] == [
     'config.json is missing',
@@ -198,10 +198,10 @@ def test_a_growing_file_is_read_from_where_it_ended(tmp_path):
     f.write(line[:20])
     f.flush()
     db.refresh()
-    assert (files.step, files.torn) == (50, 20)
+    assert (files.step, files.incomplete_bytes) == (50, 20)
     f.write(line[20:])
   db.refresh()
-  assert (files.step, files.torn, losses.steps[-1]) == (55, 0, 55)
+  assert (files.step, files.incomplete_bytes, losses.steps[-1]) == (55, 0, 55)
   # A resumed run rewrites the file without the lines to be repeated.
   aside = run / 'aside'
   aside.write_text(''.join(board_cases.at(5)))

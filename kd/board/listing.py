@@ -36,7 +36,7 @@ def table(
     )
   ]
   for row in selection.rows:
-    changes = [_change(x) for x in _telling(db, first, row['run'])]
+    changes = [_change(x) for x in _relevant_differences(db, first, row['run'])]
     more = len(changes) - _DIFFERENCES
     shown = ', '.join(changes[:_DIFFERENCES]) + (
       f', +{more}' if more > 0 else ''
@@ -110,7 +110,7 @@ def differences(
   return list(config_lib.differences(*pair))
 
 
-def _telling(db, first, run):
+def _relevant_differences(db, first, run):
   """Returns the differences that can affect the training result.
 
   Leaves out fields that only one of the configs has, which other versions of kd

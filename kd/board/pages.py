@@ -256,7 +256,11 @@ def _read(path: str) -> dict[str, Any]:
     return {'problem': f'{name}: {e.strerror}'}
   except (ValueError, RecursionError):
     return {'problem': f'{name} is damaged: not JSON'}
-  return value if isinstance(value, dict) else {'problem': f'{name}: no object'}
+  return (
+    value
+    if isinstance(value, dict)
+    else {'problem': f'{name} is not a JSON object'}
+  )
 
 
 def _plans(name, folder):

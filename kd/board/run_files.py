@@ -59,7 +59,7 @@ class _MetricFile:
     self._lines = 0
     self.series: dict[str, Series] = {}
     self.problems: list[str] = []
-    self.rest = 0  # Bytes of an incomplete last line.
+    self.incomplete_bytes = 0  # of the last line
 
   def read(self) -> None:
     """Reads the lines added since the last call."""
@@ -81,7 +81,7 @@ class _MetricFile:
       return
     whole = data.rfind(b'\n') + 1
     self._offset += whole
-    self.rest = len(data) - whole
+    self.incomplete_bytes = len(data) - whole
     for line in data[:whole].splitlines():
       self._lines += 1
       self._add(line)
@@ -96,7 +96,7 @@ class _MetricFile:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
       if len(self.problems) < _MOST_PROBLEMS:
         self.problems.append(
-          f'{METRICS}:{self._lines}: no line of metrics; left out'
+          f'{METRICS}:{self._lines}: not a line of metrics; skipped'
         )
       return
     for name, value in {} if is_text else record.items():
@@ -148,9 +148,9 @@ class RunFiles:
     ]
 
   @property
-  def torn(self) -> int:
+  def incomplete_bytes(self) -> int:
     """Returns the size in bytes of an incomplete last line of metrics."""
-    return self._student.rest
+    return self._student.incomplete_bytes
 
   def refresh(self) -> bool:
     """Reads changed files and returns whether there were any."""
@@ -196,7 +196,7 @@ class RunFiles:
         value = json.loads(f.read())
       if isinstance(value, dict):
         return value
-      problem = 'holds no object'
+      problem = 'is not a JSON object'
     except (ValueError, RecursionError):
       problem = 'is damaged: not JSON'
     except OSError as e:

@@ -67,7 +67,7 @@ def bind(
   except OSError as e:
     raise errors.ConfigError(
       'board.port',
-      f'{HOST}:{port} cannot be listened on: {e.strerror}',
+      f'cannot listen on {HOST}:{port}: {e.strerror}',
       legal='a free port; 0: any',
     ) from e
 
@@ -91,7 +91,7 @@ class _Handler(server.BaseHTTPRequestHandler):
   timeout = 120  # Seconds of silence.
 
   def do_GET(self):  # noqa: N802
-    if not self._is_of_this_machine():
+    if not self._is_local():
       return
     path, _, query = self.path.partition('?')
     if path in self.files:
@@ -110,7 +110,7 @@ class _Handler(server.BaseHTTPRequestHandler):
       self._refuse(http.HTTPStatus.BAD_REQUEST, str(e))
 
   def do_POST(self):  # noqa: N802
-    if not self._is_of_this_machine():
+    if not self._is_local():
       return
     # Pages of other sites cannot send JSON without a preflight request.
     is_json = self.headers.get_content_type() == 'application/json'
@@ -136,7 +136,7 @@ class _Handler(server.BaseHTTPRequestHandler):
       self.wfile.write(part)
       self.wfile.flush()
 
-  def _is_of_this_machine(self):
+  def _is_local(self):
     name = self.headers.get('Host', '').rpartition(':')[0]
     # Browsers mark requests from other sites. Those could not read the answer,
     # but the board would compute it.

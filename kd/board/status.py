@@ -55,7 +55,7 @@ def of(files: run_files.RunFiles, now: float) -> Status:
   if holder:
     process = 'process {pid} on {host}'.format_map(holder)
     return Status(STOPPED, f'{process} was killed')
-  return Status(STOPPED, 'it ended before its last step')
+  return Status(STOPPED, 'ended before the last step')
 
 
 def _holder(folder):

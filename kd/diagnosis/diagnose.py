@@ -28,7 +28,7 @@ def report(workdir: str) -> list[str]:
   if not os.path.isfile(os.path.join(workdir, workdirs.CONFIG_FILE)):
     raise errors.ConfigError(
       '--workdir',
-      f'{workdir!r} holds no {workdirs.CONFIG_FILE}',
+      f'{workdir!r} contains no {workdirs.CONFIG_FILE}',
       legal='the workdir of a run',
     )
   record = run_record.read(workdir)

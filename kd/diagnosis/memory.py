@@ -21,7 +21,7 @@ _LONGEST = 200  # characters of a message
 
 @findings.DIAGNOSES.register(OUT)
 def out_of_memory(record: run_record.RunRecord) -> findings.Finding | None:
-  """The run failed for lack of memory, or was killed with hardly any left."""
+  """The run ran out of memory, or was killed with hardly any left."""
   text = str(record.failure.get('error'))
   if record.failure and _MESSAGE.search(text):
     first = text.splitlines()[0][:_LONGEST]
@@ -43,7 +43,7 @@ def out_of_memory(record: run_record.RunRecord) -> findings.Finding | None:
 
 @findings.DIAGNOSES.register(NEARLY)
 def nearly_full(record: run_record.RunRecord) -> findings.Finding | None:
-  """A run that ended took 95 % of the memory of its host or of a device."""
+  """A finished run used 95 % of the memory of its host or of a device."""
   used = _used(record)
   if used is None or record.status.name != status.FINISHED:
     return None
@@ -71,7 +71,7 @@ def _used(record) -> tuple[str, float, float] | None:
 def _finding(record, evidence, likelihood) -> findings.Finding:
   remedy = (
     'halve data.batch_size or double optimizer.micro_batches; student.remat='
-    'block; --mode=plan says what a run needs'
+    'block; --mode=plan shows what a run needs'
   )
   estimate = record.estimate
   if estimate is None:
@@ -84,8 +84,8 @@ def _finding(record, evidence, likelihood) -> findings.Finding:
     if size
   )
   evidence += (
-    f'; by the formulas of --mode=plan a device holds '
-    f'{tables.gib(estimate.total)} GiB, most of it in {held}'
+    f'; by the formulas of --mode=plan a device needs '
+    f'{tables.gib(estimate.total)} GiB, most of it for {held}'
   )
   reductions = suggestions.reductions(record.parsed_config, estimate)
   best = [

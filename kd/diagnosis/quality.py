@@ -9,7 +9,7 @@ from kd.evaluation import measures
 from kd.input_pipeline import chat_templates
 
 TEACHER, TEMPLATE, BOS = 'a poor teacher', 'the wrong template', 'no BOS'
-MASK, LEAKAGE = 'a mask that counts nothing', 'leakage'
+MASK, LEAKAGE = 'too few target tokens', 'leakage'
 _COUNTED = 0.005  # smallest plausible share of target positions
 _EMPTY = 0.1  # batches without a target
 _SHARED = 0.02  # of the held-out prompts
@@ -18,7 +18,7 @@ _SHARED = 0.02  # of the held-out prompts
 @findings.DIAGNOSES.register(TEACHER)
 def poor_teacher(record: run_record.RunRecord) -> findings.Finding | None:
   """The teacher's NLL on held-out data is above the baseline's."""
-  name, label = record.first_set, 'the student trained with labels alone'
+  name, label = record.first_set, 'the student trained on labels only'
   other = record.baseline and record.baseline.last
   if other is None:
     other, label = record.evaluations.get(0), 'the student before training'
@@ -32,8 +32,8 @@ def poor_teacher(record: run_record.RunRecord) -> findings.Finding | None:
   return findings.Finding(
     f'on {name} the teacher has {own:.3f} nats per token, and {label} '
     f'{others:.3f}: {comparison.interval(worse)} more',
-    'fine-tune the teacher on such data, take another one, or add a '
-    'cross_entropy term; its template and tokenizer may be wrong, too',
+    'fine-tune the teacher on such data, use another one, or add a '
+    'cross_entropy term; its template or tokenizer may be wrong, too',
     0.8,
     # A student of a poor teacher moves away from the held-out labels.
     hides=(training.OVERFITTING, training.TEMPERATURE),
@@ -42,7 +42,7 @@ def poor_teacher(record: run_record.RunRecord) -> findings.Finding | None:
 
 @findings.DIAGNOSES.register(TEMPLATE)
 def wrong_template(record: run_record.RunRecord) -> findings.Finding | None:
-  """Weights come with another chat template than data.template."""
+  """The chat template of the weights differs from data.template."""
   template, lines = record.get('data.template'), []
   teachers = {'teacher': record.get('teacher', {})}
   others = record.get('teacher.others', {})
@@ -69,7 +69,7 @@ def wrong_template(record: run_record.RunRecord) -> findings.Finding | None:
 
 @findings.DIAGNOSES.register(BOS)
 def no_bos(record: run_record.RunRecord) -> findings.Finding | None:
-  """The tokenizer has a BOS, and no example begins with it."""
+  """The tokenizer has a BOS token, but no example begins with it."""
   tasks = record.run.get('rows', {}).get('train', ())
   without = [
     task['task'] for task in tasks if task['begins'] and task['with_bos'] == 0
@@ -86,16 +86,14 @@ def no_bos(record: run_record.RunRecord) -> findings.Finding | None:
 
 
 @findings.DIAGNOSES.register(MASK)
-def counts_nothing(record: run_record.RunRecord) -> findings.Finding | None:
-  """Hardly any position is a target, or a loss term counts none."""
+def too_few_targets(record: run_record.RunRecord) -> findings.Finding | None:
+  """Few tokens or batches have targets, or a loss term counts none."""
   parts = []
   tasks = record.run.get('rows', {}).get('train', ())
   for task in tasks:
     share = task['target_weight'] / max(task['tokens'], 1)
     if share < _COUNTED:
-      parts.append(
-        f'{share:.2%} of the positions of {task["task"]} are targets'
-      )
+      parts.append(f'{share:.2%} of the tokens of {task["task"]} are targets')
   empty = record.values('train/empty_batches')
   if empty and sum(empty) / len(empty) > _EMPTY:
     parts.append(f'{sum(empty) / len(empty):.0%} of the batches have no target')
@@ -115,9 +113,9 @@ def counts_nothing(record: run_record.RunRecord) -> findings.Finding | None:
 
 @findings.DIAGNOSES.register(LEAKAGE)
 def leakage(record: run_record.RunRecord) -> findings.Finding | None:
-  """Held-out prompts are trained on, more than 2 % of them."""
+  """More than 2 % of the held-out prompts are also in the training data."""
   parts = [
-    f'{both:,} of {asked:,} prompts of {name} are trained on as well'
+    f'{both:,} of {asked:,} prompts of {name} are also in the training data'
     for name, (both, asked) in record.shared_prompts.items()
     if both > _SHARED * asked
   ]
@@ -125,7 +123,7 @@ def leakage(record: run_record.RunRecord) -> findings.Finding | None:
     return None
   return findings.Finding(
     '; '.join(parts),
-    'hold out prompts that the training data lacks (data.held_out, or a split '
-    'of its own): the scores of these sets are too good',
+    'hold out prompts that are not in the training data (data.held_out, or a '
+    'separate split): the scores of these sets are too good',
     0.7,
   )

@@ -16,11 +16,11 @@ _MIB = 2**20
 
 @findings.DIAGNOSES.register(DATA)
 def waits_for_data(record: run_record.RunRecord) -> findings.Finding | None:
-  """Steps waited for rows, or for their copy to devices, 20 % of their time."""
+  """Waiting for rows or their copy to devices took 20 % of the step time."""
   share = record.share('perf/data_wait_share')
   if share < _WAITING:
     return None
-  evidence = f'steps waited for rows {share:.0%} of their time'
+  evidence = f'{share:.0%} of the step time was spent waiting for rows'
   tasks = record.run.get('rows', {}).get('train', ())
   rows = sum(task['rows'] for task in tasks)
   if rows and record.seconds['steps']:
@@ -29,13 +29,13 @@ def waits_for_data(record: run_record.RunRecord) -> findings.Finding | None:
     speed = trained / record.seconds['steps']
     folders = ', '.join(dict.fromkeys(task['folder'] for task in tasks))
     evidence += (
-      f': {speed:,.0f} rows a second, {speed * size / _MIB:,.2f} MiB/s, came '
+      f': {speed:,.0f} rows per second, {speed * size / _MIB:,.2f} MiB/s, came '
       f'from {folders}'
     )
   return findings.Finding(
     evidence,
-    'put data.folder on a local disk, and look for other programs that use it '
-    'or the cores; cached targets likewise (cache.folder)',
+    'put data.folder (and the cache.folder of cached targets) on a local disk, '
+    'and look for other programs that use the disk or the cores',
     0.4 + share / 2,
     hides=(ROOFLINE,),
   )
@@ -43,7 +43,7 @@ def waits_for_data(record: run_record.RunRecord) -> findings.Finding | None:
 
 @findings.DIAGNOSES.register(COMPILING)
 def compiles(record: run_record.RunRecord) -> findings.Finding | None:
-  """Compilation took 30 % of the time, and five minutes or more."""
+  """Compilation took at least 30 % of the time and five minutes."""
   seconds = record.seconds
   total = sum(seconds.values())
   if seconds['compilation'] < max(_COMPILING_S, _COMPILING * total):
@@ -72,12 +72,12 @@ def compiles(record: run_record.RunRecord) -> findings.Finding | None:
 
 @findings.DIAGNOSES.register(SAMPLING)
 def samples(record: run_record.RunRecord) -> findings.Finding | None:
-  """The student's sampling took 60 % of the steps' time."""
+  """Sampling from the student took 60 % of the step time."""
   share = record.share('perf/rollout_share')
   if share < _SAMPLING:
     return None
   return findings.Finding(
-    f'sampling from the student took {share:.0%} of the time of steps',
+    f'sampling from the student took {share:.0%} of the step time',
     'use samples more often (rollout.every=4 with a rollout.buffer), sample '
     'more at once (rollout.batch_size), or shorter answers '
     '(rollout.max_new_tokens)',
@@ -88,7 +88,7 @@ def samples(record: run_record.RunRecord) -> findings.Finding | None:
 
 @findings.DIAGNOSES.register(PAUSES)
 def pauses(record: run_record.RunRecord) -> findings.Finding | None:
-  """Evaluations and checkpoints during training took 60 % of its time."""
+  """Evaluations and checkpoints took 60 % of the training time."""
   seconds = record.seconds
   paused = seconds['evaluations'] + seconds['checkpoints']
   total = paused + seconds['steps']
@@ -105,7 +105,7 @@ def pauses(record: run_record.RunRecord) -> findings.Finding | None:
 
 @findings.DIAGNOSES.register(SMALL)
 def small_batches(record: run_record.RunRecord) -> findings.Finding | None:
-  """A step moves more bytes than it computes: its batch is too small."""
+  """HBM or the network limits the step, as its batch is too small."""
   estimate = record.chip and record.estimate
   if not estimate or estimate.bound == 'compute':
     return None
@@ -115,9 +115,10 @@ def small_batches(record: run_record.RunRecord) -> findings.Finding | None:
   each = tokens // estimate.chosen.count
   limited = 'the network' if estimate.bound == 'network' else 'HBM'
   return findings.Finding(
-    f'{each:,} tokens a chip and step: {limited} limits the step, and no more '
-    f'than {estimate.limit.mfu:.0%} MFU can be reached' + _achieved(record),
-    'raise data.batch_size or data.length, or take fewer chips; lower '
+    f'{each:,} tokens per chip and step: {limited} limits the step, and no '
+    f'more than {estimate.limit.mfu:.0%} MFU can be reached'
+    + _achieved(record),
+    'raise data.batch_size or data.length, or use fewer chips; lower '
     'optimizer.micro_batches if memory allows it',
     0.6,
     hides=(ROOFLINE,),

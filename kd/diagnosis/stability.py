@@ -9,14 +9,14 @@ from kd.train import nonfinite_origin
 
 NOT_FINITE, SPIKES = 'values that are not finite', 'spikes of the gradient'
 _TIMES = 10.0  # multiple of the median of the neighboring windows
-_NEIGHBOURS = 3  # windows on each side
+_NEIGHBORS = 3  # windows on each side
 _FEWEST = 5  # windows
 _LONGEST = 300  # characters of a message
 
 
 @findings.DIAGNOSES.register(NOT_FINITE)
 def not_finite(record: run_record.RunRecord) -> findings.Finding | None:
-  """The run ended by values that are NaN or infinite, or skipped such steps."""
+  """Values were NaN or infinite: the run ended, or it skipped such steps."""
   skipped = sum(record.values('train/nonfinite'))
   failed = record.exit.get('code') == errors.NonFiniteError.exit_code
   if not failed and not skipped:
@@ -24,13 +24,13 @@ def not_finite(record: run_record.RunRecord) -> findings.Finding | None:
   if not failed:
     return findings.Finding(
       f'{skipped:,.0f} steps were skipped because they were not finite',
-      "nonfinite='stop' ends the run at the first, and names the layer where "
-      'it began; then as it says',
+      "nonfinite='stop' ends the run at the first one, with a message that "
+      'names the layer where it began: follow its advice',
       0.6,
       hides=(SPIKES,),
     )
   evidence = str(record.exit['error'])[:_LONGEST]
-  remedy = 'as the message says'
+  remedy = 'see the message'
   if record.origin:
     origin = nonfinite_origin.Origin(**record.origin)
     evidence = f'{origin.text} ({evidence})'
@@ -61,15 +61,15 @@ def _remedy(origin: nonfinite_origin.Origin) -> str:
 
 @findings.DIAGNOSES.register(SPIKES)
 def spikes(record: run_record.RunRecord) -> findings.Finding | None:
-  """A step's gradient had 10 times the norm of those around it, repeatedly."""
+  """At least two gradients had over 10 times the norm of nearby steps."""
   lines = [x for x in record.train if 'train/grad_norm_max' in x]
   if len(lines) < _FEWEST:
     return None
   means = [x['train/grad_norm'] for x in lines]
   high = []
   for i, line in enumerate(lines):
-    around = means[max(0, i - _NEIGHBOURS) : i]
-    around += means[i + 1 : i + 1 + _NEIGHBOURS]
+    around = means[max(0, i - _NEIGHBORS) : i]
+    around += means[i + 1 : i + 1 + _NEIGHBORS]
     ratio = line['train/grad_norm_max'] / max(statistics.median(around), 1e-30)
     # The first steps always have larger gradients.
     if i and ratio > _TIMES:
@@ -79,10 +79,9 @@ def spikes(record: run_record.RunRecord) -> findings.Finding | None:
   ratio, step = max(high)
   return findings.Finding(
     f'in {len(high)} of {len(lines)} windows a gradient had more than '
-    f'{_TIMES:.0f} times the norm of its neighbours, {ratio:,.0f} times before '
+    f'{_TIMES:.0f} times the norm of its neighbors, {ratio:,.0f} times before '
     f'step {step}',
     'a lower optimizer.clip_norm, a longer warmup, or a lower '
-    'optimizer.lr.peak; '
-    'look at the rows of these steps (--mode=data)',
+    'optimizer.lr.peak; look at the rows of these steps (--mode=data)',
     0.5,
   )

@@ -48,7 +48,7 @@ def _loss(record):
 
 @findings.DIAGNOSES.register(HIGH)
 def too_high(record: run_record.RunRecord) -> findings.Finding | None:
-  """The loss rose again by 30 % of its fall, or above its first value."""
+  """The loss rose again by 30 % of its decrease, or above its first value."""
   loss = _loss(record)
   if loss is None:
     return None
@@ -72,7 +72,7 @@ def too_high(record: run_record.RunRecord) -> findings.Finding | None:
 
 @findings.DIAGNOSES.register(LOW)
 def too_low(record: run_record.RunRecord) -> findings.Finding | None:
-  """The loss hardly fell, and the rate allows parameters to move by 0.5 %."""
+  """The loss hardly fell; updates change parameters by at most 0.5 %."""
   loss = _loss(record)
   count = record.run.get('parameters', {}).get('trained')
   norms = record.values('train/param_norm')
@@ -97,7 +97,7 @@ def too_low(record: run_record.RunRecord) -> findings.Finding | None:
 
 @findings.DIAGNOSES.register(OVERFITTING)
 def overfits(record: run_record.RunRecord) -> findings.Finding | None:
-  """Held-out NLL rose from its best evaluation on while training loss fell."""
+  """Held-out NLL rose after its best value while the training loss fell."""
   name, losses = record.first_set, record.values('train/loss')
   key = f'eval/{name}/{measures.NLL}'
   levels = {
@@ -131,7 +131,7 @@ def overfits(record: run_record.RunRecord) -> findings.Finding | None:
 
 @findings.DIAGNOSES.register(TEMPERATURE)
 def temperature(record: run_record.RunRecord) -> findings.Finding | None:
-  """An unusual temperature: its divergence fell, held-out KL did not."""
+  """The temperature is unusual: its loss fell, but held-out KL did not."""
   name = record.first_set
   key = f'eval/{name}/{measures.KL}'
   first, last = record.evaluations.get(0), record.last
@@ -149,7 +149,7 @@ def temperature(record: run_record.RunRecord) -> findings.Finding | None:
       and after > (1 - _FOLLOWED) * before
     ):
       return findings.Finding(
-        f'losses.{term} has temperature {value:g}: it fell from '
+        f'losses.{term} has temperature {value:g}: its loss fell from '
         f'{losses[0]:.3g} to {losses[-1]:.3g}, and the KL to the teacher on '
         f'{name}, at temperature 1, went from {before:.3f} to {after:.3f}',
         f'--config.losses.{term}.temperature=1, or up to 2; or add a term at '

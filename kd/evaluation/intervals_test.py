@@ -93,7 +93,7 @@ def test_no_gap_gives_a_reason():
   assert equal.interval is None and 'equal' in equal.reason
   noise = [t + d for t, d in zip(TEACHER, (0.5, -0.4, 0.3, -0.4, 0.1))]
   unclear = intervals.gap_share(STUDENT, noise, TEACHER)
-  assert unclear.interval is None and 'told from 0' in unclear.reason
+  assert unclear.interval is None and 'distinguishable from 0' in unclear.reason
 
 
 def test_weightless_examples_change_nothing():

@@ -116,7 +116,7 @@ def _across_slices(shape, slices):
   if left > 1:
     raise errors.ConfigError(
       'mesh.data',
-      f'found {shape["data"]}, and the devices are in {slices} slices',
+      f'found {shape["data"]}, but the devices are in {slices} slices',
       legal=f'a multiple of {slices // across["pipeline"]}: only the pipeline '
       f'({shape["pipeline"]}) and data axes span slices',
     )

@@ -88,8 +88,8 @@ def _check_divides(config, count, chips):
     if chips % part:
       raise errors.ConfigError(
         path,
-        f'leaves {part} of {chips} chips, between which the TPU compiler makes '
-        'no sums',
+        f'leaves {part} of {chips} chips, for which the TPU compiler does not '
+        'support all-reduce',
         legal='a number that leaves a half or a quarter, or plan.compile=False',
       )
 

@@ -102,7 +102,7 @@ def lines(
   result = []
   for saved, text in sorted(effects, reverse=True):
     over = planned.total - saved - limit
-    verdict = 'fits' if over <= 0 else f'still {tables.gib(over)} GiB too many'
+    verdict = 'fits' if over <= 0 else f'still {tables.gib(over)} GiB over'
     result.append(f'{text}: {tables.gib(saved)} GiB less, {verdict}')
   return result
 

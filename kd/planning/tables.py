@@ -115,7 +115,7 @@ def _stages(run):
   stages = stages_lib.of_update(run)
   if stages.count == 1:
     return
-  yield 'stages wait, of a pass', f'{stages.bubble:.0%}'
+  yield 'pipeline bubble', f'{stages.bubble:.0%}'
   yield '  parts of a micro-batch', str(stages.micro_batches)
   sent = stages_lib.sent_in_update(run)
   yield '  GB between stages', f'{sent / 1e9:.3g}'

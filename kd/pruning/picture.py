@@ -42,8 +42,8 @@ def _layers(axis, scores, selection):
 
   count = scores.config.num_layers
   kept = range(count) if selection is None else selection.layers
-  colours = [_KEPT if i in kept else _REMOVED for i in range(count)]
-  axis.bar(range(count), scores.layers, color=colours, edgecolor='grey')
+  colors = [_KEPT if i in kept else _REMOVED for i in range(count)]
+  axis.bar(range(count), scores.layers, color=colors, edgecolor='grey')
   axis.set_yscale('log')
   axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
   axis.set_title('layers: 1 - cosine(input, output)', fontsize=10)
@@ -54,12 +54,12 @@ def _layers(axis, scores, selection):
 def _channels(axis, scores, selection):
   from matplotlib import pyplot
 
-  colours = pyplot.get_cmap('viridis')(np.linspace(0, 1, len(scores.channels)))
-  for layer, (values, colour) in enumerate(
-    zip(scores.channels, colours, strict=True)
+  colors = pyplot.get_cmap('viridis')(np.linspace(0, 1, len(scores.channels)))
+  for layer, (values, color) in enumerate(
+    zip(scores.channels, colors, strict=True)
   ):
-    label = f'layer {layer}' if layer in (0, len(colours) - 1) else None
-    axis.plot(_descending(values), color=colour, linewidth=1, label=label)
+    label = f'layer {layer}' if layer in (0, len(colors) - 1) else None
+    axis.plot(_descending(values), color=color, linewidth=1, label=label)
   if selection is not None:
     axis.axvline(selection.channels.shape[1], color=_KEPT, linestyle='--')
   axis.set_title(

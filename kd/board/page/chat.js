@@ -18,10 +18,10 @@ class Chat {
     this.form = h('form', {class: 'ask', onsubmit: (e) => { e.preventDefault(); this.send(); }},
       h('label', {class: 'wide', for: 'message'}, 'Message (Ctrl+Enter sends)', this.input),
       h('label', {for: 'temperature'}, 'Temperature', this.temperature),
-      h('label', {for: 'tokens'}, 'Most tokens', this.tokens),
-      h('label', {class: 'inline', for: 'alone', title: 'Without the messages before it: for models that know no conversation'},
-        this.alone, 'each message alone'),
-      this.button, h('button', {type: 'button', onclick: () => this.clear()}, 'Begin again'));
+      h('label', {for: 'tokens'}, 'Max. tokens', this.tokens),
+      h('label', {class: 'inline', for: 'alone', title: 'Send each message without the previous ones: for models without multi-turn chat'},
+        this.alone, 'without history'),
+      this.button, h('button', {type: 'button', onclick: () => this.clear()}, 'New chat'));
     this.element = h('div', {class: 'chat'}, h('h1', {}, 'Chat with two models'),
       servers.map((x) => (x.problem ? problem(x.problem) : null)),
       servers.length ? [this.columns, this.form] : h('p', {}, 'Start the board with the server of the models, such as ',

@@ -37,7 +37,7 @@ function memory(used, limit) {
 }
 
 function caches(list) {
-  return table(['cache', 'method', 'rows', 'targets', 'size', 'bytes per target', 'coverage', 'mass beyond', 'teacher NLL', 'entropy'],
+  return table(['cache', 'method', 'rows', 'targets', 'size', 'bytes per target', 'coverage', 'tail mass', 'teacher NLL', 'entropy'],
     list.map((c) => c.problem ? [c.name, problem(c.problem)] : [c.name, c.method?.name || '–', number(c.rows), number(c.targets), bytes(c.bytes),
       number(c.bytes_per_target, 3), percent(c.coverage), percent(c.tail_mass), number(c.nll), number(c.entropy)]),
     {label: 'caches', class: 'numbers'});

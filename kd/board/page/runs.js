@@ -46,7 +46,7 @@ class Runs {
                              placeholder: 'config.optimizer.lr.peak > 1e-4'});
     this.metric = h('select', {id: 'metric', name: 'metric'});
     this.sort = h('select', {id: 'sort', name: 'sort'},
-      [['age_s', 'latest first'], ['best', 'best, rising'], ['-best', 'best, falling'], ['run', 'name'],
+      [['age_s', 'latest first'], ['best', 'best, ascending'], ['-best', 'best, descending'], ['run', 'name'],
        ['status', 'status'], ['-step', 'step']].map(([v, t]) => h('option', {value: v}, t)));
     for (const control of [this.metric, this.sort]) {
       control.addEventListener('change', () => this.submit());
@@ -150,7 +150,7 @@ class Runs {
       ...(shown.length < runs.length ? [h('button', {type: 'button', class: 'more', id: 'all',
         onclick: () => { state.all = true; this.drawList(); }}, `Show all ${runs.length}`)] : []));
     if (!runs.length) this.list.replaceChildren(h('p', {class: 'muted'}, total
-      ? 'No run fulfills the condition.' : 'No runs below these folders yet.'));
+      ? 'No run matches.' : 'No runs below these folders yet.'));
     if (focused) document.getElementById(focused)?.focus();
   }
 

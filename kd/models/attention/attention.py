@@ -84,12 +84,12 @@ def causal(
   if kernel == CUDNN:
     return cudnn.attend(query, key, value, mask.window, scale, CUDNN)
   length = query.shape[1]
-  if makes_scores_anew(length) or rules.shards('length', length) > 1:
+  if recomputes_scores(length) or rules.shards('length', length) > 1:
     return blockwise_attention.attend(query, key, value, mask, scale, _BLOCK)
   return in_slices(query, key, value, mask, scale, _slice_size(length))
 
 
-def makes_scores_anew(length: int) -> bool:
+def recomputes_scores(length: int) -> bool:
   """Returns whether gradients of `causal` recompute the scores."""
   return length > _SHORT
 
@@ -100,7 +100,7 @@ def pairs_computed(length: int, window: int | None) -> int:
   Masked pairs count too, if they share a block with visible ones.
   """
   mask = attention_mask.AttentionMask(None, window)
-  if makes_scores_anew(length):
+  if recomputes_scores(length):
     return (
       blockwise_attention.pairs(mask, length, _BLOCK, 1).key.size * _BLOCK**2
     )

@@ -62,7 +62,7 @@ def as_computed(config: Config, length: int, kernel: str) -> Attention:
   return Attention(
     pairs={w: attention.pairs_computed(length, w) for w in windows},
     forward_products=2,
-    backward_products=5 if attention.makes_scores_anew(length) else 4,
+    backward_products=5 if attention.recomputes_scores(length) else 4,
   )
 
 

@@ -82,7 +82,7 @@ def total(
     if known is not None:
       return known
     if unknown_trips is None:
-      raise ValueError(f'how often {instruction.name} runs depends on data')
+      raise ValueError(f'the trip count of {instruction.name} depends on data')
     return unknown_trips
 
   return inside(program.entry)
