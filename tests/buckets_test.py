@@ -370,7 +370,7 @@ def test_data_files_are_read_and_known(bucket, tmp_path):
     files = source.Source(place)
     read = [example['inputs'] for example in files.read('train', bad.append)]
     assert read == names and not bad
-  code = task_code.of('')
+  code = task_code.find('')
   digests = file_digests.Digests(str(tmp_path))
   task = file_tasks.register('bucket', source.Source(f'{url}/data/*.jsonl'))
   sources = task_files.describe([task], 'train', code, digests, ())

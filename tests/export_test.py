@@ -86,9 +86,9 @@ def test_files_have_the_permissions_of_the_umask(tmp_path):
   data.write_bytes(bytes(9 << 20))
   os.utime(data, (0, 0))
   with _umask(0o027):
-    file_digests.Digests(str(tmp_path / 'digests')).of(str(data))
+    file_digests.Digests(str(tmp_path / 'digests')).get(str(data))
     _write_folder(str(tmp_path / 'hf'))
-    with work_folders.entered(str(tmp_path), 'rows') as (rows, _):
+    with work_folders.work_folder(str(tmp_path), 'rows') as (rows, _):
       pass
   for path in (tmp_path / 'hf', pathlib.Path(rows)):
     assert path.stat().st_mode & 0o777 == 0o750

@@ -57,7 +57,7 @@ def load(
   return files
 
 
-def noting(
+def name_recorder(
   names: dict[str | bytes, str],
 ) -> Callable[[str | bytes, bytes], None]:
   """Returns a `given` callback for loading.Loader that fills `names`."""
@@ -73,7 +73,7 @@ def by_name(value: Any, names: Mapping[str | bytes, str]) -> Any:
 
   Args:
     value: a row of a user's file, or a value in it.
-    names: names of images by their text or bytes, see `noting`.
+    names: names of images by their text or bytes, see `name_recorder`.
   """
   if isinstance(value, str | bytes):
     return names.get(value, value)

@@ -36,7 +36,7 @@ def read(path: str, bad: Bad = refuse, legal: str = LEGAL) -> Iterator[Row]:
   Raises:
     ConfigError: a compressed file is damaged.
   """
-  with _opened(path) as stream, _damage_told(path):
+  with _opened(path) as stream, _damage_reported(path):
     for number, line, is_torn in _lines(stream, path, bad):
       where = f'{path}:{number}'
       if not line.strip():
@@ -71,7 +71,7 @@ def _opened(path: str) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def _damage_told(path: str) -> Iterator[None]:
+def _damage_reported(path: str) -> Iterator[None]:
   """Turns decompression errors into ConfigError; OS errors have an errno."""
   try:
     yield

@@ -38,7 +38,7 @@ class Digests:
     self._known = _read(os.path.join(folder, FILE))
     self._delayed = False
 
-  def of(self, path: str) -> tuple[int, str] | None:
+  def get(self, path: str) -> tuple[int, str] | None:
     """Returns a file's size and SHA-256 (hex).
 
     For a URL, the modification time replaces the digest, without a download.
@@ -78,7 +78,7 @@ class Digests:
     return digest
 
   @contextlib.contextmanager
-  def kept_once(self) -> Iterator[None]:
+  def delayed_writes(self) -> Iterator[None]:
     """Delays writing the cache to the end of the context."""
     before = dict(self._known)
     self._delayed = True

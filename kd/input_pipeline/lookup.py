@@ -123,7 +123,7 @@ def _first_examples(tasks, data, split, module):
   found = []
   for task, _ in tasks:
     if isinstance(task.source, seqio.FunctionDataSource):
-      skipped = skipping.taker(data.on_error)
+      skipped = skipping.collector(data.on_error)
       found += examples.stream(
         *(task, split, module, 1, lambda line: None, skipped),
         urls=data.images.urls,

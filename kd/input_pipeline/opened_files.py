@@ -85,7 +85,7 @@ def forget(path: str) -> None:
   _notes().read.discard(glob.escape(path))
 
 
-def by(module: str) -> list[str]:
+def files_of(module: str) -> list[str]:
   """Returns glob patterns of the files that a module has opened so far."""
   return sorted(_of_module(module))
 

@@ -91,7 +91,7 @@ class Preparation:
         if done is not None:
           return done
       try:
-        with work_folders.entered(self.stem, key) as (folder, claims):
+        with work_folders.work_folder(self.stem, key) as (folder, claims):
           return self._write_in(folder, claims, pairs, before)
       except work_folders.GoneError:
         done = prepared_lib.reusable(self.stem, self.code, self.digests)
@@ -205,7 +205,7 @@ class Preparation:
 
   def _data_files(self, tasks, before, counts) -> dict[str, Any]:
     """Returns the data files after checking that they did not change."""
-    opened = opened_files.by(self.reading.mixture.module)
+    opened = opened_files.files_of(self.reading.mixture.module)
     images = {name: _images(name, of) for name, of in counts.items()}
     files = task_files.describe(
       tasks, self.request['split'], self.code, self.digests, opened, images

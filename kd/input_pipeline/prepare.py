@@ -108,7 +108,7 @@ def prepare(
     raise errors.ConfigError(
       'data.examples', str(limit), legal='1 or more, or -1 for all'
     )
-  code = task_code.of(mixture.module)
+  code = task_code.find(mixture.module)
   request = {
     'format': FORMAT,
     **mixture.request,

@@ -232,7 +232,7 @@ def open_folder(
       form,
       'teacher_prefix' in request,
     )
-    with digests.kept_once():
+    with digests.delayed_writes():
       _check_files(opened, digests)
     tasks.append(opened)
     first += record['rows']
@@ -247,7 +247,7 @@ def _check_files(task_rows: Prepared, digests: file_digests.Digests) -> None:
     recorded = [shard[field] for shard in task_rows.counts['shards']]
     for path, digest in zip(task_rows.files(kind), recorded, strict=True):
       try:
-        content = digests.of(path)
+        content = digests.get(path)
       except OSError as e:
         raise errors.ConfigError(
           path, f'cannot be read: {e}', legal=_LEGAL

@@ -49,7 +49,7 @@ class Reading:
       images[name] = len(data), hashlib.sha256(data).hexdigest()
 
     def read():
-      skipped = skipping.taker(self.request['on_error'])
+      skipped = skipping.collector(self.request['on_error'])
       skips(skipped)
       return examples_lib.stream(
         task,

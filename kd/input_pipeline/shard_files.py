@@ -243,7 +243,7 @@ def _joint(digests: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def _aside(path: str) -> Iterator[str]:
+def _atomic_path(path: str) -> Iterator[str]:
   """Yields a unique path to write to; the written file then replaces `path`.
 
   Two processes may write the same shard, with the same bytes.
@@ -265,7 +265,7 @@ def _aside(path: str) -> Iterator[str]:
 def _write_rows(path: str, records: Iterable[bytes]) -> str:
   """Writes the records; returns the SHA-256 of their bytes in order."""
   digest = hashlib.sha256()
-  with _aside(path) as new:
+  with _atomic_path(path) as new:
     # One record per group, so that a read touches no other row.
     writer = array_record_module.ArrayRecordWriter(new, 'group_size:1')
     for record in records:
@@ -278,7 +278,7 @@ def _write_rows(path: str, records: Iterable[bytes]) -> str:
 def _write_lines(path: str, records: Iterable[Mapping[str, Any]]) -> str:
   """Writes lines of JSON; returns the SHA-256 of the file."""
   digest = hashlib.sha256()
-  with _aside(path) as new, open(new, 'wb') as f:
+  with _atomic_path(path) as new, open(new, 'wb') as f:
     for line in map(json_lines.encode, records):
       digest.update(line)
       f.write(line)

@@ -106,7 +106,7 @@ def test_an_error_leaves_the_folder_in_which_others_work(tmp_path):
   for others in (['.other.claim'], []):
     with (
       pytest.raises(errors.ConfigError),
-      work_folders.entered(str(tmp_path / 'rows'), 'key') as (_, claims),
+      work_folders.work_folder(str(tmp_path / 'rows'), 'key') as (_, claims),
     ):
       assert claims.take('mine')
       for name in others:
@@ -117,7 +117,7 @@ def test_an_error_leaves_the_folder_in_which_others_work(tmp_path):
       (path / name).unlink()
   with (
     pytest.raises(KeyboardInterrupt),
-    work_folders.entered(str(tmp_path / 'rows'), 'key'),
+    work_folders.work_folder(str(tmp_path / 'rows'), 'key'),
   ):
     path.rename(tmp_path / 'complete')
     raise KeyboardInterrupt

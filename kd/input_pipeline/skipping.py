@@ -9,7 +9,7 @@ REFUSE, SKIP = ON_ERROR = ('refuse', 'skip')  # data.on_error
 _LISTED = 1000  # maximum number of errors in a manifest
 
 
-def taker(on_error: str) -> 'Skipped | None':
+def collector(on_error: str) -> 'Skipped | None':
   """Returns a collector of errors for examples.stream; None to raise them."""
   return Skipped() if on_error == SKIP else None
 

@@ -68,7 +68,7 @@ class TaskCode:
   variables: dict[str, str]
 
 
-def of(module: str) -> TaskCode:
+def find(module: str) -> TaskCode:
   """Finds the source files of a module through its import statements.
 
   Follows imports anywhere in a file, of the module's own package, of kd, and of
@@ -85,7 +85,7 @@ def of(module: str) -> TaskCode:
   """
   importlib.invalidate_caches()
   spec = _top_spec(module.partition('.')[0]) if module else None
-  if module and (spec is None or _find(module) is None):
+  if module and (spec is None or _find_spec(module) is None):
     raise _no_module(module)
   walk = _Walk(module.partition('.')[0])
   if module:
@@ -147,7 +147,7 @@ def import_module(module: str) -> types.ModuleType:
   Raises:
     ConfigError: there is no such module, or importing it fails.
   """
-  if _find(module) is None:
+  if _find_spec(module) is None:
     raise _no_module(module)
   try:
     return importlib.import_module(module)
@@ -175,7 +175,7 @@ def _no_module(module: str) -> errors.ConfigError:
     f'there is no Python module {module!r}',
     legal="a module that registers seqio tasks, such as 'kd.data.mixtures'",
     # Modules of earlier versions have moved there.
-    nearest=f'kd.{module}' if _find(f'kd.{module}') else '',
+    nearest=f'kd.{module}' if _find_spec(f'kd.{module}') else '',
   )
 
 
@@ -202,7 +202,7 @@ class _Walk:
       self._seen.add(name)
       if not self._counts(name.partition('.')[0]):
         continue
-      spec = _find(name)
+      spec = _find_spec(name)
       pending += [name.rpartition('.')[0]] if '.' in name else []
       if spec is None or spec.origin is None:
         continue  # An attribute of a module, or a folder without __init__.py.
@@ -232,7 +232,7 @@ def _top_spec(top: str) -> importlib.machinery.ModuleSpec | None:
     return None
 
 
-def _find(name: str) -> importlib.machinery.ModuleSpec | None:
+def _find_spec(name: str) -> importlib.machinery.ModuleSpec | None:
   """Returns a module's spec without importing its packages."""
   top, *rest = name.split('.')
   spec = _top_spec(top)

@@ -207,7 +207,7 @@ def _files(
   for number, (module, pattern) in enumerate(patterns):
     root, paths = _expand(module, pattern, code)
     for path in paths:
-      known = digests.of(path)
+      known = digests.get(path)
       if known:
         found.append([_name(number, path, root), *known])
   return sorted(found)

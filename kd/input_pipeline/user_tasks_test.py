@@ -290,7 +290,7 @@ add(NAME, seqio.FunctionDataSource(read, splits=['train']))
 
 
 def test_rows_depend_on_code_that_makes_texts_alone():
-  files = task_code.of('kd.data.mixtures').files
+  files = task_code.find('kd.data.mixtures').files
   assert 'kd.reasoning.arithmetic.answers' in files
   assert 'kd.input_pipeline.arithmetic' in files
   assert 'kd.models.transformer' not in files and 'kd.library' not in files

@@ -30,7 +30,7 @@ class GoneError(Exception):
 
 
 @contextlib.contextmanager
-def entered(stem: str, key: str) -> Iterator[tuple[str, claims_lib.Claims]]:
+def work_folder(stem: str, key: str) -> Iterator[tuple[str, claims_lib.Claims]]:
   """Creates or enters a folder; yields its path and the claims in it.
 
   After an error in the data, or any other error if no shard is complete, the
@@ -45,7 +45,7 @@ def entered(stem: str, key: str) -> Iterator[tuple[str, claims_lib.Claims]]:
       other Exception.
   """
   if buckets.is_copy(stem):
-    with _entered_in_bucket(stem, key) as both:
+    with _bucket_folder(stem, key) as both:
       yield both
     return
   folder = os.path.join(os.path.dirname(stem), _PREFIX + key)
@@ -65,7 +65,7 @@ def entered(stem: str, key: str) -> Iterator[tuple[str, claims_lib.Claims]]:
 
 
 @contextlib.contextmanager
-def _entered_in_bucket(stem, key):
+def _bucket_folder(stem, key):
   """Enters a folder of a bucket, which has its final name from the beginning.
 
   Buckets cannot rename folders, so the manifest, which is written last, marks
@@ -97,7 +97,7 @@ def rename(folder: str, name: str, files: Sequence[str]) -> None:
   """Renames a complete folder to its final name.
 
   Args:
-    folder: a folder of `entered`.
+    folder: a folder of `work_folder`.
     name: final path of the folder.
     files: names of the folder's files, ending with the manifest.
   """

@@ -74,7 +74,7 @@ class _Source:
     self.name = name
     self.statistics = data_statistics.Statistics(encoder)
     self.kept: list[packing.Example] = []
-    self.skipped = skipping.taker(on_error)
+    self.skipped = skipping.collector(on_error)
 
   def counts(self, length: int) -> dict[str, Any]:
     """Returns the counts of data.json."""

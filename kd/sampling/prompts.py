@@ -104,7 +104,9 @@ def read(
   prompts, wrong = [], []
   for path in locations.files(location, field):
     folder, given = os.path.dirname(os.path.abspath(path)), {}
-    loader = loading.Loader(folder, urls, given=image_parts.noting(given))
+    loader = loading.Loader(
+      folder, urls, given=image_parts.name_recorder(given)
+    )
     for where, row in source.read_file(path, wrong.append):
       given.clear()
       try:

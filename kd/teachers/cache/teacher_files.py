@@ -96,7 +96,7 @@ def _content(path, known):
     return None
   # Stat before reading, so that a change in between is detected later.
   modified = os.stat(path).st_mtime_ns
-  content = known.of(path)
+  content = known.get(path)
   return content and (content[0], modified, content[1])
 
 
