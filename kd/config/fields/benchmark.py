@@ -13,9 +13,9 @@ COST = schema.Section(
   'Latency, throughput and memory of generation, on random prompts.',
   {
     'measure': F(True, legal.BOOLEAN, 'whether to measure it'),
-    'batch_sizes': F((1, 4), _SIZES, 'prompts that are answered together'),
-    'prompt_lengths': F((16, 64), _SIZES, 'tokens of a prompt'),
-    'new_tokens': F(32, legal.Integer(2, 2**20), 'tokens of each answer'),
+    'batch_sizes': F((1, 4), _SIZES, 'prompts per batch'),
+    'prompt_lengths': F((16, 64), _SIZES, 'tokens per prompt'),
+    'new_tokens': F(32, legal.Integer(2, 2**20), 'tokens per answer'),
     'repeats': F(10, legal.Integer(1, 10**6), 'measurements of each size'),
   },
 )
@@ -38,7 +38,7 @@ BENCHMARK = schema.Section(
     'earlier': F(
       (),
       legal.Tuple(places.Path('folder')),
-      'folders of earlier benchmarks, the one to compare with first',
+      'folders of earlier benchmarks, first the one to compare with',
     ),
     'reference': F(
       'auto',
@@ -66,14 +66,14 @@ BENCHMARK = schema.Section(
     'slices': F(
       ('length',),
       legal.Tuple(legal.Matching('.+', 'the name of a field')),
-      'fields of the examples by which retention is divided; length: target '
-      'tokens',
+      'fields of the examples by whose values retention is reported; length: '
+      'number of target tokens',
     ),
     'stride': F(
       0,
       legal.Integer(0, 2**20),
       'tokens of a document that each window scores, with the data.length - '
-      'stride before them as context; 0: as data.chunk_overlap has it',
+      'stride before them as context; 0: data.chunk_overlap',
     ),
     'answer_format': F(
       '',
@@ -84,7 +84,7 @@ BENCHMARK = schema.Section(
     'pass_at': F(
       (),
       legal.Tuple(legal.Integer(1, 2**16)),
-      'each k of pass@k, on sets with answers',
+      'values of k for pass@k, on sets with answers',
     ),
     'samples': F(
       8, legal.Integer(1, 2**16), 'answers to each prompt for pass@k'
@@ -95,7 +95,7 @@ BENCHMARK = schema.Section(
     'top_p': F(
       1.0,
       legal.Number(above=0, at_most=1),
-      'they are sampled from the likeliest ids that together have this '
+      'sample these answers from the most likely ids that together have this '
       'probability',
     ),
     'seed': F(0, legal.SEED, 'seed of these answers and of random prompts'),

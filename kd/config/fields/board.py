@@ -6,30 +6,30 @@ from kd.config import schema
 F = schema.Field
 
 BOARD = schema.Section(
-  'Looking at runs (`kd runs`, `kd board`, docs/board.md).',
+  'Tables and pages of runs (`kd runs`, `kd board`, docs/board.md).',
   {
     'where': F(
       '',
       legal.TEXT,
-      'runs that are listed: a condition in SQL on columns, such as '
+      'runs to list: an SQL condition on columns, such as '
       "config.optimizer.lr.peak > 1e-4 and status = 'finished'; '': all",
     ),
     'metric': F(
       '',
       legal.TEXT,
-      "metric whose best value is listed; '': the NLL of the first held-out "
-      'set',
+      "metric of which the best value is listed; '': the NLL of the first "
+      'held-out set',
     ),
     'direction': F(
       'auto',
       legal.one_of('auto', 'min', 'max'),
-      'whether low or high values of the metric are good; auto: as '
+      'whether low or high values of the metric are good; auto: '
       'evaluation.best.direction',
     ),
     'sort': F(
       '',
       legal.TEXT,
-      "column to sort by, -NAME for falling values; '': by the metric if "
+      "column to sort by, -NAME for descending order; '': by the metric if "
       'board.metric names one, else the latest first',
     ),
     'columns': F(
@@ -38,7 +38,7 @@ BOARD = schema.Section(
     'output': F(
       'table',
       legal.one_of('table', 'differences', 'json'),
-      'what `kd runs` prints; differences: of each config from the first',
+      'what `kd runs` prints; differences: those of each config from the first',
     ),
     'port': F(
       8466,

@@ -11,8 +11,8 @@ F = schema.Field
 _DRAWN_AT = F(
   1.0,
   legal.Number(at_least=0.1, at_most=100),
-  'temperature at which ids are drawn, which terms of a run that reads them '
-  'may have in addition to 1; one teacher',
+  'temperature at which ids are drawn; loss terms that read the cache may '
+  'have this temperature or 1. Other than 1: one teacher only',
 )
 _LOGPROBS = F(
   'uint8', legal.one_of('uint8', 'float16'), 'stored type of log-probabilities'
@@ -20,21 +20,21 @@ _LOGPROBS = F(
 _ENTRIES = legal.Integer(1, 32767)
 
 CACHE_METHOD = schema.Choice(
-  doc='What is kept of each distribution.',
+  doc='Compression of each distribution.',
   kind='cache method',
   default='top_k',
   options={
     'top_k': {
-      'entries': F(64, _ENTRIES, 'likeliest ids that are kept per token'),
+      'entries': F(64, _ENTRIES, 'most likely ids kept per token'),
       'logprobs': _LOGPROBS,
     },
     'nucleus': {
       'mass': F(
         0.98,
         legal.Number(above=0, below=1),
-        'probability that the likeliest ids must reach together',
+        'probability that the most likely ids must reach together',
       ),
-      'entries': F(256, _ENTRIES, 'most ids per token'),
+      'entries': F(256, _ENTRIES, 'maximum number of ids per token'),
       'logprobs': _LOGPROBS,
     },
     'sampled': {
@@ -43,7 +43,7 @@ CACHE_METHOD = schema.Choice(
       'temperature': _DRAWN_AT,
     },
     'stratified': {
-      'entries': F(48, _ENTRIES, 'likeliest ids that are kept per token'),
+      'entries': F(48, _ENTRIES, 'most likely ids kept per token'),
       'draws': F(16, _ENTRIES, 'ids drawn from all others, with replacement'),
       'logprobs': _LOGPROBS,
       'temperature': _DRAWN_AT,
@@ -55,10 +55,10 @@ CACHE_METHOD = schema.Choice(
     },
   },
   docs={
-    'top_k': 'the likeliest ids, and the probability of all others as one',
-    'nucleus': 'the fewest likeliest ids with a given probability',
+    'top_k': 'the most likely ids, and the total probability of the others',
+    'nucleus': 'the fewest most likely ids that reach a given probability',
     'sampled': 'ids drawn from the distribution (arXiv 2503.16870)',
-    'stratified': 'the likeliest ids, and ids drawn from all others',
+    'stratified': 'the most likely ids, and ids drawn from all others',
     'hidden': 'the final hidden states, from which all logits follow',
   },
 )
@@ -69,7 +69,7 @@ CACHE = schema.Section(
     'folder': F(
       '',
       places.Path('folder', optional=True, in_bucket=True),
-      "what --mode=cache writes and teacher.source='cached' reads",
+      "folder that --mode=cache writes and teacher.source='cached' reads",
     ),
     'method': CACHE_METHOD,
     'batch_size': F(
@@ -84,12 +84,13 @@ CACHE = schema.Section(
 )
 
 RATIONALE = schema.Section(
-  'Rationales that training rows leave out (arXiv 2405.14838).',
+  'Omission of rationales from training rows (arXiv 2405.14838).',
   {
     'drop_fraction': F(
       0.0,
       legal.Scheduled(legal.Number(at_least=0, at_most=1)),
-      'fraction of each rationale, from its beginning; 0 with a cached teacher',
+      'fraction of each rationale to omit, from its beginning; 0 with a '
+      'cached teacher',
       formerly='dropped',
     ),
   },
@@ -113,17 +114,17 @@ COLUMNS = schema.Section(
   {
     name: F(name, legal.TEXT, doc)
     for name, doc in {
-      'prompt': 'what the user says: text, or a list of messages',
-      'completion': 'what the assistant answers: text, or a list of messages',
+      'prompt': "the user's part: text, or a list of messages",
+      'completion': "the assistant's answer: text, or a list of messages",
       'messages': 'a chat',
       'text': 'a document',
-      'id': 'names the example in messages and answers',
-      'weight': "a factor of the loss of the example's tokens",
-      'rationale': 'the beginning of completion that is the worked steps',
-      'tools': 'tools that there are, which only the system text can describe',
-      'role': 'in each message: who says it',
-      'content': 'in each message: what is said',
-      'images': 'images of the parts {"type": "image"} of the messages',
+      'id': 'name of the example in messages and answers',
+      'weight': "factor on the loss of the example's tokens",
+      'rationale': 'the beginning of completion that contains the worked steps',
+      'tools': 'available tools, which only the system text can describe',
+      'role': 'role of a message',
+      'content': 'content of a message',
+      'images': 'images for the parts {"type": "image"} of the messages',
     }.items()
   },
 )
@@ -134,26 +135,26 @@ IMAGES = schema.Section(
     'per_row': F(
       1,
       legal.Integer(1, 256),
-      'images per row at most; examples with more are left out as too long. '
-      'Each row of a batch takes the memory of this many',
+      'maximum number of images per row; examples with more are left out as '
+      'too long. Each row of a batch takes the memory of this many images',
     ),
     'pan_and_scan': F(
       False,
       legal.BOOLEAN,
       "add crops of long images, as Gemma 3's processor can",
     ),
-    'urls': F(False, legal.BOOLEAN, 'download images that are named by URL'),
+    'urls': F(False, legal.BOOLEAN, 'download images that are given by URL'),
     'features': F(
       'none',
       legal.one_of('none', 'bfloat16', 'int8'),
-      'keep the features that a frozen tower computes from the training '
-      'images. none: it runs in every step; bfloat16, int8: their type '
-      '(docs/vision.md)',
+      'store the features that a frozen tower computes from the training '
+      'images. none: the tower runs in every step; bfloat16, int8: stored '
+      'type (docs/vision.md)',
     ),
     'features_folder': F(
       '~/.cache/kd/features',
       places.Path('folder', in_bucket=True),
-      'of these features; all processes share it',
+      'folder of these features, shared by all processes',
     ),
   },
 )
@@ -177,29 +178,30 @@ DATA = schema.Section(
       '',
       places.Mixture(),
       'a seqio task or mixture, or files: a path, pattern or folder; or a '
-      'tuple of these, each alone or as (source, rate) (docs/data.md)',
+      'tuple of these, each with or without a rate: (source, rate) '
+      '(docs/data.md)',
     ),
     'columns': COLUMNS,
     'held_out': F(
       0.05,
       legal.Number(at_least=0, at_most=1e9),
-      "prompts of files that evaluation.sets read and training doesn't: a "
-      'fraction, or from 1 on a number',
+      'prompts of files that are reserved for evaluation.sets: a fraction, or '
+      'from 1 on a number',
     ),
     'on_error': F(
       'refuse',
       legal.one_of('refuse', 'skip'),
-      'wrong examples. refuse: an error; skip: they are left out, counted and '
-      'listed',
+      'invalid examples. refuse: an error; skip: they are left out, counted '
+      'and listed',
     ),
-    'split': F('train', legal.SPLIT, 'its split'),
+    'split': F('train', legal.SPLIT, 'split of the mixture'),
     'tokenizer': F(
       '',
       places.Source(
         ('', 'bytes'),
         {'model': 'FILE', 'gguf': 'FILE', 'hf': 'DIR', 'workdir': 'DIR'},
       ),
-      "'': the tokenizer of the teacher's weights, without a teacher the "
+      "'': the tokenizer of the teacher's weights; without a teacher, of the "
       "student's",
     ),
     'template': F(
@@ -228,31 +230,31 @@ DATA = schema.Section(
     'seed': F(
       -1,
       legal.Integer(0, legal.SEEDS, {-1: 'as seed'}),
-      'which examples share a row',
+      'seed for packing',
     ),
     'examples': F(-1, legal.ALL_OR_COUNT, 'use the first n; -1: all'),
     'rates': F(
       'examples',
       legal.one_of('rows', 'examples', 'tokens'),
-      "what a mixture's rates are shares of; tokens: target tokens",
+      "unit of the mixture's rates; tokens: target tokens",
     ),
     'refresh': F(
       False,
       legal.BOOLEAN,
-      'prepare rows again, even if there are some to reuse',
+      'prepare rows again, even if prepared ones can be reused',
     ),
     'rationale': RATIONALE,
     'images': IMAGES,
     'folder': F(
       '~/.cache/kd/rows',
       places.Path('folder', in_bucket=True),
-      'where prepared rows are kept',
+      'folder of prepared rows',
     ),
     'backend': F(
       'embedded',
       legal.one_of('embedded', 'beam'),
-      'prepares rows. embedded: processes of this machine; beam: Apache Beam '
-      '(docs/data.md). The rows depend on none of this',
+      'how rows are prepared. embedded: processes of this machine; beam: '
+      'Apache Beam (docs/data.md). The rows do not depend on the backend',
     ),
     'workers': F(
       0,

@@ -11,20 +11,22 @@ REGISTRY = schema.Section(
   'Versions of a model (`kd registry`, docs/versions.md).',
   {
     'folder': F(
-      'kd-registry', places.Path('folder', in_bucket=True), 'where they are'
+      'kd-registry',
+      places.Path('folder', in_bucket=True),
+      'folder of the registry',
     ),
     'admit': F(
       (verdict_names.SHIP,),
       legal.Tuple(legal.one_of(*verdict_names.VERDICTS), least=1),
-      'verdicts of a benchmark with which a version is promoted',
+      'benchmark verdicts that allow promotion of a version',
     ),
     'compatible': F(
       ('tokenizer', 'template', 'context', 'images'),
       legal.Tuple(legal.one_of('tokenizer', 'template', 'context', 'images')),
-      'what a version must share with the one in production; context: it has '
-      'at least as many positions',
+      'properties that a version must share with the one in production; '
+      'context: at least as many positions',
     ),
-    'keep': F(3, legal.COUNT, 'latest candidates that prune keeps'),
+    'keep': F(3, legal.COUNT, 'number of latest candidates that prune keeps'),
   },
 )
 
@@ -47,16 +49,16 @@ ALARMS = schema.Section(
     'error_rate': F(
       0.01, _SHARE, 'share of requests that fail or miss their deadline'
     ),
-    'queue': F(0.8, _SHARE, 'share of serve.queue that waits'),
+    'queue': F(0.8, _SHARE, 'share of serve.queue that is occupied'),
     'memory': F(0.95, _SHARE, "share of the host's and the devices' memory"),
     'agreement': F(
       0.5,
       _SHARE,
-      "least share of tokens that are the teacher's first choice, of answers "
-      'that are compared with it',
+      'in answers that are compared with the teacher: minimum share of tokens '
+      "that are the teacher's first choice",
     ),
     'window_s': F(
-      300, legal.Integer(30, 86_400), 'seconds that a value is taken over'
+      300, legal.Integer(30, 86_400), 'seconds over which a value is measured'
     ),
     'for_s': F(
       60, legal.Integer(0, 86_400), 'seconds over the limit before an alarm'
@@ -64,13 +66,13 @@ ALARMS = schema.Section(
     'webhook': F(
       '',
       legal.Matching(r'|https?://\S+', "a URL, or ''"),
-      "where alarms are posted as JSON; '': to the URL in the environment "
+      "URL to which alarms are posted as JSON; '': the URL in the environment "
       'variable KD_ALARMS_WEBHOOK, if it is set',
     ),
     'prometheus': F(
       '',
       legal.Matching(r'|https?://\S+', "a URL, or ''"),
-      'the Prometheus server that `kd deploy check` asks for the alarms',
+      'Prometheus server that `kd deploy check` queries for the alarms',
     ),
   },
 )
@@ -85,11 +87,9 @@ DEPLOY = schema.Section(
     'checks': F(
       CHECKS,
       legal.Tuple(legal.one_of(*CHECKS), least=1),
-      'what `kd deploy check` checks, in this order',
+      'checks of `kd deploy check`, in this order',
     ),
-    'folder': F(
-      'kd-deploy', places.Path('folder'), 'where manifests are written'
-    ),
+    'folder': F('kd-deploy', places.Path('folder'), 'folder for the manifests'),
     'name': F('kd-serve', _NAME, 'name of all objects'),
     'namespace': F('default', _NAME, 'their namespace'),
     'image': F(
@@ -100,8 +100,8 @@ DEPLOY = schema.Section(
     'model': F(
       '',
       places.Path('model', optional=True, in_bucket=True),
-      'the model or registry as the container sees it, such as '
-      "/models/registry or a bucket's; '': registry.folder",
+      'path of the model or registry in the container, such as '
+      "/models/registry or a bucket's URL; '': registry.folder",
     ),
     'claim': F(
       '',
@@ -111,27 +111,29 @@ DEPLOY = schema.Section(
     'key_secret': F(
       '',
       _OPTIONAL_NAME,
-      "Secret whose api-key is the server's API key; '': requests need none",
+      "Secret with the server's API key as api-key; '': requests need none",
     ),
     'webhook_secret': F(
       '',
       _OPTIONAL_NAME,
-      "Secret whose webhook is the URL that alarms are posted to; '': none",
+      "Secret with the URL for alarms as webhook; '': none",
     ),
     'service_account': F(
       'default', _NAME, 'service account, which may read the bucket'
     ),
-    'min_replicas': F(1, legal.Integer(1, 1000), 'fewest replicas'),
-    'max_replicas': F(10, legal.Integer(1, 1000), 'most replicas'),
+    'min_replicas': F(1, legal.Integer(1, 1000), 'minimum number of replicas'),
+    'max_replicas': F(10, legal.Integer(1, 1000), 'maximum number of replicas'),
     'scale_on': F(
       'cpu',
       legal.one_of('cpu', 'queue'),
-      'what decides on the number of replicas; queue needs an adapter for '
-      "Prometheus' metrics",
+      'metric that sets the number of replicas; queue needs an adapter for '
+      'Prometheus metrics',
     ),
-    'cpu_target': F(0.7, _SHARE, 'share of the requested CPUs that is used'),
+    'cpu_target': F(0.7, _SHARE, 'target share of the requested CPUs in use'),
     'queue_target': F(
-      4, legal.Integer(1, 10**6), 'requests that wait in each replica'
+      4,
+      legal.Integer(1, 10**6),
+      'target number of waiting requests per replica',
     ),
     'cpus': F(
       2.0, legal.Number(above=0, at_most=1024), 'CPUs that a replica requests'
@@ -139,7 +141,7 @@ DEPLOY = schema.Section(
     'memory_gib': F(
       0.0,
       legal.Number(at_least=0, at_most=2**20),
-      'memory of a replica; 0: what weights and KV cache need, and 2 GiB',
+      'memory of a replica; 0: that of weights and KV cache, plus 2 GiB',
     ),
     'devices': F(
       '',
@@ -151,7 +153,7 @@ DEPLOY = schema.Section(
     'start_s': F(
       900,
       legal.Integer(10, 86_400),
-      'seconds in which a replica must have loaded and compiled',
+      'seconds within which a replica must have loaded and compiled',
     ),
   },
 )
@@ -159,33 +161,41 @@ DEPLOY = schema.Section(
 FOLLOW = schema.Section(
   'How `kd serve REGISTRY` follows a registry (docs/versions.md).',
   {
-    'poll_s': F(10.0, legal.DURATION, 'seconds between looks at the registry'),
+    'poll_s': F(10.0, legal.DURATION, 'seconds between reads of the registry'),
     'canary_share': F(
-      0.1, legal.Number(at_least=0, at_most=1), 'share of requests for a canary'
+      0.1,
+      legal.Number(at_least=0, at_most=1),
+      'share of requests that a canary answers',
     ),
     'fallback': F(
       '',
       places.Path('model', optional=True, in_bucket=True),
-      'a model that answers while the version in production is out, such as '
-      "the teacher; '': the version before it",
+      'model that serves while the production version is out of service, such '
+      "as the teacher; '': the version before it",
     ),
     'teacher': F(
       '',
       places.Path('model', optional=True, in_bucket=True),
-      "a model with which answers are compared; '': none are",
+      "model with which answers are compared; '': none",
     ),
     'compared_share': F(
-      0.01, legal.Number(at_least=0, at_most=1), 'share of these answers'
+      0.01,
+      legal.Number(at_least=0, at_most=1),
+      'share of answers that are compared',
     ),
     'fewest': F(
       20,
       legal.POSITIVE,
-      'requests within alarms.window_s before a version is judged by '
-      'alarms.error_rate and alarms.p95_ms',
+      'minimum number of requests within alarms.window_s before '
+      'alarms.error_rate and alarms.p95_ms apply to a version',
     ),
     'probe_s': F(
-      10.0, legal.DURATION, 'seconds between probes of a version that is out'
+      10.0,
+      legal.DURATION,
+      'seconds between probes of a version that is out of service',
     ),
-    'probes': F(3, legal.POSITIVE, 'good ones in a row that bring it back'),
+    'probes': F(
+      3, legal.POSITIVE, 'consecutive successful probes that restore it'
+    ),
   },
 )

@@ -24,8 +24,8 @@ _PART = F(
 _LAYER_PART = F(
   'all',
   legal.one_of(*_PARTS, 'image'),
-  "targets that count; sampled: the student's own; image: the places of images "
-  'instead of targets',
+  "targets that count; sampled: the student's own; image: the positions of "
+  'images instead of targets',
 )
 # Arguments of every divergence, in addition to its own.
 DIVERGENCE = {
@@ -42,7 +42,7 @@ _POWER = legal.Number(at_least=0, at_most=100)
 _FIXED_MAP = F(
   'uniform',
   legal.one_of('uniform', 'last'),
-  'which layers are compared: evenly spaced, or the last ones',
+  'layers that are compared: evenly spaced, or the last ones',
 )
 _PAIRS = F(1, legal.Integer(1, 9999), 'pairs of layers')
 _ATTENTION = {
@@ -50,7 +50,9 @@ _ATTENTION = {
   'pairs': _PAIRS,
   'temperature': _TEMPERATURE,
   'block': F(
-    512, legal.Integer(1, 2**20), 'queries whose attention is held at a time'
+    512,
+    legal.Integer(1, 2**20),
+    'queries whose attention is in memory at a time',
   ),
   'part': _LAYER_PART,
 }
@@ -75,12 +77,16 @@ TERM = schema.Choice(
     'alpha_beta': {
       **DIVERGENCE,
       'alpha': F(0.5, _POWER, "power of the teacher's probabilities"),
-      'beta': F(0.5, _POWER, "power of the student's; not both 0"),
+      'beta': F(
+        0.5, _POWER, "power of the student's probabilities; not both 0"
+      ),
     },
     'adaptive_kl': {
       **DIVERGENCE,
       'head_mass': F(
-        0.5, _OPEN_FRACTION, "probability of the teacher's likeliest ids"
+        0.5,
+        _OPEN_FRACTION,
+        "total probability of the teacher's most likely ids, the head",
       ),
     },
     'cross_entropy': {
@@ -96,13 +102,15 @@ TERM = schema.Choice(
       'divergence': F(
         'forward_kl',
         legal.one_of('forward_kl', 'reverse_kl', 'total_variation'),
-        "of the teacher's and the student's likelihood of each aligned chunk "
-        'of text, each a choice of two: this chunk, or any other',
+        "divergence between the teacher's and the student's likelihood of "
+        'each aligned chunk of text, as a choice between this chunk and any '
+        'other',
       ),
       'likelihood_temperature': F(
         100.0,
         legal.Scheduled(legal.Number(above=0, at_most=1e4)),
-        'T: likelihoods are taken to the power 1 / T, and the loss times T',
+        'T: likelihoods are raised to the power 1 / T, and the loss is '
+        'multiplied by T',
       ),
       'part': _PART,
     },
@@ -112,24 +120,26 @@ TERM = schema.Choice(
       'states': F(
         'layers',
         legal.one_of('layers', 'tower', 'soft_tokens'),
-        'states that are compared: of layers, of layers of the vision tower, '
-        'or the soft tokens of images; the last two with part image',
+        'states that are compared: those of layers, of layers of the vision '
+        'tower, or the soft tokens of images; the last two need part image',
       ),
       'kind': F('mse', legal.one_of('mse', 'cosine'), 'distance'),
       'map': F(
         'uniform',
         legal.one_of('uniform', 'last', 'adaptive'),
-        'which layers are compared; adaptive: the most similar ones',
+        'layers that are compared; adaptive: the most similar ones',
       ),
       'pairs': _PAIRS,
       'remap_every': F(
-        0, legal.COUNT, 'updates between two choices of an adaptive map; else 0'
+        0,
+        legal.COUNT,
+        'updates between choices of an adaptive map; other maps: 0',
       ),
       'similarity': F(
         'states',
         legal.one_of('states', 'attention'),
-        'how alike layers are to an adaptive map: by hidden states (linear '
-        'CKA) or by attention maps (cosine)',
+        'similarity of layers for an adaptive map: of hidden states (linear '
+        'CKA) or of attention maps (cosine)',
       ),
       'norm': F(True, legal.BOOLEAN, 'RMSNorm before the projection'),
       'dropout': F(
@@ -142,13 +152,13 @@ TERM = schema.Choice(
       'distance': F(
         'kl',
         legal.one_of('kl', 'cosine'),
-        "of the student's maps from the teacher's; cosine: 1 minus the cosine "
-        'of both, without a unit',
+        "distance of the student's maps from the teacher's; cosine: 1 minus "
+        'their cosine, without a unit',
       ),
       'heads': F(
         'mean',
         legal.one_of('mean', 'each'),
-        'compare the mean over heads, or head by head',
+        'compare the mean over heads, or each head',
       ),
     },
     'attention_relations': {
@@ -159,14 +169,17 @@ TERM = schema.Choice(
         'vectors whose products are compared',
       ),
       'relation_heads': F(
-        1, legal.Integer(1, 2**16), 'divides heads x width of each'
+        1,
+        legal.Integer(1, 2**16),
+        'number of heads in which vectors are compared; divides heads x '
+        'width of each',
       ),
     },
   },
 )
 
 LOSSES = schema.Entries(
-  'The loss terms, by a name of their own (docs/objective.md).',
+  'Loss terms by name (docs/objective.md).',
   TERM,
   default={'kl': schema.option(TERM, 'forward_kl')},
   least=1,
@@ -178,12 +191,12 @@ POSITIONS = schema.Section(
     'rule': F(
       'all',
       legal.one_of('all', 'random', 'student_entropy', 'teacher_entropy'),
-      'all, a random choice, or those of highest entropy',
+      'all, a random subset, or those of highest entropy',
     ),
     'fraction': F(
       1.0,
       legal.Scheduled(legal.Number(above=0, at_most=1)),
-      "fraction of each row's targets that is kept",
+      "fraction of each row's targets that are kept",
       formerly='share',
     ),
   },
@@ -192,17 +205,18 @@ POSITIONS = schema.Section(
 _MODALITY = legal.Scheduled(_NOT_NEGATIVE)
 
 MODALITIES = schema.Section(
-  'Weights of the targets of examples with images, and of all others.',
+  'Weights of the targets of examples with images and of text-only examples.',
   {
-    'image': F(1.0, _MODALITY, 'of examples with images'),
-    'text': F(1.0, _MODALITY, 'of examples of text alone'),
+    'image': F(1.0, _MODALITY, 'weight of examples with images'),
+    'text': F(1.0, _MODALITY, 'weight of text-only examples'),
     'balance': F(
       'weights',
       legal.one_of('weights', 'gradient_norm'),
-      'weights: as declared; gradient_norm: divided by the average norm of the '
-      "gradient of each modality's part, and scaled to the declared sum",
+      'weights: as given; gradient_norm: divided by the average norm of the '
+      "gradient of each modality's part, and scaled to the sum of the given "
+      'weights',
     ),
-    'decay': F(0.99, _DECAY, 'decay of the average of these norms by update'),
+    'decay': F(0.99, _DECAY, 'decay of the average of these norms per update'),
   },
 )
 
@@ -212,7 +226,7 @@ OBJECTIVE = schema.Section(
     'chunk_tokens': F(
       256,
       legal.Integer(1, 2**24),
-      'tokens per device whose logits are held at a time',
+      'tokens per device whose logits are in memory at a time',
     ),
     'positions': POSITIONS,
     'modalities': MODALITIES,

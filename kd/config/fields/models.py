@@ -24,24 +24,21 @@ _VARIANT = F(
   "a model size of docs/models.md; '': the size of the weights",
 )
 
-_OWN_VISION = (
-  'none: it reads text alone; own: it has the vision tower of its variant or '
-  'weights'
-)
+_OWN_VISION = 'none: text only; own: the tower of its variant or weights'
 _VISION = F(
   'none', legal.one_of('none', 'own'), f'{_OWN_VISION} (docs/vision.md)'
 )
 _VISION_INIT = F(
   '',
   places.Source(('',), {'hf': 'DIR', 'gguf': 'FILE'}),
-  "where the weights of its vision tower are, GGUF: llama.cpp's mmproj; '': in "
+  "weights of the vision tower (GGUF: llama.cpp's mmproj); '': those of "
   '`init` (docs/vision.md)',
 )
 
 _SCHEME = legal.one_of('none', *schemes.SCHEMES)
 _RULES = schema.Entries(
-  'Rules for some matrices, by name; the first in order of the names that '
-  'matches decides.',
+  'Rules for some matrices, by name; the first matching rule, by name, '
+  'applies.',
   schema.Section(
     'A rule.',
     {
@@ -65,47 +62,48 @@ _STORED = schema.Section(
       True,
       legal.BOOLEAN,
       'before training, measure the KL from the full-precision weights, which '
-      'are in memory too meanwhile',
+      'are also in memory during the measurement',
     ),
   },
 )
 
 _WHERE = {
   'variant': _VARIANT,
-  'init': F('', _TEACHER_INIT, 'where its weights are'),
+  'init': F('', _TEACHER_INIT, 'weights of the model'),
   'vision': _VISION,
   'vision_init': _VISION_INIT,
   'dtype': F('bfloat16', legal.DTYPE, 'data type of activations'),
-  'param_dtype': F('bfloat16', legal.DTYPE, 'data type of its weights'),
+  'param_dtype': F('bfloat16', legal.DTYPE, 'data type of the weights'),
   'attention': _ATTENTION,
   'quantize': _STORED,
   'memory': F(
     'device',
     legal.one_of('device', 'host'),
-    "where its weights are kept; host: in the memory of the devices' hosts, "
-    'from where each batch copies them layer by layer (docs/long_context.md)',
+    "where the weights are kept; host: in the memory of the devices' hosts, "
+    'from which they are copied layer by layer for each batch '
+    '(docs/long_context.md)',
   ),
   'weight': F(
     1.0,
     legal.Number(above=0, at_most=1e6),
-    'weight in the mixture of teachers, which averages probabilities; the '
-    'weights are scaled to sum to 1',
+    'weight in the mixture of teachers, which averages probabilities; weights '
+    'are normalized to sum to 1',
     formerly='share',
   ),
   'tasks': F(
     (),
     legal.Tuple(legal.TEXT),
-    'tasks of `data.mixture` whose examples it teaches; (): all',
+    'tasks of `data.mixture` with examples for this teacher; (): all',
   ),
   'field_values': F(
     (),
     legal.Tuple(legal.TEXT),
-    'values of `teacher.field` whose examples it teaches; (): all, also those '
-    'without the field',
+    'values of `teacher.field` in the examples for this teacher; (): all '
+    'examples, also those without the field',
   ),
 }
 
-OTHER_TEACHER = schema.Section('One more teacher.', _WHERE)
+OTHER_TEACHER = schema.Section('An additional teacher.', _WHERE)
 
 _AXIS = legal.Integer(0, 2**20)
 
@@ -121,19 +119,21 @@ PRUNE = schema.Section(
     'layers': F(0, _ALL, 'layers; 0: all, or those of `keep_layers`'),
     'mlp_dim': F(0, _ALL, 'channels of each MLP; 0: all'),
     'num_heads': F(
-      0, _ALL, 'query heads of each layer, as many of each KV group; 0: all'
+      0,
+      _ALL,
+      'query heads of each layer, the same number in each KV group; 0: all',
     ),
     'embed_dim': F(0, _ALL, 'channels of the embedding; 0: all'),
     'scores': F(
       '',
       places.Path('file', optional=True),
-      "scores.json of `--mode=prune`, which training needs; '': that mode "
-      'computes them',
+      "scores.json of `--mode=prune`, required for training; '': that mode "
+      'computes the scores',
     ),
     'calibration_rows': F(
       512,
       legal.Integer(1),
-      'training rows that `--mode=prune` measures the model on',
+      'training rows on which `--mode=prune` measures importance',
     ),
     'head_score': F(
       'both',
@@ -152,24 +152,24 @@ PRUNE = schema.Section(
 )
 
 LORA = schema.Section(
-  'Low-rank adapters (arXiv 2106.09685): weights of init stay, and two thin '
-  'matrices are trained for each target.',
+  'Low-rank adapters (arXiv 2106.09685): the initial weights are frozen, and '
+  'two thin matrices are trained per target.',
   {
     'rank': F(
       0,
       legal.Integer(0, 4096, {0: 'no adapters; all parameters are trained'}),
-      'R, the width of the thin matrices',
+      'rank R, the width of the thin matrices',
     ),
     'alpha': F(
       16.0,
       legal.Number(above=0, at_most=1e6),
-      'an adapter counts alpha / rank times',
+      'adapters are scaled by alpha / rank',
     ),
     'dropout': F(
       0.0,
       legal.Number(at_least=0, below=1),
-      'probability that an adapter does not see an input in a training step; '
-      'all tokens of a micro-batch share these inputs',
+      "probability of dropping an adapter's input channel in a training step; "
+      'all tokens of a micro-batch share the mask',
     ),
     'targets': F(
       tensors.LAYER_MATRICES,
@@ -193,8 +193,8 @@ LORA = schema.Section(
 )
 
 QUANTIZE = schema.Section(
-  'Training in the precision that the student will run in: weights are rounded '
-  'in the forward pass (docs/quantization.md).',
+  'Training for low precision: weights are rounded in the forward pass '
+  '(docs/quantization.md).',
   {
     'weights': F('none', _SCHEME, 'scheme of the matrices of layers'),
     'tables': F('none', _SCHEME, 'scheme of the embedding, and of the head'),
@@ -206,8 +206,8 @@ QUANTIZE = schema.Section(
     'activation_range': F(
       schemes.POSITION,
       legal.one_of(*schemes.RANGES),
-      "what is rounded to the scheme's largest code: position, the largest "
-      'input of the same position; running, an average over updates of the '
+      "range that maps to the scheme's largest code: position, the largest "
+      'input at each position; running, a moving average over updates of the '
       'largest input of the product (docs/quantization.md)',
     ),
     'range_decay': F(
@@ -218,9 +218,8 @@ QUANTIZE = schema.Section(
     'dither': F(
       0.0,
       legal.Number(at_least=0, at_most=1),
-      'uniform noise that is added to the first weights, at most this many '
-      'steps of their codes, where `init` names weights that have been rounded '
-      'before',
+      'uniform noise added to the initial weights, at most this many steps of '
+      'their codes, if the weights of `init` are already rounded',
     ),
     'rules': _RULES,
   },
@@ -233,32 +232,31 @@ STUDENT = schema.Section(
     'init': F(
       'random',
       places.Source(('random', 'teacher'), _WEIGHTS),
-      'its first weights',
+      'initial weights',
     ),
     'vision': F(
       'none',
       legal.one_of('none', 'own', 'teacher'),
-      f"{_OWN_VISION}; teacher: it shares the teacher's tower, which stays as "
-      'it is (docs/vision.md)',
+      f"{_OWN_VISION}; teacher: the teacher's tower, frozen (docs/vision.md)",
     ),
     'vision_init': _VISION_INIT,
     'keep_layers': F(
       (),
       legal.Tuple(legal.Integer(0, 9999)),
-      'layers of init to keep, from 0, in rising order; (): all',
+      'layers of `init` to keep, from 0, in ascending order; (): all',
     ),
     'keep_tower_layers': F(
       (),
       legal.Tuple(legal.Integer(0, 9999)),
       'layers of the vision tower of `init` or `vision_init` to keep, from 0, '
-      'in rising order; (): all',
+      'in ascending order; (): all',
     ),
     'prune': PRUNE,
     'layer_dropout': F(
       0.0,
       legal.Number(at_least=0, below=1),
-      'probability that a row skips the last layer in training; in proportion '
-      'to depth for those below it',
+      'probability that a row skips the last layer in training; for the '
+      'layers below it, in proportion to depth',
     ),
     'lora': LORA,
     'quantize': QUANTIZE,
@@ -285,17 +283,17 @@ TEACHER = schema.Section(
         formerly={'rollout': 'on_policy'},
         kind='source of targets',
       ),
-      'live: scores every batch; cached: its targets are read from '
+      'live: it scores every batch; cached: its targets are read from '
       '`cache.folder`; on_policy: live, and the student answers some of the '
-      'prompts (`rollout`); server: the model of `teacher.server` '
-      'scores every batch; on_policy_server: also rows that the student '
+      'prompts (`rollout`); server: the model of `teacher.server` scores '
+      'every batch; on_policy_server: it also scores rows that the student '
       'answered; none: no teacher',
     ),
     'server': served.SERVER,
     'tokenizer': F(
       'shared',
       legal.one_of('shared', 'own'),
-      "shared: the student's; own: the one of its weights "
+      "shared: the student's; own: that of its weights "
       '(docs/other_tokenizers.md)',
     ),
     'template': F(
@@ -306,39 +304,39 @@ TEACHER = schema.Section(
     'length': F(
       0,
       legal.COUNT,
-      'positions of its rows, where it has its own tokenizer or a prefix; 0: '
-      'as `data.length`',
+      "positions of the teacher's rows, if it has its own tokenizer or a "
+      'prefix; 0: `data.length`',
     ),
     'prefix': F(
       '',
       legal.TEXT,
-      'text that it reads before each example, after the BOS, and the student '
-      'does not: instructions, demonstrations. {column} is what the '
-      "example's row has there, such as a solution; literal braces are doubled "
+      'text before each example, after the BOS, that only the teacher gets: '
+      'instructions, demonstrations. {column} inserts the value of the '
+      "example's column, such as a solution; literal braces are doubled "
       '(docs/teacher_prompts.md)',
     ),
     'field': F(
       '',
       legal.TEXT,
-      'column of the files, or feature of the tasks, whose value decides which '
-      "teachers an example has (`field_values`); '': none",
+      'column of the files, or feature of the tasks, that selects the '
+      "teachers of an example (`field_values`); '': none",
     ),
     'others': schema.Entries(
-      'More teachers, by name: the targets are a mixture of all that teach the '
-      'example.',
+      'Additional teachers, by name: the targets are a mixture of all '
+      'teachers of the example.',
       OTHER_TEACHER,
       default={},
     ),
     'devices': F(
       0,
       _AXIS,
-      'devices reserved for the teachers, the last ones of each process, as '
-      'many of each: they score batch t + 1 while the student trains on t; 0: '
-      'shared',
+      'number of devices reserved for the teachers, the same number (the last '
+      'ones) in each process: they score batch t + 1 while the student trains '
+      'on t; 0: shared',
     ),
     'mesh': schema.Section(
-      'Mesh of the teachers. All 0: as `mesh`, or on devices of their own fsdp '
-      'alone.',
+      'Mesh of the teachers. All 0: as `mesh`, or on devices of their own, '
+      'fsdp only.',
       {
         name: _teacher_axis(name)
         for name in ('data', 'fsdp', 'tensor', 'sequence', 'pipeline')

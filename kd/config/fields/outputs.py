@@ -16,10 +16,11 @@ EVALUATION_SET = schema.Section(
     'mixture': F(
       '',
       places.Mixture(),
-      "as data.mixture; '': data.mixture, of whose files data.held_out is kept",
+      "as data.mixture; '': data.mixture, with the prompts that data.held_out "
+      'reserves',
     ),
-    'split': F('validation', legal.SPLIT, 'its split'),
-    'examples': F(64, _EXAMPLES, 'examples to score, one a row; -1: all'),
+    'split': F('validation', legal.SPLIT, 'split of the mixture'),
+    'examples': F(64, _EXAMPLES, 'examples to score, one per row; -1: all'),
     'answers': F(
       0, _EXAMPLES, 'examples to answer by generation, for exact match; -1: all'
     ),
@@ -27,7 +28,7 @@ EVALUATION_SET = schema.Section(
 )
 
 BEST = schema.Section(
-  'What makes a checkpoint the best one.',
+  'Selection of the best checkpoint.',
   {
     'set': F(
       '', legal.TEXT, "a set of evaluation.sets; '': the first one by name"
@@ -35,44 +36,46 @@ BEST = schema.Section(
     'metric': F(
       'nll',
       legal.Matching('.+', 'the name of a metric'),
-      'one of its metrics: of likelihood, or of its tasks where it has answers',
+      'metric of the set: of likelihood, or, if it has answers, of its tasks',
     ),
     'direction': F(
       'auto',
       legal.one_of('auto', 'min', 'max'),
       'whether low or high values are good; auto: min for nll, perplexity and '
-      'kl, and as the task says for its own metrics, else max',
+      'kl, as declared by the task for its own metrics, else max',
     ),
   },
 )
 STOP = schema.Section(
-  'When training ends before its last step (docs/training.md).',
+  'Early end of training (docs/training.md).',
   {
     **BEST.children,
     'patience': F(
       0,
       legal.COUNT,
-      'evaluations in a row without improvement that end the run; 0: it never '
-      'ends early',
+      'consecutive evaluations without improvement that end the run; 0: no '
+      'early end',
     ),
     'min_delta': F(
       0.0,
       legal.Number(at_least=0),
-      "an improvement is larger than this, in the metric's unit",
+      "minimum improvement that counts, in the metric's unit",
     ),
   },
 )
 EVALUATION = schema.Section(
   'Evaluation on held-out sets.',
   {
-    'every': F(0, legal.COUNT, 'steps between; 0: before and after training'),
+    'every': F(
+      0,
+      legal.COUNT,
+      'steps between evaluations; 0: only before and after training',
+    ),
     'baseline': F(
-      False, legal.BOOLEAN, 'also train the student with cross-entropy alone'
+      False, legal.BOOLEAN, 'also train the student with cross-entropy only'
     ),
-    'batch_size': F(8, sampling.ROWS_AT_A_TIME, 'rows, and prompts, at a time'),
-    'max_new_tokens': F(
-      128, _LENGTH, 'tokens of an answer at most; it is cut there'
-    ),
+    'batch_size': F(8, sampling.ROWS_AT_A_TIME, 'rows or prompts per batch'),
+    'max_new_tokens': F(128, _LENGTH, 'maximum number of tokens of an answer'),
     'params': F(
       'last',
       legal.one_of('last', 'ema'),
@@ -102,19 +105,19 @@ EXPORT = schema.Section(
       ('hf',),
       legal.Tuple(legal.one_of('hf', 'gguf', 'peft'), least=1),
       'hf: a folder for transformers and vLLM; gguf: files for llama.cpp; '
-      'peft: the adapters of student.lora alone',
+      'peft: only the adapters of student.lora',
     ),
     'dtype': F('bfloat16', legal.DTYPE, 'data type of the weights in hf'),
     'gguf_type': F(
       ('Q8_0',),
       legal.Tuple(legal.one_of(*GGUF_TYPES), least=1),
-      'types of the weights in gguf, a file for each',
+      'types of the weights in gguf; one file per type',
     ),
     'gguf_embedding_type': F(
       'auto',
       legal.one_of('auto', *GGUF_TYPES),
-      'type of the embedding in gguf; auto: Q8_0 with Q4_0 weights, else as '
-      'the weights',
+      'type of the embedding in gguf; auto: Q8_0 with Q4_0 weights, else that '
+      'of the weights',
     ),
     'measure': F(
       False,
@@ -129,13 +132,13 @@ EXPORT = schema.Section(
       'last',
       legal.one_of('last', 'ema'),
       "the checkpoint's parameters after its last update, or their average "
-      '(`ema.decay`); other modes read the same',
+      '(`ema.decay`); other modes use it too',
     ),
   },
 )
 
 PLAN = schema.Section(
-  'What a run needs on a TPU slice (`--mode=plan`).',
+  'Memory and time of a run on a TPU slice (`--mode=plan`).',
   {
     'topology': F(
       '',
@@ -146,7 +149,7 @@ PLAN = schema.Section(
     'lengths': F(
       (), legal.Tuple(_LENGTH), 'tokens per row to plan for; (): data.length'
     ),
-    'prompt_length': F(512, _LENGTH, 'tokens of a prompt when decoding'),
+    'prompt_length': F(512, _LENGTH, 'tokens per prompt in decoding'),
     'price': F(
       0.0,
       legal.Number(at_least=0, at_most=1e6),
@@ -158,7 +161,9 @@ PLAN = schema.Section(
       'model FLOP utilization to expect; the roofline is shown too',
     ),
     'compile': F(
-      True, legal.BOOLEAN, 'False: estimate without the compiler, in seconds'
+      True,
+      legal.BOOLEAN,
+      'False: estimate without the compiler, in a few seconds',
     ),
     'search': F(
       False, legal.BOOLEAN, 'also search mesh, micro-batches and remat'
@@ -167,7 +172,7 @@ PLAN = schema.Section(
       3, legal.Integer(1, 1000), 'candidates of a search to compile'
     ),
     'folder': F(
-      '~/.cache/kd/plans', places.Path('folder'), 'where compiler results are'
+      '~/.cache/kd/plans', places.Path('folder'), 'folder of compiler results'
     ),
   },
 )

@@ -21,30 +21,30 @@ REASONING = schema.Section(
     'question_format': F(
       'Question: {question}\nAnswer:\n',
       legal.Containing('{question}'),
-      'the prompt of a problem from a file',
+      'prompt of a problem from a file',
       formerly='form',
     ),
     'model': F(
       'student',
       legal.one_of('student', 'teacher', 'server'),
-      'who solves; server: the model of `teacher.server`, asked for answers',
+      'model that solves the problems; server: the model of `teacher.server`',
     ),
     'style': F(
       'few_shot',
       legal.one_of('few_shot', 'chat'),
-      'few_shot: worked examples as text; chat: turns of data.template',
+      'few_shot: worked examples as text; chat: as turns of data.template',
     ),
     'shots': F(
       4,
       legal.Integer(0, 1000),
-      'worked examples; taken from the first problems, which are not solved',
+      'worked examples, taken from the first problems, which are not solved',
     ),
     'instruction': F(
       'Solve the problem step by step. End with a line of #### and the answer.',
       legal.TEXT,
-      'what a chat begins with',
+      'text at the beginning of a chat',
     ),
-    'samples': F(8, legal.Integer(1, 2**16), 'solutions of each problem'),
+    'samples': F(8, legal.Integer(1, 2**16), 'solutions per problem'),
     **sampling.sampling(temperature=0.7, max_new_tokens=256),
     'concurrency': F(
       64,
@@ -55,19 +55,19 @@ REASONING = schema.Section(
     'folder': F(
       '',
       places.Path('folder', optional=True),
-      "where solutions are written; '': <workdir>/traces",
+      "folder for solutions; '': <workdir>/traces",
     ),
     'answer': F(
       'number',
       legal.one_of('number', 'text'),
-      "number: the last number is a reply's answer, and its statements are "
-      'checked; text: the whole reply is',
+      'number: the last number of a reply is its answer, and its statements '
+      'are checked; text: the whole reply is its answer',
     ),
     'keep': F(
       'correct',
       legal.one_of('correct', 'voted', 'both', 'any'),
-      'solutions to keep: correct (the reference answer), voted (the answer '
-      'of most samples), both, any (with an answer)',
+      'solutions to keep: correct (with the reference answer), voted (with '
+      'the answer of most samples), both, any (with an answer)',
     ),
     'min_vote_fraction': F(
       0.5, _FRACTION, 'fraction of answers that `voted` needs', formerly='votes'
@@ -75,12 +75,12 @@ REASONING = schema.Section(
     'steps': F(
       'right',
       legal.one_of('right', 'any'),
-      'right: keep only solutions without a wrong statement',
+      'right: keep only solutions without wrong statements',
     ),
     'min_steps': F(
       1,
       legal.COUNT,
-      'right statements a solution must have',
+      'minimum number of right statements of a solution',
       formerly='fewest_steps',
     ),
     'max_per_problem': F(
@@ -101,18 +101,18 @@ REASONING = schema.Section(
 SEARCH = schema.Section(
   'Trees of thought (`--mode=search`, docs/trees.md).',
   {
-    'problem': F('game24', legal.one_of('game24', 'gsm8k'), 'what is solved'),
+    'problem': F('game24', legal.one_of('game24', 'gsm8k'), 'problem to solve'),
     'data': F(
       '',
       places.Path('file', optional=True),
-      "its instances; '': the file in $KD_DATA_DIR",
+      "file of its instances; '': the file in $KD_DATA_DIR",
     ),
     'first': F(0, legal.COUNT, 'first instance of the file, from 0'),
     'count': F(-1, legal.ALL_OR_COUNT, 'instances; -1: all that follow'),
     'folder': F(
       '',
       places.Path('folder', optional=True),
-      "where trees are written; '': <workdir>/search",
+      "folder for trees; '': <workdir>/search",
     ),
     'method': F(
       'beam',
@@ -122,18 +122,20 @@ SEARCH = schema.Section(
     'breadth': F(
       5,
       legal.Integer(1, 2**20),
-      "states kept per level (beam), kept of each state's thoughts "
-      '(depth_first), expanded at a time (best_first)',
+      'states kept per level (beam), thoughts kept per state (depth_first), '
+      'states expanded at a time (best_first)',
     ),
     'depth': F(
-      0, legal.COUNT, 'most thoughts of a path; 0: what the problem needs'
+      0,
+      legal.COUNT,
+      'maximum number of thoughts in a path; 0: as the problem needs',
     ),
     'proposals': F(
       'sampled',
       legal.one_of('sampled', 'enumerated'),
       'thoughts: sampled from the model, or all legal ones',
     ),
-    'samples': F(8, legal.Integer(1, 2**16), 'thoughts sampled in each state'),
+    'samples': F(8, legal.Integer(1, 2**16), 'thoughts sampled per state'),
     'shots': F(
       0, legal.COUNT, 'worked examples in the prompt, for untrained models'
     ),
@@ -142,17 +144,21 @@ SEARCH = schema.Section(
       legal.one_of('exact', 'likelihood', 'value', 'vote'),
       "a state's value: exact (the problem's verifier), likelihood (geometric "
       "mean of the thoughts' probabilities), value (the model's judgement), "
-      'vote (for the best of several)',
+      "vote (the model's votes for the best of several)",
     ),
-    'votes': F(3, legal.Integer(1, 2**16), 'judgements of a state, or votes'),
+    'votes': F(3, legal.Integer(1, 2**16), 'judgements per state, or votes'),
     'prune': F(
       0.0,
       legal.Number(at_least=0, below=1),
-      'states of at most this value are not expanded',
+      'states with this value or less are not expanded',
     ),
-    'deduplicate': F(True, legal.BOOLEAN, 'expand one of several equal states'),
+    'deduplicate': F(
+      True, legal.BOOLEAN, 'expand only one of several equal states'
+    ),
     'solutions': F(
-      1, legal.COUNT, 'solutions at which a tree ends; 0: search it all'
+      1,
+      legal.COUNT,
+      'number of solutions at which a tree ends; 0: search the whole tree',
     ),
     'max_calls': F(0, legal.COUNT, 'completions per tree; 0: no limit'),
     'max_tokens': F(
@@ -170,13 +176,14 @@ SEARCH = schema.Section(
     'num_pictures': F(
       8,
       legal.COUNT,
-      'trees that get a picture, the first ones',
+      'number of trees, the first ones, of which a picture is drawn',
       formerly='draw',
     ),
     'contrast': F(
       0,
       legal.COUNT,
-      "rejected thoughts that a path's rationale mentions before each good one",
+      "number of rejected thoughts that a path's rationale mentions before "
+      'each good one',
     ),
   },
 )

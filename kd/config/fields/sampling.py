@@ -23,13 +23,15 @@ def sampling(temperature: float, max_new_tokens: int) -> dict[str, F]:
   """
   return {
     'temperature': F(
-      temperature, TEMPERATURE, 'softmax temperature; 0: always the likeliest'
+      temperature, TEMPERATURE, 'softmax temperature; 0: greedy'
     ),
-    'top_k': F(0, legal.COUNT, 'sample from the k likeliest ids; 0: from all'),
+    'top_k': F(
+      0, legal.COUNT, 'sample from the k most likely ids; 0: from all'
+    ),
     'top_p': F(
       1.0,
       legal.Number(above=0, at_most=1),
-      'sample from the likeliest ids that together have this probability',
+      'sample from the most likely ids that together have this probability',
     ),
     'min_p': F(
       0.0,
@@ -39,11 +41,11 @@ def sampling(temperature: float, max_new_tokens: int) -> dict[str, F]:
     'repetition_penalty': F(
       1.0,
       legal.Number(above=0, at_most=1e4),
-      'above 1: ids that the prompt or answer already has become less likely '
-      '(arXiv 1909.05858)',
+      'above 1: ids that the prompt or answer already contains become less '
+      'likely (arXiv 1909.05858)',
     ),
     'max_new_tokens': F(
-      max_new_tokens, _TOKENS, 'tokens of an answer at most; it is cut there'
+      max_new_tokens, _TOKENS, 'maximum number of tokens of an answer'
     ),
   }
 
@@ -51,22 +53,23 @@ def sampling(temperature: float, max_new_tokens: int) -> dict[str, F]:
 _SCHEME = legal.one_of('none', *schemes.SCHEMES)
 
 GENERATE = schema.Section(
-  'Answers to prompts (`--mode=generate`), and how `--mode=chat` samples.',
+  'Answers to prompts (`--mode=generate`), and sampling of `--mode=chat`.',
   {
     'prompts': F(
       '',
       legal.TEXT,
-      'files with prompt or messages, as those of data.mixture (docs/data.md)',
+      'files with the columns prompt or messages, as in data.mixture '
+      '(docs/data.md)',
     ),
     'output': F(
       '',
       places.Path('file', optional=True),
-      "where answers are written; '': <workdir>/completions.jsonl",
+      "file for the answers; '': <workdir>/completions.jsonl",
     ),
     **sampling(temperature=0.0, max_new_tokens=128),
     'quantize': schema.Section(
-      "The student's weights in few bits, which are multiplied without a copy "
-      'in more bits.',
+      'Low-bit weights of the student, multiplied without a copy in higher '
+      'precision.',
       {
         'weights': F('none', _SCHEME, 'scheme of the matrices of layers'),
         'tables': F('none', _SCHEME, 'scheme of the embedding and the head'),
@@ -75,9 +78,9 @@ GENERATE = schema.Section(
     'stop_strings': F(
       (),
       legal.Tuple(legal.Matching('(?s).+', 'text of one character or more')),
-      'texts that end an answer and are cut off it',
+      'texts that end an answer and are removed from it',
     ),
-    'samples': F(1, legal.Integer(1, 2**16), 'answers to each prompt'),
+    'samples': F(1, legal.Integer(1, 2**16), 'answers per prompt'),
     'seed': F(0, legal.SEED, 'seed of the sampling'),
     'batch_size': F(
       8,
@@ -95,8 +98,7 @@ GENERATE = schema.Section(
 _BUFFER_ROWS = legal.Integer(0, 10**6)
 
 ROLLOUT = schema.Section(
-  'Answers that the student samples to be trained on '
-  "(teacher.source='on_policy').",
+  "Training on answers that the student samples (teacher.source='on_policy').",
   {
     'fraction': F(
       1.0,
@@ -107,21 +109,20 @@ ROLLOUT = schema.Section(
     'every': F(
       1,
       legal.POSITIVE,
-      'updates from one sampling to the next; the steps between take rows '
-      'from the buffer',
+      'updates between samplings; other steps take rows from the buffer',
     ),
     'buffer': F(
       0,
       _BUFFER_ROWS,
-      'rows that are kept, the latest; 0 if every step samples, else at least '
-      'fraction x data.batch_size',
+      'number of latest rows that are kept; 0 if every step samples, else at '
+      'least fraction x data.batch_size',
     ),
     'importance_cap': F(
       0.0,
       legal.Number(at_least=0, at_most=1e4),
-      'c of the importance weights min(c, p / q) of sampled tokens in terms '
-      'that read logits: p is the probability that the student gives the token '
-      'now, q the one that it was sampled with; 0: no weights',
+      'cap c of the importance weights min(c, p / q) of sampled tokens in '
+      "terms that use logits: p is the token's probability under the current "
+      'student, q that under the student that sampled it; 0: no weights',
     ),
     **sampling(temperature=1.0, max_new_tokens=128),
     'batch_size': F(
@@ -133,18 +134,18 @@ ROLLOUT = schema.Section(
     'devices': F(
       0,
       legal.COUNT,
-      'devices of all processes together that only sample, the last ones of '
-      'each process, while the others train; 0: sampling and training take '
-      'turns',
+      'number of devices, of all processes together, that only sample while '
+      'the others train, the last ones of each process; 0: sampling and '
+      'training alternate',
     ),
     'staleness': F(
       0,
       legal.Integer(0, 64),
-      'the most updates between the parameters that sample a row and those '
-      'that it is trained on with; 0 if `devices` is, else 1 or more',
+      'maximum number of updates between sampling a row and training on it; 0 '
+      'if `devices` is 0, else 1 or more',
     ),
     'mesh': schema.Section(
-      "Mesh of a process's devices that only sample. All 0: data alone.",
+      "Mesh of a process's devices that only sample. All 0: data only.",
       {
         name: F(0, legal.COUNT, f'devices along axis {name}; 0: 1')
         for name in ('data', 'fsdp', 'tensor', 'sequence')

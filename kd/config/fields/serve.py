@@ -20,7 +20,7 @@ SERVE = schema.Section(
     'without_key': F(
       False,
       legal.BOOLEAN,
-      'listen on an address that other machines reach without an API key',
+      'listen without an API key on an address that other machines can reach',
     ),
     'dtype': F(
       'float32',
@@ -30,50 +30,54 @@ SERVE = schema.Section(
     'max_batch': F(
       32,
       legal.Integer(1, 4096),
-      'most answers that are decoded at a time, and of one request; a multiple '
-      'of mesh.data x mesh.fsdp x mesh.pipeline',
+      'maximum number of answers decoded at a time, and per request; a '
+      'multiple of mesh.data x mesh.fsdp x mesh.pipeline',
     ),
     'max_length': F(
       2048,
       legal.Integer(2, 2**20),
-      "most tokens of a prompt and its answer; at most the model's context",
+      'maximum number of tokens of a prompt and its answer together; at most '
+      "the model's context",
     ),
     'steps': F(
       4,
       legal.Integer(1, 256),
-      'tokens of each answer from one moment at which requests join or leave '
-      'to the next',
+      'decoding steps between admissions of requests',
     ),
     'queue': F(
-      64, legal.COUNT, 'most prompts that wait; further ones get status 429'
+      64,
+      legal.COUNT,
+      'maximum number of waiting prompts; others get status 429',
     ),
     'timeout_ms': F(
       1000,
       legal.Integer(1, 86_400_000),
-      'longest time to the first token, in ms, unless the request has another '
-      'timeout_ms; a later one gets status 504',
+      'maximum time to the first token, in ms, unless the request sets '
+      'timeout_ms; after it, a request gets status 504',
     ),
     'max_request_bytes': F(
-      2**20, legal.Integer(1, 2**30), 'most bytes of a request'
+      2**20, legal.Integer(1, 2**30), 'maximum number of bytes of a request'
     ),
     'max_images': F(
       1,
       legal.Integer(1, 256),
-      'most images of a request, crops included, if the model reads images; '
-      'their programs are compiled before the server is ready',
+      'maximum number of images of a request, crops included, if the model '
+      'reads images; their programs are compiled before the server is ready',
     ),
     'max_pixels': F(
       25_000_000,
       legal.Integer(1, 89_000_000),
-      'most pixels of an image, before it is resized',
+      'maximum number of pixels of an image, before resizing',
     ),
     'stop_s': F(
       30.0,
       legal.Number(at_least=0, at_most=legal.SECONDS),
-      'seconds that running requests have to end after SIGTERM',
+      'seconds for running requests to finish after SIGTERM',
     ),
     'log_prompts': F(
-      False, legal.BOOLEAN, 'log prompts and answers, not only their sizes'
+      False,
+      legal.BOOLEAN,
+      'log the text of prompts and answers, not only their sizes',
     ),
   },
 )

@@ -12,11 +12,11 @@ _URL = legal.Matching(
 _PRICE = legal.Number(at_least=0, at_most=1e6)
 
 BUDGET = schema.Section(
-  'What all runs with this `folder` may use together; 0: any number. Counted '
-  'before a request is sent, retries too.',
+  'Limits for all runs with this `folder` together; 0: no limit. Requests, '
+  'retries included, are counted before they are sent.',
   {
     'requests': F(0, legal.COUNT, 'requests'),
-    'tokens': F(0, legal.COUNT, 'tokens of prompts and of what is generated'),
+    'tokens': F(0, legal.COUNT, 'prompt tokens and generated tokens'),
     'money': F(
       0.0,
       legal.Number(at_least=0, at_most=1e12),
@@ -28,8 +28,8 @@ BUDGET = schema.Section(
 PRICE = schema.Section(
   'Prices, for `budget.money`.',
   {
-    'prompt': F(0.0, _PRICE, 'of a million tokens of prompts'),
-    'generated': F(0.0, _PRICE, 'of a million generated tokens'),
+    'prompt': F(0.0, _PRICE, 'price per million prompt tokens'),
+    'generated': F(0.0, _PRICE, 'price per million generated tokens'),
   },
 )
 
@@ -40,34 +40,36 @@ SERVER = schema.Section(
     'url': F(
       '',
       _URL,
-      'where it is, with its /v1, such as http://127.0.0.1:8000/v1',
+      'URL of the server, with its /v1, such as http://127.0.0.1:8000/v1',
     ),
     'model': F(
-      '', legal.TEXT, "the model's name there; '': the only one that it lists"
+      '',
+      legal.TEXT,
+      "name of the model on the server; '': the only one that the server lists",
     ),
     'api': F(
       'auto',
       legal.one_of('auto', 'prompt_logprobs', 'echo', 'sglang', 'llama_cpp'),
-      'how it is asked for log-probabilities. prompt_logprobs: as vLLM and kd '
-      "have it; echo: OpenAI's completions with echo; sglang: /generate; "
-      'llama_cpp: /completion, one request per position; auto: whichever it '
-      'answers',
+      'API for log-probabilities. prompt_logprobs: that of vLLM and kd; echo: '
+      "OpenAI's completions with echo; sglang: /generate; llama_cpp: "
+      '/completion, one request per position; auto: the first that the server '
+      'supports',
     ),
     'key_variable': F(
       'KD_TEACHER_KEY',
       legal.Matching(r'[A-Za-z_]\w*', 'the name of an environment variable'),
-      'environment variable with the API key, if the server wants one',
+      'environment variable with the API key, if the server needs one',
     ),
     'folder': F(
       '',
       places.Path('folder', optional=True),
-      'keeps the counts of `budget`, what identifies the model, and the '
-      'replies: what is there is not asked again',
+      "folder for the counts of `budget`, the model's identity, and the "
+      'replies; cached replies are not requested again',
     ),
     'top_k': F(
       20,
       legal.Integer(1, 32767),
-      'likeliest ids per token in training; --mode=cache asks for '
+      'most likely ids per token in training; --mode=cache requests '
       '`cache.method.entries`',
     ),
     'concurrency': F(8, legal.Integer(1, 1024), 'requests at a time'),
@@ -75,26 +77,26 @@ SERVER = schema.Section(
     'wait_s': F(
       1.0,
       legal.Number(at_least=0, at_most=legal.SECONDS),
-      'seconds before the second attempt, if the server names none; doubled '
+      'seconds before the second attempt, if the server gives none; doubled '
       'each time, times a random number from 0.5 to 1',
     ),
     'timeout_s': F(120.0, legal.DURATION, 'seconds to wait for a reply'),
     'check_every': F(
       100,
       legal.POSITIVE,
-      'requests between checks that the same model answers',
+      'requests between checks that the model is still the same',
     ),
     'tolerance': F(
       0.05,
       legal.Number(above=0, at_most=100),
       'nats per token by which log-probabilities of the same text may differ '
-      'before it counts as another model',
+      'before the model counts as another one',
     ),
     'fingerprint': F(
       'same',
       legal.one_of('same', 'any'),
       'same: a reply with another `system_fingerprint` ends the run; any: it '
-      'does not, for endpoints that several builds of one model answer',
+      'does not, for endpoints with several builds of one model',
     ),
     'budget': BUDGET,
     'price': PRICE,

@@ -24,13 +24,13 @@ GROUP = schema.Section(
     'weight_decay': F(
       -1.0,
       legal.Number(at_least=0, at_most=1e6, also={-1.0: "the optimizer's"}),
-      'on its matrices, never on norms; -1: as the optimizer has it',
+      "weight decay of its matrices, never of norms; -1: the optimizer's value",
     ),
     'first_step': F(
       0,
       legal.COUNT,
-      'updates before the first one that changes them; their moments follow '
-      'their gradients from the start',
+      'updates before the first one that changes these parameters; their '
+      'moments are updated from the start',
     ),
     'frozen': F(
       False, legal.BOOLEAN, 'not trained: no gradient and no optimizer state'
@@ -48,7 +48,9 @@ OPTIMIZER = schema.Choice(
       legal.Scheduled(_NOT_NEGATIVE, constant=False),
       'learning rate per update, a schedule',
     ),
-    'clip_norm': F(1.0, _NOT_NEGATIVE, 'largest global gradient norm; 0: any'),
+    'clip_norm': F(
+      1.0, _NOT_NEGATIVE, 'maximum global gradient norm; 0: no limit'
+    ),
     'micro_batches': F(
       1, legal.Integer(1, 2**20), 'parts of a batch; gradients are summed'
     ),
@@ -60,13 +62,12 @@ OPTIMIZER = schema.Choice(
     'layer_decay': F(
       1.0,
       legal.Number(above=0, at_most=1),
-      'factor on the learning rate of a layer for each layer above it, and of '
-      'the input embedding for all layers',
+      'factor on the learning rate of a layer for each layer above it; the '
+      'input embedding counts as below all layers',
     ),
     'groups': schema.Entries(
-      'Parameters with settings of their own, by name; the first group, in the '
-      'order of their names, that matches a parameter has it '
-      '(docs/training.md).',
+      'Parameters with settings of their own, by name; the first matching '
+      'group, by name, applies (docs/training.md).',
       GROUP,
       default={},
     ),
@@ -102,7 +103,7 @@ OPTIMIZER = schema.Choice(
         _WEIGHT_DECAY,
         'on matrices, never on norms; times the learning rate',
       ),
-      'b1': F(0.9, _DECAY, 'weight of the mean in the sign that is followed'),
+      'b1': F(0.9, _DECAY, 'weight of the mean in the signed update'),
       'b2': F(0.99, _DECAY, "decay of the gradient's mean"),
     },
     'muon': {
@@ -114,7 +115,7 @@ OPTIMIZER = schema.Choice(
       'momentum': F(0.95, _DECAY, "decay of the gradient's mean, of matrices"),
       'nesterov': F(True, legal.BOOLEAN, "Nesterov's momentum"),
       'iterations': F(
-        5, legal.Integer(1, 100), 'of Newton and Schulz, which orthogonalize'
+        5, legal.Integer(1, 100), 'number of Newton-Schulz iterations'
       ),
       'rms': F(
         0.2,
@@ -143,7 +144,7 @@ OPTIMIZER = schema.Choice(
     'lion': 'Lion (arXiv 2302.06675); its learning rate is a third to a tenth '
     "of AdamW's",
     'muon': 'Muon (arXiv 2502.16982) for the matrices of layers, AdamW for '
-    'embeddings, norms and what terms train',
+    'embeddings, norms and parameters of loss terms',
     'sgd': 'stochastic gradient descent',
   },
 )
@@ -154,39 +155,40 @@ EMA = schema.Section(
     'decay': F(
       0.0,
       _DECAY,
-      'at update t it is min(decay, (1 + t) / (10 + t)); 0: no average',
+      'decay of the average, at update t min(decay, (1 + t) / (10 + t)); 0: '
+      'no average',
     ),
   },
 )
 
-_AXIS = legal.Integer(1, 2**20, {-1: 'all that are left'})
+_AXIS = legal.Integer(1, 2**20, {-1: 'all remaining devices'})
 
 MESH = schema.Section(
   'Devices along each axis; their product is the number of devices.',
   {
-    'data': F(1, _AXIS, 'rows are split over data and fsdp'),
-    'fsdp': F(-1, _AXIS, 'parameters and optimizer state are split over it'),
-    'tensor': F(1, _AXIS, 'heads and MLP width are split over it'),
+    'data': F(1, _AXIS, 'devices that split rows, together with fsdp'),
+    'fsdp': F(-1, _AXIS, 'devices that split parameters and optimizer state'),
+    'tensor': F(1, _AXIS, 'devices that split heads and MLP width'),
     'sequence': F(
-      1, _AXIS, "each row's positions are split over it; divides data.length"
+      1, _AXIS, "devices that split each row's positions; divides data.length"
     ),
     'pipeline': F(
       1,
       _AXIS,
-      'layers are split into that many stages, and outside of them rows; '
-      'divides the periods of layers',
+      'stages into which layers are split; outside the layers, rows are '
+      'split; divides the number of periods of layers',
     ),
     'pipeline_micro_batches': F(
       0,
       legal.COUNT,
-      'parts of a micro-batch that pass through the stages one behind the '
-      'other; a multiple of `pipeline`; 0: up to 4 for each stage',
+      'parts of a micro-batch that pass through the stages in succession; a '
+      'multiple of `pipeline`; 0: up to 4 per stage',
     ),
   },
 )
 
 PROCESSES = schema.Section(
-  'The processes of one run. What is not set comes from '
+  'The processes of one run. Fields that are not set are read from '
   '$JAX_COORDINATOR_ADDRESS, $JAX_NUM_PROCESSES and $JAX_PROCESS_ID, or on a '
   'Cloud TPU from its metadata.',
   {
@@ -197,18 +199,20 @@ PROCESSES = schema.Section(
       ),
       "HOST:PORT of process 0; '': not set",
     ),
-    'count': F(0, legal.Integer(0, 2**20), 'processes; 0: not set'),
+    'count': F(0, legal.Integer(0, 2**20), 'number of processes; 0: not set'),
     'index': F(
       -1, legal.Integer(0, 2**20, {-1: 'not set'}), 'index of this process'
     ),
     'start_timeout_s': F(
-      300.0, legal.DURATION, 'seconds until all processes must have started'
+      300.0,
+      legal.DURATION,
+      'seconds within which all processes must have started',
     ),
     'dead_after_s': F(
-      30.0, legal.DURATION, 'seconds without a sign of life until a stop'
+      30.0, legal.DURATION, 'seconds without a heartbeat before the run stops'
     ),
     'slow_after_s': F(
-      30.0, legal.DURATION, 'seconds until a slow process is named'
+      30.0, legal.DURATION, 'seconds before a slow process is reported'
     ),
   },
 )
@@ -220,7 +224,9 @@ CHECKPOINT = schema.Section(
       500, legal.POSITIVE, 'steps between saves; the last step is saved too'
     ),
     'keep': F(
-      2, legal.POSITIVE, 'checkpoints kept, the latest, in addition to the best'
+      2,
+      legal.POSITIVE,
+      'number of latest checkpoints to keep, in addition to the best',
     ),
   },
 )
@@ -233,7 +239,7 @@ LOG = schema.Section(
     'trackers': F(
       (),
       legal.Tuple(legal.one_of('wandb', 'mlflow')),
-      'also write to these, if they are installed (docs/training.md)',
+      'also write to these trackers, if they are installed (docs/training.md)',
     ),
   },
 )
@@ -242,7 +248,9 @@ PROFILE = schema.Section(
   'A trace of some steps, and its longest operations (docs/doctor.md).',
   {
     'steps': F(0, legal.Integer(0, 1000), 'steps to trace; 0: none'),
-    'first_step': F(10, legal.POSITIVE, 'steps before the first one of them'),
+    'first_step': F(
+      10, legal.POSITIVE, 'number of steps before the first traced step'
+    ),
   },
 )
 
@@ -252,19 +260,20 @@ TOP = {
   'plugins': F(
     (),
     legal.Tuple(legal.MODULE),
-    "the user's modules, of the current folder or $PYTHONPATH, that are "
-    'imported first: what they register can be named here (docs/extend.md)',
+    "the user's modules, from the current folder or $PYTHONPATH, that are "
+    'imported first: names that they register are legal in the config '
+    '(docs/extend.md)',
   ),
   'nonfinite': F(
     'stop',
     legal.one_of('stop', 'skip'),
-    'a step whose loss or gradient is not finite changes nothing, and the run '
-    'stops, or skips it and counts it in train/nonfinite',
+    'if the loss or a gradient is not finite, the step changes nothing, and '
+    'the run stops, or skips the step and counts it in train/nonfinite',
   ),
   'max_consecutive_skips': F(
     10,
     legal.POSITIVE,
-    'steps that may be skipped in a row before the run stops',
+    'consecutive steps that may be skipped before the run stops',
     formerly='nonfinite_limit',
   ),
 }
