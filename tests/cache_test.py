@@ -213,9 +213,9 @@ def test_a_cache_of_something_else_is_refused(folder, caches):
   c = caches['top_k']
   workdir = folder / 'refused'
   for changes, words in (
-    ({'data.length': 72}, ['length: there 64, now 72', 'rows.']),
-    ({'data.examples': 9}, ['rows: there 10, now 9']),
-    ({'data.seed': 1, 'data.pack': False}, ['pack: there True, now False']),
+    ({'data.length': 72}, ['length: recorded 64, now 72', 'rows.']),
+    ({'data.examples': 9}, ['rows: recorded 10, now 9']),
+    ({'data.seed': 1, 'data.pack': False}, ['pack: recorded True, now False']),
     ({'data.split': 'validation'}, ["split: there 'train'"]),
   ):
     with cache_runs.refused('cache.folder', *words):
@@ -254,7 +254,7 @@ def test_another_tokenizer_is_refused(folder, caches):
 def test_another_teacher_or_method_or_format_is_refused(folder, own):
   c = own('top_k')
   method = {'cache.method': base.cache_method('top_k', **_METHODS['top_k'])}
-  with cache_runs.refused('method.entries: there 264, now 64'):
+  with cache_runs.refused('method.entries: recorded 264, now 64'):
     cache_runs.write(folder, c)
   # The same weights, rounded, count as another teacher.
   other = {'teacher.param_dtype': 'bfloat16'}

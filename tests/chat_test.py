@@ -167,7 +167,7 @@ def test_a_pipe_gets_answers_alone(tmp_path, monkeypatch, capsys):
     chat_mode.main(config, str(tmp_path))
   out, err = capsys.readouterr()
   assert out == '42+15=57 57-\n' * 2
-  assert 'answered alone' in err and 'forgotten' in err
+  assert 'answered without the earlier' in err and 'forgotten' in err
 
 
 def test_without_a_config_a_workdir_s_own_is_meant(tmp_path):

@@ -39,7 +39,7 @@ REFUSED = {
   'no config': ([], ['--config', 'not given']),
   'chat without a model': (
     ['--mode=chat'],
-    ['--workdir', 'holds no checkpoint', 'student.init=hf:DIR'],
+    ['--workdir', 'contains no checkpoint', 'student.init=hf:DIR'],
   ),
   'two configs': ([CONFIG, CONFIG], ['--config', 'given 2 times']),
   'unknown mode': ([CONFIG, '--mode=trian'], ['mode', 'train']),
@@ -53,7 +53,7 @@ REFUSED = {
   ),
   'no folder': (
     ['--config', 'configs/quickstart.py', '--workdir=/dev/null'],
-    ['--workdir', 'is no folder'],
+    ['--workdir', 'is not a folder'],
   ),
   'no such mixture': (
     [CONFIG, '--config.data.mixture=arithmetic_nosy'],

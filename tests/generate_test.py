@@ -59,7 +59,7 @@ def test_the_page_s_commands_run(tmp_path):
   assert done.returncode == 0, done.stderr
   answers = [line['samples'][0]['text'] for line in lines]
   assert done.stdout == ''.join(f'{answer}\n' for answer in answers)
-  assert 'each message is answered alone' in done.stderr
+  assert 'each message is answered without' in done.stderr
   assert not (tmp_path / 'kd-chat').exists()
   default = base.get_config().generate
   beside = {'prompts', 'output', 'quantize'}

@@ -98,7 +98,7 @@ def test_another_teacher_under_the_same_path_is_refused(
     _train(folder, stopped, f'teacher.init=hf:{teacher}')
   recorded = _json(stopped / 'run.json')['inputs']['teacher.init']
   assert caught.value.exit_code == 2
-  assert f"teacher.init: there '{recorded}', now '" in str(caught.value)
+  assert f"teacher.init: recorded '{recorded}', now '" in str(caught.value)
   assert _files(stopped) == before
 
 

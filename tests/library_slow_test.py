@@ -94,7 +94,7 @@ def test_errors_are_exceptions(distilled, tmp_path):
   cases = {
     'nearest config': (lambda: kd.get_config('quikstart'), "mean 'quickstart'"),
     'field': (lambda: kd.get_config('quickstart', step=1), "mean 'steps'"),
-    'no model': (lambda: kd.load(tmp_path), 'holds no model'),
+    'no model': (lambda: kd.load(tmp_path), 'contains no model'),
     'setting': (
       lambda: student.generate(['x'], temprature=1),
       "mean 'temperature'",

@@ -243,7 +243,7 @@ def test_a_workdir_of_a_run_without_rollouts_knows_none(folder):
   check_mode.main(config, str(workdir))
   config.teacher.source = 'on_policy'
   with pytest.raises(
-    errors.ConfigError, match="teacher.source: there 'live', now 'on_policy'"
+    errors.ConfigError, match="teacher.source: recorded 'live', now 'on_policy'"
   ):
     check_mode.main(config, str(workdir))
 

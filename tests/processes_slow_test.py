@@ -243,7 +243,7 @@ def test_a_run_resumes_with_what_may_change(start, alone, folder):
   refused = start('changed', 1, *flags, devices=2)
   assert refused.finish() == [2]
   error = refused.text(0, 'err')
-  assert 'optimizer.lr.peak: there 0.005, now 0.001' in error, error
+  assert 'optimizer.lr.peak: recorded 0.005, now 0.001' in error, error
 
 
 # TensorFlow opens the file, so kd does not notice that it has changed.

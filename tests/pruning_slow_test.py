@@ -79,7 +79,7 @@ def test_scores_of_other_weights_are_named(folder, caplog):
   other = folder / 'other.json'
   other.write_text(json.dumps({**json.loads(file.read_text()), 'weights': 'a'}))
   _loaded(folder, _TEACHER, other)
-  assert 'scores of other weights than student.init names: a' in caplog.text
+  assert 'measured on other weights than student.init: a' in caplog.text
 
 
 def test_scores_and_folder_give_the_same_student(folder):
@@ -111,7 +111,7 @@ def test_scores_are_reused_and_may_be_named(folder, capsys):
   config.student.prune.update(dict.fromkeys(sizes.SIZES, 0), scores='')
   prune_mode.main(config, first)
   out = capsys.readouterr().out
-  assert 'the scores are there' in out and 'to prune, set one of' in out
+  assert 'reusing the scores in' in out and 'to prune, set one of' in out
 
 
 def test_the_second_round_prunes_the_trained_student(folder):

@@ -93,7 +93,7 @@ def test_a_killed_run_ends_with_the_same_files(straight, tmp_path):
   code, _, err = command.run(
     _arguments(tmp_path, '--config.reasoning.temperature=0.5')
   )
-  assert code == 2 and 'temperature: there 1.0, now 0.5' in err
+  assert code == 2 and 'temperature: recorded 1.0, now 0.5' in err
 
 
 def _config(folder, **changes):

@@ -113,7 +113,7 @@ def test_another_config_on_the_workdir_is_refused(folder, straight):
     [*_arguments(folder, 'straight'), '--config.losses.kl.temperature=2']
   )
   assert code == 2
-  assert 'losses.kl.temperature: there 1.0, now 2.0' in err
+  assert 'losses.kl.temperature: recorded 1.0, now 2.0' in err
   assert sorted(os.listdir(straight[0])) == before
 
 

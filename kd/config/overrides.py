@@ -151,7 +151,8 @@ def _parsed(node, override):
   if not isinstance(node, schema.Field):
     raise errors.ConfigError(
       override.path,
-      f'found {override.text!r}: it is no single value ({override.argument})',
+      f'found {override.text!r}: it is a section, not a value '
+      f'({override.argument})',
       legal='one of its fields, such as '
       f'--config.{override.path}.{_first_field(node)}=VALUE',
     )

@@ -41,9 +41,9 @@ class Path(legal.Text):
 def path_fault(value: str) -> str:
   """Returns why a text cannot be a local path, or ''."""
   if '://' in value or re.match(r'(gs|s3|az|abfs|hdfs):/', value):
-    return f'found {legal.shown(value)}, which is no local path'
+    return f'found {legal.shown(value)}, which is not a local path'
   if '\0' in value:
-    return f'found {legal.shown(value)}, which holds a null character'
+    return f'found {legal.shown(value)}, which contains a null character'
   longest = max(len(name.encode()) for name in value.split('/'))
   if longest > _LONGEST_NAME or len(value.encode()) > _LONGEST_PATH:
     return f'found {legal.shown(value)}, which is too long for a path'

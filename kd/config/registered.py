@@ -57,8 +57,8 @@ def _field(kind, name, parameter):
   if not declared and base not in _OF_TYPES:
     raise errors.ConfigError(
       'plugins',
-      f'{kind} {name!r}: found no type of the argument {parameter.name!r} that '
-      'a config can hold',
+      f'{kind} {name!r}: argument {parameter.name!r} has no type that a config '
+      'supports',
       legal='float, int, bool, str, or typing.Annotated of one with its legal '
       'values',
     )

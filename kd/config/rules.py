@@ -236,7 +236,7 @@ def kept_layers_rise(config: Any) -> None:
       raise errors.ConfigError(
         f'student.{field}',
         f'found {layers}',
-        legal='layers in rising order, each once',
+        legal='layers in ascending order, each once',
       )
 
 

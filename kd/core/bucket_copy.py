@@ -262,7 +262,7 @@ class Copy:
     value = json.loads(read or b'{}')
     problem = ''
     if not value.get('complete'):
-      problem = 'is incomplete: what wrote it was ended'
+      problem = 'is incomplete: its writer was interrupted'
     for name, (size, digest) in value.get('files', {}).items():
       path = self._path(os.path.join(below, name))
       if not os.path.exists(path):

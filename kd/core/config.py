@@ -43,7 +43,7 @@ def differences(
 def difference_lines(
   recorded: Mapping[str, Any], current: Mapping[str, Any]
 ) -> list[str]:
-  """Returns a line 'name: there X, now Y' for each leaf that differs.
+  """Returns a line 'name: recorded X, now Y' for each leaf that differs.
 
   Args:
     recorded: recorded values, as read from JSON.
@@ -51,8 +51,8 @@ def difference_lines(
   """
   current = json.loads(json.dumps(current))
   return [
-    f'{name}: there {there!r}, now {here!r}'
-    for name, there, here in differences(recorded, current)
+    f'{name}: recorded {old!r}, now {new!r}'
+    for name, old, new in differences(recorded, current)
   ]
 
 

@@ -40,7 +40,9 @@ def open_url(
   if not (key.isascii() and key.isprintable()):
     # The exception of http.client would show the key.
     raise errors.ConfigError(
-      key_variable, 'its value is no key', legal='printable ASCII characters'
+      key_variable,
+      'its value is not a valid API key',
+      legal='printable ASCII characters',
     )
   if key:
     headers['Authorization'] = f'Bearer {key}'

@@ -44,7 +44,7 @@ def check_writable(path: str, field: str) -> None:
     there = os.path.dirname(there)
   if not os.path.isdir(there):
     raise errors.ConfigError(
-      field, f'found {path!r}, and {there!r} is no folder', legal
+      field, f'found {path!r}, and {there!r} is not a folder', legal
     )
   real = os.path.realpath(there)
   kernels = real.startswith(tuple(f'{x}/' for x in _OF_THE_KERNEL))

@@ -47,7 +47,7 @@ def claim(
   file: str,
   identity: Mapping[str, Any],
   field: str,
-  holds: str,
+  content: str,
   legal: str,
 ) -> None:
   """Creates a folder for an identity, or checks that it has this identity.
@@ -57,7 +57,7 @@ def claim(
     file: name of the file in it that contains the identity.
     identity: the values that determine the folder's content, as JSON.
     field: the config field that names the folder.
-    holds: the content of a folder with another identity, for the message.
+    content: the content of a folder with another identity, for the message.
     legal: legal values of the field, for the message.
 
   Raises:
@@ -73,5 +73,5 @@ def claim(
       atomic_files.write_json(path, identity)
       return
   recorded = json_files.read(path, field)
-  what = f'{folder!r} holds {holds}'
+  what = f'{folder!r} contains {content}'
   config_lib.refuse_differences(recorded, identity, field, what, legal)

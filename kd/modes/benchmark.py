@@ -38,7 +38,7 @@ def main(
     if kind != 'workdir':
       raise errors.ConfigError(
         '--workdir',
-        f'not given, and {places[0]!r} is no workdir to write to',
+        f'not given, and {places[0]!r} is not a workdir to write to',
         legal='a folder',
       )
     workdir = where

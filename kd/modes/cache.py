@@ -192,7 +192,7 @@ def _check(run):
   if is_served and method.name != 'top_k':
     raise errors.ConfigError(
       'cache.method.name',
-      f'found {method.name!r}, and a server tells the likeliest ids alone',
+      f'found {method.name!r}, and a server returns only the most likely ids',
       legal='top_k',
     )
   if own_tokenizer.is_used(run.config):

@@ -76,7 +76,8 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   console.say(outputs.settings_line(settings))
   if not templates.has_turns(template):
     console.say(
-      f'the template {template!r} has no turns: each message is answered alone'
+      f'the template {template!r} has no turns: each message is answered '
+      'without the earlier ones'
     )
   with rules.active(run.mesh):
     talk = _Session(run, student, params, settings, turns, console)
@@ -208,13 +209,13 @@ class _Session:
       chat = families.of(self._run.student.config).chat_template
       raise errors.ConfigError(
         'message',
-        f'/system: the template {template!r} writes no system text',
+        f'/system: the template {template!r} has no place for a system text',
         legal=f'data.template {templates.with_turns()}',
         nearest=chat,
       )
     self._turns.system_text = text
     self._console.say(
-      'the system text is set' if text else 'there is no system text now'
+      'the system text is set' if text else 'the system text is removed'
     )
 
   def _answer(self, message: str) -> None:

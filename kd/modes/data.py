@@ -138,7 +138,7 @@ def _rows(run: resolved.Run, sources: list[_Source]) -> list[str]:
       used = sum(example.positions for example in examples)
       lines += [
         f'--- a row of {source.name}: {used:,} of {data.length:,} positions, '
-        f'what is learned {how}',
+        f'trained tokens {how}',
         shown_rows.text(examples, run.tokenizer, color),
         '',
       ]

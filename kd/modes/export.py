@@ -163,7 +163,7 @@ def _peft(run: resolved.Run, workdir: str) -> Write:
   if not isinstance(module, lora.LoraModel):
     raise errors.ConfigError(
       'export.formats',
-      "found 'peft', and the student is no model with adapters alone",
+      "found 'peft', and the student is not a plain model with adapters",
       legal='hf, gguf; or student.lora.rank above 0, without student.quantize',
     )
   folder = os.path.join(workdir, layout.EXPORT, 'peft')

@@ -66,7 +66,7 @@ def test_another_family_with_a_head_of_its_own_is_planned(tmp_path, capsys):
     ({'plan.mfu': 2.0}, 'plan.mfu: found 2.0.*at most 1'),
     (
       {'plan.compile': True, 'plan.folder': '/dev/null/plans'},
-      'plan.folder: .*/dev/null.* is no folder',
+      'plan.folder: .*/dev/null.* is not a folder',
     ),
   ],
 )

@@ -118,8 +118,8 @@ def _whole(config, workdir) -> resolved.Run:
   if run.mesh.shape[rules.PIPELINE] > 1:
     raise errors.ConfigError(
       'mesh.pipeline',
-      f'found {config.mesh.pipeline}, and layers are measured where no stages '
-      'are',
+      f'found {config.mesh.pipeline}, and layers cannot be measured with '
+      'pipeline stages',
       legal='1',
     )
   # The workdir's student may be pruned again, to other sizes.
@@ -192,7 +192,7 @@ def _scores(
   identity = identity_lib.digest([rows, model, order, batch_size])
   path = os.path.join(folder, scores_lib.FILE)
   if processes.from_first(lambda: _identity(folder)) == identity:
-    session.say(f'the scores are there: {path}')
+    session.say(f'reusing the scores in {path}')
     return scores_lib.read(path, '--workdir')
   job = calibration.Job(
     model=run.student.module,
@@ -256,7 +256,7 @@ def _write(config, run, request, scores, params, workdir):
   if sizes.kept_kinds(request, run.student.config) is None:
     for line in sizes.kinds_warning(model.config):
       session.say(f'warning: {line}')
-  session.say(f'layers that are kept: {", ".join(map(str, selection.layers))}')
+  session.say(f'kept layers: {", ".join(map(str, selection.layers))}')
   hf_folder.write(
     os.path.join(folder, WEIGHTS),
     run,

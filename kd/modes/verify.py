@@ -124,7 +124,7 @@ def _paths(folder: str) -> list[str]:
   if not paths:
     raise errors.ConfigError(
       '--workdir',
-      f'{folder!r} holds no {provenance.FILE}',
+      f'{folder!r} contains no {provenance.FILE}',
       legal='the workdir of --mode=export',
     )
   return paths
@@ -133,7 +133,7 @@ def _paths(folder: str) -> list[str]:
 def _compared(what: str, claimed: Any, actual: Any) -> Finding:
   if claimed == actual:
     return True, what
-  return False, f'{what}: {claimed} is claimed, {actual} is there'
+  return False, f'{what}: claimed {claimed}, found {actual}'
 
 
 def _metrics(claims: Mapping[str, Any]) -> dict[str, float]:
@@ -226,7 +226,7 @@ def _measured(
       answers = measures.counts(result, set_name).get('answers', 0)
       limit += 2 / max(answers, 1)
     line = (
-      f'{name}: {claimed:.6g} is claimed, {actual:.6g} measured of the files '
+      f'{name}: claimed {claimed:.6g}, measured {actual:.6g} on the files '
       f'(limit {limit:.2g})'
     )
     is_same = abs(actual - claimed) <= limit

@@ -50,7 +50,7 @@ def load(
     value = workdirs.recorded_config(where)
     if value is None:
       raise errors.ConfigError(
-        'path', f'{where!r} holds no run', legal='the workdir of a run'
+        'path', f'{where!r} contains no run', legal='the workdir of a run'
       )
   else:
     value = base.get_config()
@@ -97,7 +97,7 @@ def locate(path: str) -> tuple[str, str]:
     return 'hf', path
   raise errors.ConfigError(
     'path',
-    f'{path!r} holds no model',
+    f'{path!r} contains no model',
     legal="a run's workdir, a folder with config.json and safetensors, a GGUF "
     'file',
   )

@@ -77,9 +77,7 @@ class _Lease:
     return None
 
   def _lose(self, why):
-    buckets.stop_writes(
-      self._folder, f'{why}; this run writes nothing any more'
-    )
+    buckets.stop_writes(self._folder, f'{why}; this run stops writing')
 
   def release(self) -> None:
     """Removes the lease if this process still holds it."""

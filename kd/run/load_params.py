@@ -97,8 +97,8 @@ def _warn_of_other_weights(scores, params):
   measured = scores.facts.get(scores_lib.WEIGHTS)
   if measured != param_digest.of(params):
     logging.getLogger(__name__).info(
-      'warning: student.prune.scores holds scores of other weights than '
-      'student.init names: %s',
+      'warning: the scores of student.prune.scores were measured on other '
+      'weights than student.init: %s',
       'not measured by --mode=prune' if measured is None else measured,
     )
 

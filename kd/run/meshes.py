@@ -320,9 +320,9 @@ def check_same_rows(student: np.ndarray, teachers: np.ndarray) -> None:
   if not placement.split_alike(student, teachers):
     raise errors.ConfigError(
       'teacher.mesh',
-      'a process would have other rows on it than on the mesh of the student',
+      "a process would have other rows on it than on the student's mesh",
       legal='axes that give each process one block of rows on both meshes, '
-      'such as fsdp alone',
+      'such as fsdp only',
     )
 
 

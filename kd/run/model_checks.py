@@ -109,7 +109,7 @@ def check_vision(
     changed = [k for k, v in base.modalities().items() if weights[k] != v]
     raise errors.ConfigError(
       f'objective.modalities.{changed[0]}',
-      "is set, and the student reads text alone (student.vision='none')",
+      "is set, and the student reads only text (student.vision='none')",
       legal='the defaults, or a student with a vision tower',
     )
   kept = config.data.images.features != features.NONE

@@ -39,7 +39,7 @@ def from_workdir(folder: str, path: str) -> family.Config:
   file = os.path.join(folder, RUN_FILE)
   if not os.path.isfile(file):
     raise errors.ConfigError(
-      path, f'{folder!r} holds no {RUN_FILE}', legal='the workdir of a run'
+      path, f'{folder!r} contains no {RUN_FILE}', legal='the workdir of a run'
     )
   try:
     student = json_files.read(file).get('student')
@@ -60,7 +60,7 @@ def _check_variant(config, variant, path):
       path,
       f'found {variant!r} of {families.of(named).title}, and the weights are '
       f'of {families.of(config).title}',
-      legal="'' to take what the weights say",
+      legal="'' for the sizes of the weights",
     )
   different = [
     f'{f.name} {getattr(config, f.name)} (variant: {getattr(named, f.name)})'
@@ -72,7 +72,7 @@ def _check_variant(config, variant, path):
     raise errors.ConfigError(
       path,
       f'the weights are not {variant!r}: {", ".join(different)}',
-      legal="'' to take what the weights say",
+      legal="'' for the sizes of the weights",
     )
 
 

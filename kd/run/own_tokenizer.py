@@ -76,7 +76,7 @@ def check(config: Config, objective: objective_lib.Objective) -> None:
     raise errors.ConfigError(
       f'losses.{key}.name',
       f'found {config.losses[key].name!r}, which compares layers, and the '
-      'tokens of the teacher are others (teacher.tokenizer)',
+      'teacher has another tokenization (teacher.tokenizer)',
       legal=f"{_SPANS!r}, a divergence, {_ULD!r}, 'cross_entropy'",
     )
   by_position = [t.key for t in objective.logits_terms if t.loss.needs_teacher]
@@ -86,7 +86,7 @@ def check(config: Config, objective: objective_lib.Objective) -> None:
       f'losses.{key}.name',
       f'found {config.losses[key].name!r}, which compares positions, and '
       f'{_SPANS!r}, which compares chunks',
-      legal='terms of one of both kinds',
+      legal='terms of only one of these kinds',
     )
   if not objective.logits_terms and objective.selection.rule != 'all':
     raise errors.ConfigError(
@@ -97,8 +97,8 @@ def check(config: Config, objective: objective_lib.Objective) -> None:
   if objective.selection.needs_teacher:
     raise errors.ConfigError(
       'objective.positions.rule',
-      f'found {objective.selection.rule!r}, and the tokens of the teacher are '
-      'others (teacher.tokenizer)',
+      f'found {objective.selection.rule!r}, and the teacher has another '
+      'tokenization (teacher.tokenizer)',
       legal="'all', 'random', 'student_entropy'",
     )
 

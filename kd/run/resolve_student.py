@@ -115,14 +115,14 @@ def _check_has_weights(config: Config, workdir: str) -> None:
   if config.student.init in ('random', 'teacher'):
     raise errors.ConfigError(
       '--workdir',
-      f'{workdir!r} holds no checkpoint, and student.init is '
+      f'{workdir!r} contains no checkpoint, and student.init is '
       f'{config.student.init!r}',
       legal='the workdir of a run, or student.init=hf:DIR or gguf:FILE',
     )
   if config.student.vision == model_sizes.TEACHERS_VISION:
     raise errors.ConfigError(
       '--workdir',
-      f'{workdir!r} holds no checkpoint, and student.vision is '
+      f'{workdir!r} contains no checkpoint, and student.vision is '
       f"{config.student.vision!r}: the teacher's tower is part of a student "
       'that has been trained',
       legal="the workdir of a run, or student.vision='own' with the tower in "

@@ -48,13 +48,13 @@ def restore(
   if not epath.Path(folder).is_dir():
     raise errors.ConfigError(
       path,
-      f'{workdir!r} holds no {manager.FOLDER}',
+      f'{workdir!r} contains no {manager.FOLDER}',
       legal='the workdir of a run that has saved',
     )
   saved = manager.Manager(workdir, keep=1, read_only=True)
   step = saved.best_step() if which == 'best' else saved.latest_step()
   if step is None:
-    raise errors.ConfigError(path, f'{folder!r} holds no {which} checkpoint')
+    raise errors.ConfigError(path, f'{folder!r} contains no {which} checkpoint')
   like = {'params': abstract(model)}
   if averaged:
     like[manager.EMA] = _abstract_average(saved, step, like['params'])

@@ -62,8 +62,8 @@ def check_adapters(run: resolved.Run) -> None:
     raise errors.ConfigError(
       'student.lora.rank',
       f'found {rank}, and the projector of the vision tower would be random: '
-      'that of student.init has another tower, and that of the tower another '
-      'width; adapters train no projector',
+      'student.init has a projector for another tower, and the tower has a '
+      'projector of another width; adapters do not train the projector',
       legal='0, with all but vision.projector frozen by optimizer.groups; then '
       'the workdir of that run as student.init (docs/vision.md)',
     )

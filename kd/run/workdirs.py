@@ -142,13 +142,14 @@ def check(
       changes.fields[field] = [there, here]
     else:
       there, here = legal_lib.shown(there), legal_lib.shown(here)
-      refused.append(f'{field}: there {there}, now {here}')
+      refused.append(f'{field}: recorded {there}, now {here}')
   if len(refused) > _LISTED:
     refused[_LISTED:] = [f'and {len(refused) - _LISTED} more']
   if refused:
     raise errors.ConfigError(
       '--workdir',
-      f'{workdir!r} holds a run of another config:\n  ' + '\n  '.join(refused),
+      f'{workdir!r} contains a run of another config:\n  '
+      + '\n  '.join(refused),
       legal='a new folder, or the same config to resume that run',
     )
   _check_steps(config.steps, workdir)
@@ -184,7 +185,9 @@ def _read(workdir, name):
   fields = json_files.read_in(workdir, name, '--workdir')
   file = os.path.join(workdir, name)
   if not fields and os.path.exists(file):
-    raise errors.ConfigError('--workdir', f'{file}: holds no field', _WRITTEN)
+    raise errors.ConfigError(
+      '--workdir', f'{file}: contains no field', _WRITTEN
+    )
   return fields
 
 
@@ -214,7 +217,7 @@ def _check_steps(steps, workdir):
   if step is not None and steps < step:
     raise errors.ConfigError(
       'steps',
-      f'found {steps}, and {workdir!r} holds a checkpoint of step {step}',
+      f'found {steps}, and {workdir!r} contains a checkpoint of step {step}',
       legal=f'{step} or more, or a new folder',
     )
 
@@ -314,7 +317,7 @@ def _check_inputs(workdir, old, inputs):
     {name: recorded[name] for name in known},
     {name: inputs[name] for name in known},
     '--workdir',
-    f'{workdir!r} was begun with other content, by digest',
+    f'{workdir!r} was begun with other content, by its digest',
     'the same content at these fields, or a new folder',
   )
 

@@ -248,7 +248,7 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path):
 @pytest.mark.parametrize(
   'changes, words',
   [
-    (dict(identity={'model': 'other'}), "model: there 'm', now 'other'"),
+    (dict(identity={'model': 'other'}), "model: recorded 'm', now 'other'"),
     (dict(prompts=_prompts(6)), 'prompts: there'),
     (dict(samples=2), 'jsonl:1: has samples of'),
   ],

@@ -154,7 +154,9 @@ def test_another_search_is_refused(tmp_path):
   search(tmp_path, Player())
   before = _files(tmp_path)
   other = dataclasses.replace(PLAN, breadth=2)
-  with pytest.raises(errors.ConfigError, match='plan.breadth: there 3, now 2'):
+  with pytest.raises(
+    errors.ConfigError, match='plan.breadth: recorded 3, now 2'
+  ):
     search(tmp_path, Player(), plan=other)
   changed = [dataclasses.replace(PUZZLES[0], question='1 2 3 4')]
   with pytest.raises(errors.ConfigError, match="'4 6 1 1'.*'1 2 3 4'"):
