@@ -216,7 +216,7 @@ def test_a_cache_of_something_else_is_refused(folder, caches):
     ({'data.length': 72}, ['length: recorded 64, now 72', 'rows.']),
     ({'data.examples': 9}, ['rows: recorded 10, now 9']),
     ({'data.seed': 1, 'data.pack': False}, ['pack: recorded True, now False']),
-    ({'data.split': 'validation'}, ["split: there 'train'"]),
+    ({'data.split': 'validation'}, ["split: recorded 'train'"]),
   ):
     with cache_runs.refused('cache.folder', *words):
       train_mode.main(cache_runs.cached(folder, c, **changes), str(workdir))

@@ -108,7 +108,7 @@ def test_a_live_teacher_reads_each_rows_own_text(tmp_path):
     # Rows sampled by the student keep the id of the row that they replace.
     again = source_lib.of(run.config).open(run, _prepared(run))
     other = again(batch.replace(tokens=np.flip(batch.tokens, 1), teacher=None))
-    np.testing.assert_array_equal(other.teacher.places, batch.teacher.places)
+    np.testing.assert_array_equal(other.teacher.indices, batch.teacher.indices)
 
 
 def test_the_pages_command_trains_on_what_the_student_says_too(tmp_path):
@@ -215,9 +215,9 @@ def test_an_example_without_room_counts_for_labels_alone(tmp_path):
   batch = rows_lib.Numbered(prepared)([0])
   found = source_lib.of(config).open(short, prepared)(batch)
   whole = source_lib.of(config).open(run, prepared)(batch)
-  is_out = found.teacher.places < 0
+  is_out = found.teacher.indices < 0
   used = batch.segment_ids > 0
-  assert (whole.teacher.places >= 0).sum() == used.sum()
+  assert (whole.teacher.indices >= 0).sum() == used.sum()
   assert 0 < (is_out & used).sum() < used.sum()
   np.testing.assert_array_equal(found.weights, batch.weights)
 

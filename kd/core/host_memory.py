@@ -87,7 +87,7 @@ def peak_bytes() -> int:
   return peak if sys.platform == 'darwin' else peak * 1024
 
 
-def give_back() -> None:
+def trim() -> None:
   """Returns unused memory of malloc to the system, if glibc supports it.
 
   A compilation leaves hundreds of MiB behind.

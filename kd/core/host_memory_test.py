@@ -10,7 +10,7 @@ _SCRIPT = """
 import os, sys
 from kd.core import host_memory
 host_memory.use_large_pages()
-host_memory.give_back()
+host_memory.trim()
 print(os.environ.get('GLIBC_TUNABLES', 'none'), os.getpid(), *sys.argv[1:])
 """
 

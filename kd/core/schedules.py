@@ -35,12 +35,12 @@ class _Piecewise:
     function: value at a step, computed in a compiled program.
     plain: the same in Python floats. Configs are checked with it, since devices
       must not be used before jax.distributed is initialized.
-    turns: steps at which it may begin to rise or fall.
+    breakpoints: steps at which it may begin to rise or fall.
   """
 
   function: Schedule
   plain: Callable[[int], float]
-  turns: tuple[int, ...]
+  breakpoints: tuple[int, ...]
 
   def __call__(self, step: int) -> float:
     return self.function(step)
@@ -226,7 +226,7 @@ def extremes(schedule: Schedule, steps: int) -> tuple[float, float]:
   """
   if isinstance(schedule, _Constant):
     return schedule.value, schedule.value
-  points = {0, steps, *(turn for turn in schedule.turns if turn < steps)}
+  points = {0, steps, *(x for x in schedule.breakpoints if x < steps)}
   # Rounds to float32 as a step does, so 0.99999999 satisfies a bound of 1.
   values = [float(np.float32(schedule.plain(step))) for step in points]
   return min(values), max(values)

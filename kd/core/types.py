@@ -56,7 +56,7 @@ class TeacherTokens:
       for targets that are not compared. None if both models share a tokenizer.
     student_spans: int32 [B, L], the aligned span of each target of the student;
       or None.
-    places: int32 [B, L], the teacher's index of each position of the student,
+    indices: int32 [B, L], the teacher's index of each position of the student,
       -1 where there is none. None if the tokenizations differ.
   """
 
@@ -66,7 +66,7 @@ class TeacherTokens:
   segment_ids: Array
   spans: Array | None
   student_spans: Array | None
-  places: Array | None = None
+  indices: Array | None = None
 
 
 @struct.dataclass

@@ -73,7 +73,7 @@ def test_positions_are_paired_where_both_begin_a_token(pair):
   rows = teacher_rows.TeacherRows(convert, 256, other.pad_id, by_position=True)
   teacher = rows(batch).teacher
   assert teacher.spans is None and teacher.student_spans is None
-  places, count = teacher.places[0], len(ids) - 1
+  places, count = teacher.indices[0], len(ids) - 1
   length = len(convert(ids).ids) - 1
   np.testing.assert_array_equal(
     places[count : 2 * count],
@@ -110,5 +110,5 @@ def test_equal_tokenizers_pair_every_position(pair):
   )
   rows = teacher_rows.TeacherRows(convert, 256, own.pad_id, by_position=True)
   count = len(ids) - 1
-  places = rows(batch).teacher.places[0]
+  places = rows(batch).teacher.indices[0]
   np.testing.assert_array_equal(places[:count], np.arange(count))

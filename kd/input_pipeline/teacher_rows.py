@@ -43,8 +43,8 @@ class TeacherRows:
     """Returns a batch of numpy arrays with the field `teacher`."""
     rows = [self._row(batch, i) for i in range(len(batch.row_id))]
     columns = [np.stack(column) for column in zip(*rows, strict=True)]
-    *fields, spans, own_spans, places = columns
-    pair = (None, None, places) if self._by_position else (spans, own_spans)
+    *fields, spans, own_spans, indices = columns
+    pair = (None, None, indices) if self._by_position else (spans, own_spans)
     return batch.replace(teacher=types.TeacherTokens(*fields, *pair))
 
   def positions(self, batch: types.Batch) -> list[int]:
@@ -70,12 +70,12 @@ class TeacherRows:
       yield place, text
 
   def _row(self, batch: types.Batch, index: int) -> Sequence[np.ndarray]:
-    """Returns the fields of types.TeacherTokens for a row, with places."""
+    """Returns the fields of types.TeacherTokens for a row, with indices."""
     fields = np.zeros((5, self._length), np.int32)
     tokens, targets, positions, segment_ids, spans = fields
     tokens[:] = targets[:] = self._pad_id
     own_spans = np.zeros(batch.tokens.shape[1], np.int32)
-    places = np.full(batch.tokens.shape[1], -1, np.int32)
+    indices = np.full(batch.tokens.shape[1], -1, np.int32)
     begin, count = 0, 0
     for segment, (place, text) in enumerate(self._texts(batch, index), 1):
       if text is None or not len(text.ids):
@@ -88,7 +88,7 @@ class TeacherRows:
       segment_ids[here] = segment
       if self._by_position:
         own, there = _beginnings(text)
-        places[place.start + own - 1] = begin + there - 1
+        indices[place.start + own - 1] = begin + there - 1
       else:
         counted = _counted(text, batch.weights[index, place])
         for spans_, there, where in (
@@ -100,14 +100,14 @@ class TeacherRows:
           there[where] = np.where(is_counted, number + 1 + count, 0)
         count += len(counted)
       begin = here.stop
-    return *fields, own_spans, places
+    return *fields, own_spans, indices
 
 
 class PrefixedRows:
   """Adds a teacher's rows, with a prefix before each example, to batches.
 
   Both models share a tokenizer. The examples of a row keep their order in the
-  teacher's row. An example that does not fit there has no places.
+  teacher's row. An example that does not fit there has no indices.
   """
 
   def __init__(
@@ -135,8 +135,8 @@ class PrefixedRows:
     """Returns a batch of numpy arrays with the field `teacher`."""
     rows = [self._row(batch, i) for i in range(len(batch.row_id))]
     columns = (np.stack(column) for column in zip(*rows, strict=True))
-    *fields, places = columns
-    teacher = types.TeacherTokens(*fields, None, None, places)
+    *fields, indices = columns
+    teacher = types.TeacherTokens(*fields, None, None, indices)
     return batch.replace(teacher=teacher)
 
   def positions(self, batch: types.Batch) -> list[int]:
@@ -159,11 +159,11 @@ class PrefixedRows:
       yield place, ids[:-1], ids[1:]
 
   def _row(self, batch: types.Batch, index: int) -> Sequence[np.ndarray]:
-    """Returns the first four fields of types.TeacherTokens and the places."""
+    """Returns the first four fields of types.TeacherTokens and the indices."""
     fields = np.zeros((4, self._length), np.int32)
     tokens, targets, positions, segment_ids = fields
     tokens[:] = targets[:] = self._pad_id
-    places = np.full(batch.tokens.shape[1], -1, np.int32)
+    indices = np.full(batch.tokens.shape[1], -1, np.int32)
     begin = 0
     for segment, (place, ids, following) in enumerate(
       self._examples(batch, index), 1
@@ -183,9 +183,9 @@ class PrefixedRows:
       segment_ids[begin:end] = segment
       # The example's last positions, since the prefix follows BOS.
       count = place.stop - place.start
-      places[place] = np.arange(end - count, end)
+      indices[place] = np.arange(end - count, end)
       begin = end
-    return *fields, places
+    return *fields, indices
 
 
 def _segments(ids: np.ndarray) -> list[slice]:

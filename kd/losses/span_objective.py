@@ -30,7 +30,7 @@ def scalars(batch: types.Batch) -> dict[str, Array]:
   if batch.teacher is None:
     return {}
   own = batch.teacher
-  outside = own.student_spans == 0 if own.places is None else own.places < 0
+  outside = own.student_spans == 0 if own.indices is None else own.indices < 0
   outside = jnp.where(outside, batch.weights, 0.0)
   whole = jnp.sum(batch.weights)
   return {'teacher/left_out': jnp.sum(outside) / jnp.maximum(whole, 1e-9)}

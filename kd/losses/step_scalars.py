@@ -44,9 +44,9 @@ Loss = terms_lib.LogitsLoss | terms_lib.LayerLoss | terms_lib.SpanLoss
 
 def with_teacher(batch: types.Batch) -> Array | None:
   """Returns whether the teacher has a position, bool [B, L]; None for all."""
-  if batch.teacher is None or batch.teacher.places is None:
+  if batch.teacher is None or batch.teacher.indices is None:
     return None
-  return batch.teacher.places >= 0
+  return batch.teacher.indices >= 0
 
 
 def counted_weights(

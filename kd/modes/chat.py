@@ -180,13 +180,13 @@ class _Session:
         return False
       command = _COMMAND.fullmatch(message.strip())
       if command:
-        return self._obey(command[1], command[2] or '')
+        return self._run_command(command[1], command[2] or '')
       self._answer(message)
     except errors.ConfigError as e:
       self._console.refuse(e)
     return True
 
-  def _obey(self, name: str, text: str) -> bool:
+  def _run_command(self, name: str, text: str) -> bool:
     """Runs a command; returns False if the chat ends."""
     names = ('exit', 'help', 'reset', 'system')
     if name not in names:

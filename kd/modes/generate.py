@@ -58,7 +58,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   sampler = engine.Engine(module, words, fields.batch_size)
   params = generation.params(run, student, workdir)
   model = identity.digest(student.identity(param_digest.of(params)))
-  params = generation.as_multiplied(student, params)
+  params = generation.cast_matrices(student, params)
   say(outputs.settings_line(settings))
   with (
     rules.active(run.mesh),

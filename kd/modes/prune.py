@@ -102,7 +102,7 @@ def _whole(config, workdir) -> resolved.Run:
   student = changed.student
   is_trained = manager.latest_step(workdir) is not None
   if student.vision == model_sizes.TEACHERS_VISION:  # No teacher is loaded.
-    tower = '' if is_trained else towers.place_of_teachers(changed)
+    tower = '' if is_trained else towers.teacher_tower_source(changed)
     student.update(vision='own', vision_init=tower)
   if student.init == 'teacher':
     student.init = changed.teacher.init

@@ -54,7 +54,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     NonFiniteError: the model's logits are NaN or infinite.
   """
   if config.reasoning.model == 'server':
-    _ask(config, workdir)
+    _solve_on_server(config, workdir)
     return
   with_teachers = config.reasoning.model == 'teacher'
   run = session.open_trained(config, workdir, with_teachers)
@@ -70,7 +70,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   with lock.shared(folder, _PATH, session.say):
     model, params = _model(run, workdir)
     digest = param_digest.of(params)
-    params = generation.as_multiplied(model, params)
+    params = generation.cast_matrices(model, params)
     with together.shared(samplers.make(run, model, params)) as sampler:
       if sampler is None:
         return
@@ -95,7 +95,7 @@ def _folder(config, workdir):
   )
 
 
-def _ask(config: ml_collections.ConfigDict, workdir: str) -> None:
+def _solve_on_server(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Solves the problems with the model of a server, without local weights."""
   session.devices(config)  # Connects the processes.
   config = base.checked(config)

@@ -75,7 +75,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
       return
     params = outputs.student_params(run, workdir)
     digest = param_digest.of(params)
-    params = generation.as_multiplied(run.student, params)
+    params = generation.cast_matrices(run.student, params)
     sampler = samplers.make(run, run.student, params)
     with together.shared(sampler) as sampler:
       if sampler is not None:

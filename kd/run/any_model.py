@@ -87,8 +87,8 @@ def locate(path: str) -> tuple[str, str]:
   """
   kind, colon, where = path.partition(':')
   if colon and kind in _KINDS:
-    return kind, _as_it_is_now(where)
-  path = _as_it_is_now(path)
+    return kind, _refreshed(where)
+  path = _refreshed(path)
   if os.path.isfile(path) and path.endswith('.gguf'):
     return 'gguf', path
   if os.path.isfile(os.path.join(path, 'run.json')):
@@ -103,7 +103,7 @@ def locate(path: str) -> tuple[str, str]:
   )
 
 
-def _as_it_is_now(path: str) -> str:
+def _refreshed(path: str) -> str:
   """Returns the local path; downloads changes of a bucket."""
   path = paths.expand(path)
   buckets.refresh(path)

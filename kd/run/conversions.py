@@ -50,7 +50,7 @@ def plain(
   return result
 
 
-def in_turn(
+def convert_each(
   params: types.PyTree,
   convert: Convert,
 ) -> types.PyTree:
@@ -88,10 +88,10 @@ def stored(
     params: plain parameters, which are deleted.
     shardings: shardings of the result.
   """
-  return in_turn(params, storing(module, shardings))
+  return convert_each(params, quantizer(module, shardings))
 
 
-def storing(
+def quantizer(
   module: quantized_model.StoredModel, shardings: types.PyTree
 ) -> Convert:
   """Returns a function that quantizes and deletes a parameter; see `stored`."""

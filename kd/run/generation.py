@@ -59,7 +59,7 @@ def params(
   return running_ranges.carried(full, few_bits)
 
 
-def as_multiplied(model: resolved.Model, params: types.PyTree) -> types.PyTree:
+def cast_matrices(model: resolved.Model, params: types.PyTree) -> types.PyTree:
   """Casts matrices to the data type in which sampling multiplies.
 
   They are then not cast again for each prompt, and prefill and decoding share
@@ -74,6 +74,6 @@ def as_multiplied(model: resolved.Model, params: types.PyTree) -> types.PyTree:
   tensors = families.of(model.config).tensors(model.config)
   matrices = {matrix.path for matrix in tensors_lib.matrices(tensors)}
   dtype = model.module.dtype
-  return conversions.in_turn(
+  return conversions.convert_each(
     params, lambda keys, x: x.astype(dtype) if keys in matrices else x
   )

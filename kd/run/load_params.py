@@ -180,7 +180,9 @@ def load(
     return init(jax.random.key(seed))
   if kind == 'workdir' and not model.keep_layers:
     params = _of_workdir(paths.expand(place), model, path)
-    return conversions.in_turn(params, lambda _, x: x.astype(model.param_dtype))
+    return conversions.convert_each(
+      params, lambda _, x: x.astype(model.param_dtype)
+    )
   if kind in ('teacher', 'workdir'):
     source = teacher_params
     if kind == 'workdir':
@@ -293,7 +295,7 @@ def _with_few_bits(model, seed, path, teacher_params):
     # One parameter at a time, since the whole model in float32 may not fit.
     return weights.load(
       *(model.init, module.inner, plain_shardings, model.keep_layers),
-      *('float32', path, conversions.storing(module, shardings)),
+      *('float32', path, conversions.quantizer(module, shardings)),
     )
   inner = dataclasses.replace(
     model, module=module.inner, shardings=plain_shardings

@@ -87,7 +87,7 @@ def resolve_student(
     tokenizer=None,
     student=student,
     teachers=resolve_lib.build_teachers(config, specs, sizes, teachers_mesh),
-    objective=_nothing(config),
+    objective=_empty_objective(config),
     optimizer=None,
     learning_rate=None,
   )
@@ -130,7 +130,7 @@ def _check_has_weights(config: Config, workdir: str) -> None:
     )
 
 
-def _nothing(config):
+def _empty_objective(config):
   """Returns an objective without terms."""
   return objective_lib.Objective(
     terms=(),

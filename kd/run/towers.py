@@ -153,7 +153,7 @@ def load(
   return loaded
 
 
-def place_of_teachers(config: ml_collections.ConfigDict) -> str:
+def teacher_tower_source(config: ml_collections.ConfigDict) -> str:
   """Returns the source of the teacher's tower, for modes without a teacher.
 
   Args:

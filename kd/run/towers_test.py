@@ -71,9 +71,9 @@ def test_a_tower_of_no_teacher_is_refused(tmp_path):
       config, jax.devices()[:1], str(tmp_path), with_teachers=True
     )
   # --mode=prune reads the tower from the teacher's files.
-  assert towers.place_of_teachers(config) == _SCENES
+  assert towers.teacher_tower_source(config) == _SCENES
   for init in ('', 'workdir:/runs/teacher'):
     config.teacher.init = init
     with pytest.raises(errors.ConfigError, match='loads no teacher') as e:
-      towers.place_of_teachers(config)
+      towers.teacher_tower_source(config)
     assert str(e.value).startswith('student.vision')

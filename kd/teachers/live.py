@@ -264,8 +264,8 @@ def _forward(
     return model.forward(params, batch, spec)
   hidden, taps = model.forward(params, _teachers_rows(batch), spec)
   # Targets without a position of the teacher do not count.
-  places = jnp.maximum(batch.teacher.places, 0)[..., None]
-  take = lambda x: jnp.take_along_axis(x, places, axis=-2)
+  indices = jnp.maximum(batch.teacher.indices, 0)[..., None]
+  take = lambda x: jnp.take_along_axis(x, indices, axis=-2)
   layers = taps.hidden
   if layers is not None:
     layers = jax.vmap(take)(layers)

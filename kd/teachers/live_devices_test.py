@@ -49,7 +49,7 @@ def _targets(student_mesh, teacher_mesh, batch, on_host=False):
   if on_host:
     params = host_weights.to_host(model, params)
   teacher = live.Teacher(model, params, 1.0)
-  if batch.teacher is None or batch.teacher.places is not None:
+  if batch.teacher is None or batch.teacher.indices is not None:
     # The student's vocabulary lacks the teacher's last rows.
     spec = _SPEC if batch.teacher is None else types.TapSpec((0, 1), ())
     score = live.make([teacher], 260, spec, student_mesh)
@@ -170,7 +170,7 @@ def test_rows_behind_a_prefix_are_the_same_on_other_devices():
     np.ones_like(length),
     spans=None,
     student_spans=None,
-    places=places,
+    indices=places,
   )
   batch = batch.replace(teacher=own)
   shared = mesh_lib.make({'data': 2, 'sequence': 2}, devices[:4])

@@ -373,10 +373,10 @@ class CompiledOnce:
       # Compiled programs compare layouts of int4 arrays incorrectly.
       self._program = self._jitted
     if self._program is None:
-      host_memory.give_back()
+      host_memory.trim()
       self._program = self._jitted.lower(*arguments).compile()
       # Free the compiler's memory before the program allocates its own.
-      host_memory.give_back()
+      host_memory.trim()
     return self._program(*arguments)
 
 
