@@ -206,7 +206,7 @@ def _python(folder, modules):
 
 
 @pytest.mark.parametrize('case', _MISSING)
-def test_what_is_missing_is_said_before_any_work(
+def test_missing_requirements_are_reported_first(
   case, tmp_path, monkeypatch, capsys
 ):
   module, arguments, variables, modules, words = _MISSING[case]
@@ -240,7 +240,7 @@ def test_unknown_arguments_are_refused(monkeypatch, capsys):
   assert 'surplus: unknown argument' in capsys.readouterr().err
 
 
-def test_a_program_that_ends_is_named():
+def test_a_program_that_fails_is_named():
   with pytest.raises(RuntimeError, match='benchmarks.matmul ended with 1'):
     alternate.Program(sys.executable, 'benchmarks.matmul', {})
 
@@ -259,7 +259,7 @@ def test_comparison():
   }
 
 
-def test_programs_match_the_operations_by_formula():
+def test_operations_of_programs_equal_the_formula():
   rows, length = 2, 64
   everywhere = {'rule': 'all', 'fraction': 1.0}
   settings = {'remat': 'block', 'chunk_tokens': 32, 'positions': everywhere}

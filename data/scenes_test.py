@@ -32,7 +32,7 @@ def test_a_cell_has_the_color_of_its_shape_and_other_cells_the_background():
       assert min(near, key=near.get) == item.color
 
 
-def test_shapes_are_told_apart_by_the_area_they_fill():
+def test_shapes_fill_different_areas():
   rng = random.Random(1)
   areas = {shape: [] for shape in scenes.SHAPES}
   for _ in range(60):
@@ -47,7 +47,7 @@ def test_shapes_are_told_apart_by_the_area_they_fill():
     np.testing.assert_allclose(np.mean(areas[shape]), fraction, atol=0.03)
 
 
-def test_answers_agree_with_a_count_by_hand():
+def test_answers_match_the_drawn_scene():
   rng = random.Random(2)
   kinds = set()
   for _ in range(300):
@@ -87,7 +87,7 @@ def test_every_question_of_the_noisy_task_has_a_wrong_answer(monkeypatch):
   assert abs(wrong - 0.3 * count) < 4 * (count * 0.3 * 0.7) ** 0.5
 
 
-def test_splits_share_no_arrangement_and_noise_changes_labels_alone():
+def test_splits_share_no_arrangement_and_noise_changes_only_labels():
   clean = list(scenes.generate('train', 400, 0.0, 0))
   noisy = list(scenes.generate('train', 400, 0.3, 0))
   held_out = list(scenes.generate('validation', 40, 0.0, 0))

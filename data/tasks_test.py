@@ -102,7 +102,7 @@ _RIGHT = b'"answer": "#### 3"}\n'
     (b'{"question": "a", "answer": "#### many"}\n', ".*ends with 'many'"),
   ],
 )
-def test_gsm8k_bad_line_is_named(line, words, gsm8k):
+def test_bad_lines_of_gsm8k_are_reported(line, words, gsm8k):
   with open(gsm8k / 'train.jsonl', 'ab') as f:
     f.write(line)
   with pytest.raises(
@@ -112,7 +112,7 @@ def test_gsm8k_bad_line_is_named(line, words, gsm8k):
   assert e.value.exit_code == 2
 
 
-def test_blank_lines_of_gsm8k_are_no_examples(gsm8k):
+def test_blank_lines_of_gsm8k_are_skipped(gsm8k):
   before = _read('gsm8k_cot', 'train')
   with open(gsm8k / 'train.jsonl', 'ab') as f:
     f.write(b'\n \n')
@@ -140,7 +140,7 @@ def test_gsm8k_test_split_is_its_test_file(gsm8k):
   assert not {e['inputs'] for e in trained} & {e['inputs'] for e in found}
 
 
-def test_gsm8k_without_data_says_what_to_do(tmp_path, monkeypatch):
+def test_missing_gsm8k_data_is_reported_with_a_remedy(tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
   monkeypatch.setenv('KD_DATA_DIR', str(tmp_path / 'nowhere'))
   # A port that nothing listens on: the download fails at once, anywhere.
@@ -151,7 +151,7 @@ def test_gsm8k_without_data_says_what_to_do(tmp_path, monkeypatch):
     _read('gsm8k_cot', 'train')
 
 
-def test_real_gsm8k_answers_can_be_read():
+def test_real_gsm8k_answers_can_be_parsed():
   path = os.path.join(os.environ.get('KD_DATA_DIR', ''), 'gsm8k/train.jsonl')
   if not os.path.isfile(path):
     pytest.skip('KD_DATA_DIR contains no gsm8k/train.jsonl')
@@ -166,7 +166,7 @@ def test_real_gsm8k_answers_can_be_read():
       assert answer.value == int(final)
 
 
-def test_tasks_score_with_the_one_extractor():
+def test_tasks_score_with_the_shared_extractor():
   assert mixtures
   mixture = seqio.get_mixture_or_task('cot_math_v1')
   assert {t.name: mixture.get_rate(t) for t in mixture.tasks} == {

@@ -16,7 +16,7 @@ def _names(path):
   return {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
 
 
-def test_what_the_page_names_exists():
+def test_paths_and_names_on_the_page_exist():
   text = _PAGE.read_text()
   assert 60 <= len(text.splitlines()) <= 100
   items = re.split(r'^\d+\. ', text, flags=re.M)[1:]

@@ -19,12 +19,12 @@ _BLOCKS = [
 
 
 @pytest.mark.parametrize('block', _BLOCKS, ids=range(len(_BLOCKS)))
-def test_a_block_makes_a_legal_config(block):
+def test_each_block_makes_a_valid_config(block):
   c = base.get_config()
   c.update(steps=10_000)
   exec(block, {'c': c, 'base': base})
   rules.check(base.checked(c))
 
 
-def test_there_are_blocks():
+def test_the_page_has_blocks():
   assert len(_BLOCKS) >= 3

@@ -14,7 +14,7 @@ def fits():
   return {title: divergences.fit(spec) for title, spec in panels.items()}
 
 
-def test_forward_kl_takes_over_mean_and_width(fits):
+def test_forward_kl_matches_mean_and_width(fits):
   # A Gaussian's least forward KL is where its moments are the teacher's.
   np.testing.assert_allclose(
     divergences.moments(fits['forward KL']),
@@ -23,7 +23,7 @@ def test_forward_kl_takes_over_mean_and_width(fits):
   )
 
 
-def test_reverse_kl_takes_over_the_heavier_mode(fits):
+def test_reverse_kl_matches_the_heavier_mode(fits):
   weight, mean, width = max(divergences.MODES)
   log_q = fits['reverse KL']
   np.testing.assert_allclose(
@@ -35,7 +35,7 @@ def test_reverse_kl_takes_over_the_heavier_mode(fits):
   np.testing.assert_allclose(loss, -np.log(weight), rtol=0.01)
 
 
-def test_the_rows_are_named_by_what_they_do(fits):
+def test_rows_are_titled_by_their_effect(fits):
   for title in divergences.COVER:
     mean, width = divergences.moments(fits[title])
     assert MEANS[0] + 20 < mean < MEANS[1] - 20 and width > 30, title

@@ -18,7 +18,7 @@ def _expressions(terms):
 
 
 @pytest.mark.parametrize('puzzle', ['1 1 5 24', '1 2 12'])
-def test_the_chance_is_the_share_of_expressions_that_are_right(puzzle):
+def test_chance_is_the_share_of_correct_expressions(puzzle):
   every = list(_expressions(puzzle.split()))
   right = sum(game24_answers.check(puzzle, text).right for text in every)
   numbers = tuple(map(fractions.Fraction, puzzle.split()))

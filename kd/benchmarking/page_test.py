@@ -77,7 +77,7 @@ def _benchmark(earlier=()):
   )
 
 
-def test_files_are_read_as_an_earlier_benchmark(tmp_path, monkeypatch):
+def test_files_of_an_earlier_benchmark_are_read(tmp_path, monkeypatch):
   first = str(tmp_path / 'first')
   monkeypatch.setenv('HOME', str(tmp_path))
   told = record.write(first, _benchmark(), 'worse')

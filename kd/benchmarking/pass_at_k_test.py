@@ -8,7 +8,7 @@ from kd.benchmarking import pass_at_k
 
 
 @pytest.mark.parametrize('n', [1, 4, 7])
-def test_share_of_choices_with_a_right_answer(n):
+def test_pass_at_k_is_the_share_of_choices_with_a_correct_answer(n):
   for right in range(n + 1):
     answers = [number < right for number in range(n)]
     for k in range(1, n + 1):

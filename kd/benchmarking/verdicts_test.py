@@ -54,7 +54,7 @@ def test_a_verdict_follows_the_direction_of_the_metric():
   assert within.verdict == verdicts.SHIP
 
 
-def test_seeds_that_differ_as_much_as_the_models_tell_nothing():
+def test_no_verdict_if_seeds_differ_as_much_as_the_models():
   usual = _result(seed=1)
   shifts = (-0.09, 0.0, -0.06)
   runs = [_result(shift, seed=n) for n, shift in enumerate(shifts)]
@@ -66,7 +66,7 @@ def test_seeds_that_differ_as_much_as_the_models_tell_nothing():
   assert _decide(runs, baselines, paired=True).verdict == verdicts.SHIP
 
 
-def test_a_mean_over_seeds_is_taken_example_by_example():
+def test_means_over_seeds_are_taken_per_example():
   runs = [_result(seed=n, shift=n / 10, right=n / 4) for n in range(3)]
   mean = measuring.mean(runs)
   for name in ('nll', 'exact_match'):
@@ -80,7 +80,7 @@ def test_a_mean_over_seeds_is_taken_example_by_example():
     measuring.mean(runs)
 
 
-def test_a_metric_that_is_not_there_is_refused():
+def test_a_missing_metric_is_refused():
   with pytest.raises(errors.ConfigError, match=r"did you mean 'exact_match'"):
     verdicts.measure_of([_result()], [], _SET, 'exact_mach')
   with pytest.raises(errors.ConfigError, match=r"did you mean 'exact_match'"):
@@ -116,7 +116,7 @@ def test_exit_code(fail_on, failing):
     assert e.value.exit_code == 4
 
 
-def test_one_worse_set_decides():
+def test_one_worse_set_decides_the_verdict():
   usual, better = _result(seed=1), _result(shift=-0.05)
   said = [
     _decide([usual], [_result(seed=2)]),

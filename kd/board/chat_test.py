@@ -42,7 +42,7 @@ def _other():
     yield url, keys
 
 
-def test_a_redirect_is_not_followed(other, monkeypatch):
+def test_redirects_are_not_followed(other, monkeypatch):
   monkeypatch.setenv(serve_fields.KEY_VARIABLE, 'secret')
   with _server(302, [('Location', f'{other[0]}/models')]) as (url, keys):
     listed = chat.names(url)
@@ -50,7 +50,7 @@ def test_a_redirect_is_not_followed(other, monkeypatch):
   assert '302' in listed['problem']
 
 
-def test_a_proxy_gets_nothing_for_this_machine(other, monkeypatch):
+def test_requests_to_this_machine_bypass_proxies(other, monkeypatch):
   monkeypatch.setenv('http_proxy', other[0])
   monkeypatch.delenv('no_proxy', raising=False)
   monkeypatch.delenv('NO_PROXY', raising=False)

@@ -34,7 +34,7 @@ def runs(tmp_path_factory):
   return root
 
 
-def test_conditions_name_columns_with_dots_and_slashes(runs):
+def test_conditions_accept_columns_with_dots_and_slashes(runs):
   db = _opened(runs)
   assert _names(db, sort='run') == ['r0', 'r1', 'r2']
   assert _names(db, where='config.optimizer.lr.peak > 1e-4', sort='run') == [
@@ -67,14 +67,12 @@ def test_conditions_name_columns_with_dots_and_slashes(runs):
     ({'metric': 'eval/held_out/kll'}, 'eval/held_out/kl'),
   ],
 )
-def test_a_wrong_query_is_one_error_that_names_the_nearest(
-  runs, query, message
-):
+def test_a_wrong_query_is_refused_with_the_nearest_name(runs, query, message):
   with pytest.raises(errors.ConfigError, match=message):
     _names(_opened(runs), **query)
 
 
-def test_names_of_columns_have_a_case(tmp_path):
+def test_column_names_are_case_sensitive(tmp_path):
   run = board_cases.write(tmp_path / 'run')
   values = {'eval/A/nll': 1.0, 'eval/a/nll': 2.0, 'row_number': 7.0}
   with open(run / 'metrics.jsonl', 'a') as f:
@@ -85,14 +83,14 @@ def test_names_of_columns_have_a_case(tmp_path):
   assert _names(db, sort='eval/a/nll') == ['run']
 
 
-def test_a_condition_that_takes_too_long_is_interrupted(runs, monkeypatch):
+def test_slow_conditions_are_interrupted(runs, monkeypatch):
   monkeypatch.setattr(sql, '_MOST_S', 0.2)
   endless = 'step in (from range(1000000000000))'
   with pytest.raises(errors.ConfigError, match='board.where: .* longer'):
     _names(_opened(runs), where=endless)
 
 
-def test_best_is_the_lowest_or_highest_by_the_metric(runs):
+def test_best_is_the_minimum_or_maximum_of_the_metric(runs):
   db = _opened(runs)
   found = db.select(database.Query(metric='eval/held_out/exact_match'))
   assert found.highest
@@ -104,7 +102,7 @@ def test_best_is_the_lowest_or_highest_by_the_metric(runs):
   assert best['best'] == pytest.approx(0.5 + 4 / 11)
 
 
-def test_differences_are_from_the_first(runs):
+def test_differences_are_relative_to_the_first_run(runs):
   db = _opened(runs)
   selection = db.select(database.Query(sort='run'))
   lines = listing.table(selection, db)
@@ -120,7 +118,7 @@ def test_differences_are_from_the_first(runs):
   }
 
 
-def test_status_is_what_the_files_say(tmp_path):
+def test_status_is_derived_from_the_files(tmp_path):
   write = board_cases.write
   write(tmp_path / 'finished')
   running = write(tmp_path / 'running', ended=False)
@@ -153,7 +151,7 @@ def test_status_is_what_the_files_say(tmp_path):
   assert 'failed: failed: loss is NaN (3)' in lines
 
 
-def test_damaged_files_are_shown_as_such(tmp_path):
+def test_damaged_files_are_marked(tmp_path):
   whole = board_cases.write(tmp_path / 'whole')
   torn = board_cases.write(tmp_path / 'torn')
   with open(torn / 'metrics.jsonl', 'a') as f:
@@ -188,7 +186,7 @@ def test_damaged_files_are_shown_as_such(tmp_path):
   json.loads(listing.as_json(db.select(database.Query()), db))
 
 
-def test_a_growing_file_is_read_from_where_it_ended(tmp_path):
+def test_growing_files_are_read_incrementally(tmp_path):
   run = board_cases.write(tmp_path / 'run', steps=50, ended=False)
   db = _opened(tmp_path)
   files = db.runs['run']
@@ -211,7 +209,7 @@ def test_a_growing_file_is_read_from_where_it_ended(tmp_path):
   assert list(files.get('train/loss').steps) == [5]
 
 
-def test_two_hundred_runs_are_listed_in_about_a_second(tmp_path):
+def test_two_hundred_runs_are_listed_quickly(tmp_path):
   for i in range(200):
     board_cases.write(tmp_path / f'r{i:03}', scale=1 + i / 100, every=1)
   start = time.process_time()

@@ -54,7 +54,7 @@ def _json(listener, path):
   return json.loads(data)
 
 
-def test_its_own_files_and_pages_alone_are_served(listener):
+def test_only_the_boards_own_files_and_pages_are_served(listener):
   assert _ask(listener, '/')[0] == 200
   assert b'export' in _ask(listener, '/chart.js')[1]
   for path in (
@@ -81,7 +81,7 @@ def test_other_hosts_and_methods_are_refused(listener):
     server.bind(listener.RequestHandlerClass.pages, [], listener.server_port)
 
 
-def test_an_empty_condition_replaces_the_first(listener, monkeypatch):
+def test_an_empty_condition_replaces_the_initial_one(listener, monkeypatch):
   pages_ = listener.RequestHandlerClass.pages
   monkeypatch.setattr(pages_, '_query', database.Query(where='step < 0'))
   assert not _json(listener, '/api/runs')['runs']
@@ -89,7 +89,7 @@ def test_an_empty_condition_replaces_the_first(listener, monkeypatch):
   assert len(shown['runs']) == 2 and shown['query']['where'] == ''
 
 
-def test_tables_have_the_reports_intervals_and_answers(listener):
+def test_tables_contain_the_reports_intervals_and_answers(listener):
   (table,) = _json(listener, '/api/tables?run=good')['tables']
   assert table['columns'] == ['teacher', 'student before', 'student after']
   nll = table['rows'][0]['cells'][2]
@@ -105,7 +105,7 @@ def test_tables_have_the_reports_intervals_and_answers(listener):
   )
 
 
-def test_distances_are_those_of_the_scored_examples(tmp_path):
+def test_distances_are_computed_on_the_scored_examples(tmp_path):
   run = board_cases.write(tmp_path / 'run')
   board_cases.evaluate(run, 'step_0', 4.6, 0)
   path = board_cases.evaluate(run, 'step_100', 0.9, 16, too_long=(0, 2))
@@ -119,7 +119,7 @@ def test_distances_are_those_of_the_scored_examples(tmp_path):
   assert shown == [None, first, None, *rest]
 
 
-def test_damaged_files_are_said_to_be(listener):
+def test_damaged_files_are_reported(listener):
   found = _json(listener, '/api/tables?run=bad')
   assert 'damaged' in found['tables'][0]['problem']
   _json(listener, '/api/answers?run=bad&set=held_out')

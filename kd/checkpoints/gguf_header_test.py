@@ -37,7 +37,7 @@ def file(tmp_path_factory):
   return path
 
 
-def test_fields_and_places_are_those_of_the_gguf_package(file):
+def test_fields_and_offsets_equal_the_gguf_packages(file):
   found = gguf_header.read(file, _LISTS)
   reader = gguf.GGUFReader(file)
   fields = {
@@ -62,7 +62,7 @@ def test_fields_and_places_are_those_of_the_gguf_package(file):
     assert entry.shape == tuple(map(int, reversed(tensor.shape)))
 
 
-def test_a_file_cut_anywhere_is_refused(file, tmp_path):
+def test_truncated_files_are_refused(file, tmp_path):
   with open(file, 'rb') as f:
     whole = f.read()
   last = max(
@@ -124,7 +124,7 @@ def _read(metadata):
   return gguf_weights.read_config(header, 'm.gguf')
 
 
-def test_metadata_gives_what_the_file_says():
+def test_metadata_equals_the_files_fields():
   config = _config()
   assert (config.global_rope_factor, config.local_rope_base) == (1.0, 1e4)
   assert (config.query_scale, config.norm_epsilon) == (168, 1e-6)
@@ -170,7 +170,7 @@ def test_metadata_of_another_model_is_refused(key, value, message):
     _config(**{key: value})
 
 
-def test_a_pattern_is_read_as_llama_cpp_reads_it():
+def test_patterns_are_read_as_in_llama_cpp():
   def kinds(pattern, layers=6):
     config = _config(
       **{
@@ -234,7 +234,9 @@ _DAMAGED = [
 
 
 @pytest.mark.parametrize('number', range(len(_DAMAGED)))
-def test_a_damaged_header_is_refused_without_being_believed(number, tmp_path):
+def test_damaged_headers_are_refused_without_large_allocations(
+  number, tmp_path
+):
   path = tmp_path / 'damaged.gguf'
   path.write_bytes(_BEGIN + _DAMAGED[number])
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -250,7 +252,7 @@ _WINDOW = 'gemma3.attention.sliding_window'
 
 
 @pytest.mark.parametrize('key', [k for k in _METADATA if k != _WINDOW])
-def test_no_missing_field_has_a_default(key):
+def test_missing_fields_are_refused(key):
   rest = {k: v for k, v in _METADATA.items() if k != key}
   with pytest.raises(errors.ConfigError, match=f'm.gguf: {key}: '):
     _read(rest)

@@ -62,7 +62,7 @@ def parts(tmp_path):
   ]
 
 
-def test_any_part_gives_the_whole_model(parts):
+def test_any_part_loads_the_whole_model(parts):
   for path in parts:
     header = gguf_parts.read(path)
     assert header.metadata['gemma3.block_count'] == 26
@@ -72,7 +72,9 @@ def test_any_part_gives_the_whole_model(parts):
       np.testing.assert_array_equal(value, _array(name))
 
 
-def test_parts_of_the_gguf_package_are_its_whole_file(tmp_path, monkeypatch):
+def test_parts_written_by_the_gguf_package_equal_its_whole_file(
+  tmp_path, monkeypatch
+):
   monkeypatch.chdir(tmp_path)
   field = [('gemma3.block_count', 26)]
   _write('whole.gguf', _NAMES, field)
@@ -101,7 +103,7 @@ def test_missing_parts_are_named(parts):
 
 
 @pytest.mark.parametrize('name', ['model.gguf', 'model-00002-of-00004.gguf'])
-def test_a_part_under_a_name_of_its_own_is_refused(parts, tmp_path, name):
+def test_a_renamed_part_is_refused(parts, tmp_path, name):
   renamed = tmp_path / name
   shutil.copy(parts[1], renamed)
   words = 'is part 2 of 3.*cannot be derived.*llama-gguf-split --merge'
@@ -136,7 +138,7 @@ def test_parts_of_other_models_are_refused(parts, tmp_path, change, message):
       gguf_parts.read(path)
 
 
-def test_a_whole_file_is_no_part(parts, tmp_path):
+def test_a_whole_file_is_not_a_part(parts, tmp_path):
   _write(tmp_path / _SECOND, _NAMES[:3])
   with pytest.raises(errors.ConfigError, match=f'{_SECOND}: split.no is None'):
     gguf_parts.read(parts[0])

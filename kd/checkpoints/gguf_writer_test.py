@@ -47,7 +47,7 @@ def _read(path):
 
 
 @pytest.mark.parametrize('kind', list(gguf_writer.FILE_TYPES))
-def test_a_file_holds_the_parameters_in_its_type(kind, built, tmp_path):
+def test_files_contain_the_parameters_in_their_type(kind, built, tmp_path):
   path = tmp_path / 'a.gguf'
   config = _write(path, built, kind)
   got, params = _read(path)
@@ -78,7 +78,7 @@ def test_a_file_holds_the_parameters_in_its_type(kind, built, tmp_path):
   )
 
 
-def test_a_query_scale_that_no_field_holds_is_in_a_norm(built, tmp_path):
+def test_query_scales_without_a_field_are_folded_into_a_norm(built, tmp_path):
   """llama.cpp takes the head width, and D / N for 62 layers."""
   head, width = _CONFIG.head_dim, _CONFIG.embed_dim // _CONFIG.num_heads
   path = tmp_path / 'a.gguf'
@@ -155,7 +155,7 @@ def test_the_pattern_of_layers(kinds, expected):
     (dict(layer_kinds=('global',) * 513), 'F32', 'has 513 layers'),
   ],
 )
-def test_what_llama_cpp_cannot_load_is_refused(changes, kind, message):
+def test_models_that_llama_cpp_cannot_load_are_refused(changes, kind, message):
   config = dataclasses.replace(_CONFIG, **changes)
   table = gguf_writer.embedding_type('auto', kind)
   with pytest.raises(errors.ConfigError, match=message):

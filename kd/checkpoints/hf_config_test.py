@@ -86,7 +86,7 @@ def _nested_rope(**full):
   )
 
 
-def test_published_files_give_the_variants(tmp_path):
+def test_published_files_match_the_variants(tmp_path):
   assert _read(_OFFICIAL_1B, tmp_path) == _variant('1b')
   assert _read(_OFFICIAL_4B, tmp_path) == _variant('4b')
   large = _OFFICIAL_4B | dict(text_config=_TEXT_27B)
@@ -107,7 +107,7 @@ def test_old_flat_and_new_nested_rope_are_the_same(tmp_path):
     _read(old | dict(rope_parameters=_nested_rope()), tmp_path)
 
 
-def test_layer_types_before_pattern_before_published(tmp_path):
+def test_layer_types_take_precedence_over_pattern_and_variant(tmp_path):
   small = _OFFICIAL_1B | dict(num_hidden_layers=4)
   listed = ['full_attention', 'sliding_attention'] * 2
   found = _read(small | dict(layer_types=listed), tmp_path).layer_kinds
@@ -149,7 +149,7 @@ def test_layer_types_before_pattern_before_published(tmp_path):
     (dict(hidden_activation=list(range(10**5))), 'hidden_activation: found'),
   ],
 )
-def test_what_gemma3_has_not_is_refused(changes, message, tmp_path):
+def test_settings_that_gemma3_lacks_are_refused(changes, message, tmp_path):
   with pytest.raises(errors.ConfigError, match=message) as caught:
     _read(_OFFICIAL_1B | changes, tmp_path)
   assert len(str(caught.value)) < len(str(tmp_path)) + 300
@@ -163,7 +163,7 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     hf_config.read(str(tmp_path))
 
 
-def test_saved_config_says_what_the_official_one_says():
+def test_saved_configs_equal_the_official_ones():
   ours = hf_config.to_dict(_variant('1b'), 'bfloat16', 2, [1, 106], 0)
   # Default cache of transformers, and the version that wrote the file.
   odd = ('cache_implementation', 'transformers_version')
@@ -179,7 +179,7 @@ def test_saved_config_says_what_the_official_one_says():
   assert ours['tie_word_embeddings'] is True
 
 
-def test_load_save_load_save_is_byte_equal(tmp_path):
+def test_saving_a_loaded_config_twice_is_byte_equal(tmp_path):
   for name in families.variants():
     config = _variant(name)
     config = config.keep_layers(range(1, config.num_layers, 2))

@@ -74,9 +74,7 @@ def _assert_equal(one, other):
   ],
 )
 @pytest.mark.parametrize('home', ['model.', 'model.language_model.'])
-def test_what_a_wrapper_puts_before_every_name_is_dropped(
-  tensors, tmp_path, prefix, home
-):
+def test_prefixes_of_wrappers_are_dropped(tensors, tmp_path, prefix, home):
   wanted = _load(_write(tmp_path / 'plain', tensors))
   wrapped = {
     f'{prefix}{home}{key.removeprefix("model.")}': x
@@ -86,7 +84,9 @@ def test_what_a_wrapper_puts_before_every_name_is_dropped(
   _assert_equal(_load(_write(tmp_path / 'wrapped', wrapped)), wanted)
 
 
-def test_a_prefix_of_some_names_is_refused_in_one_short_line(tensors, tmp_path):
+def test_a_prefix_of_only_some_names_is_refused_in_one_short_line(
+  tensors, tmp_path
+):
   mixed = {
     key if i % 2 else f'_orig_mod.{key}': x
     for i, (key, x) in enumerate(tensors.items())
@@ -102,9 +102,7 @@ def test_a_prefix_of_some_names_is_refused_in_one_short_line(tensors, tmp_path):
   assert len(text) < 1200
 
 
-def test_rows_of_the_table_beyond_the_vocabulary_are_left_out(
-  tensors, tmp_path
-):
+def test_embedding_rows_beyond_the_vocabulary_are_dropped(tensors, tmp_path):
   wanted = _load(_write(tmp_path / 'plain', tensors))
   padding = np.full((16, 16), 1e3, np.float32)
   padded = tensors | {_TABLE: np.concatenate([tensors[_TABLE], padding])}
@@ -134,7 +132,7 @@ def test_a_weight_that_is_not_finite_is_refused_by_name(
     _load(_write(tmp_path / 'model', changed))
 
 
-def test_an_index_is_believed_only_if_it_makes_sense(tensors, tmp_path):
+def test_inconsistent_indexes_are_refused(tensors, tmp_path):
   init = _write(tmp_path / 'model', tensors)
   index = tmp_path / 'model' / hf_weights.INDEX
   shard = 'model-00001-of-00001.safetensors'
@@ -174,7 +172,9 @@ def test_an_index_is_believed_only_if_it_makes_sense(tensors, tmp_path):
     lambda raw: raw.replace(b'"shape":[', b'"shape":[-', 1),
   ],
 )
-def test_damaged_weights_are_refused_by_the_headers(tensors, tmp_path, damage):
+def test_damaged_weights_are_refused_by_the_header_check(
+  tensors, tmp_path, damage
+):
   init = _write(tmp_path / 'model', tensors)
   file = tmp_path / 'model' / hf_weights.SINGLE
   file.write_bytes(damage(file.read_bytes()))

@@ -36,7 +36,7 @@ def _save(where, steps, keep=2, quality=None):
   return saving
 
 
-def test_comes_back_with_types_and_the_next_update_is_the_same(tmp_path):
+def test_restored_states_have_equal_types_and_next_updates(tmp_path):
   items = _items()
   gradient = jax.tree.map(lambda x: x * 0.3, items['params'])
   update = lambda s: _optimizer().update(gradient, s, items['params'])
@@ -70,7 +70,7 @@ def test_keeps_the_latest_and_the_best(tmp_path):
   np.testing.assert_array_equal(got['params']['layer_0'], [2.0, 2.0, 2.0])
 
 
-def test_without_a_figure_there_is_no_best(tmp_path):
+def test_without_a_metric_there_is_no_best_checkpoint(tmp_path):
   assert _save(tmp_path, [1, 2]).best_step() is None
 
 
@@ -82,7 +82,9 @@ def test_without_a_figure_there_is_no_best(tmp_path):
     (dict(width=4), ('layer_0', '(3,)', '(4,)')),
   ],
 )
-def test_another_model_is_refused_leaf_by_leaf(other, words, tmp_path):
+def test_another_model_is_refused_with_all_differing_leaves(
+  other, words, tmp_path
+):
   _save(tmp_path, [1]).close()
   reading = manager.Manager(str(tmp_path), 1)
   like = jax.eval_shape(lambda: _items(**other))
@@ -91,7 +93,7 @@ def test_another_model_is_refused_leaf_by_leaf(other, words, tmp_path):
   assert all(word in str(e.value) for word in words), str(e.value)
 
 
-def test_what_a_killed_save_left_is_cleared_and_its_step_saved(tmp_path):
+def test_leftovers_of_a_killed_save_are_cleared_and_its_step_saved(tmp_path):
   folder = tmp_path / manager.FOLDER
   left = folder / '2.orbax-checkpoint-tmp'
   left.mkdir(parents=True)
@@ -105,7 +107,9 @@ def test_what_a_killed_save_left_is_cleared_and_its_step_saved(tmp_path):
 @pytest.mark.parametrize(
   'name', ['lr=1e-4,bs=[8]', 'a*b?', 'ünï %20#@+{x}&;~$HOME']
 )
-def test_any_folder_name_can_be_read_back(name, tmp_path, monkeypatch):
+def test_checkpoints_in_folders_of_any_name_can_be_read(
+  name, tmp_path, monkeypatch
+):
   monkeypatch.setenv('HOME', str(tmp_path))
   where = tmp_path / name
   _save(where, [1, 2]).close()
@@ -123,13 +127,13 @@ def test_a_save_that_cannot_be_read_back_fails(tmp_path, monkeypatch):
   assert manager.latest_step(str(tmp_path / '[8]')) is None
 
 
-def test_a_clock_that_jumps_fails_no_save(tmp_path, monkeypatch):
+def test_clock_jumps_do_not_fail_a_save(tmp_path, monkeypatch):
   now, hours = time.time, itertools.cycle((0, 1))
   monkeypatch.setattr(time, 'time', lambda: now() + 3600 * next(hours))
   assert _save(tmp_path, [1]).latest_step() == 1
 
 
-def test_a_failed_save_names_folder_and_step(tmp_path):
+def test_errors_of_saves_name_folder_and_step(tmp_path):
   saving = _save(tmp_path, [1])
   folder = tmp_path / manager.FOLDER
   # Like a lost disk: no folder can be created, even by root.

@@ -51,7 +51,7 @@ def _read(values, tmp_path):
   return hf_config.read(str(tmp_path))
 
 
-def test_the_official_config_is_the_variant(tmp_path):
+def test_the_official_config_equals_the_variant(tmp_path):
   variant = families.variant('qwen3_0_6b', 'variant')
   assert _read(_OFFICIAL, tmp_path) == variant
   # Newer files have the rotary base in another place, and list the layers.
@@ -86,7 +86,9 @@ def test_the_official_config_is_the_variant(tmp_path):
     ({'model_type': 'qwen4'}, "legal: gemma3, gemma3_text, qwen3; .*'qwen3'"),
   ],
 )
-def test_what_qwen3_lacks_is_refused_by_name(changes, message, tmp_path):
+def test_settings_that_qwen3_lacks_are_refused_by_name(
+  changes, message, tmp_path
+):
   with pytest.raises(errors.ConfigError, match=message):
     _read(_OFFICIAL | changes, tmp_path)
 

@@ -59,7 +59,7 @@ _MAY_MISS = {'commit_success.txt', digests.TIMES}
 
 
 @pytest.mark.parametrize('damage', [_flip, _cut, _remove])
-def test_damage_to_any_file_is_found_and_named(damage, saved, tmp_path):
+def test_damage_to_any_file_is_detected_and_named(damage, saved, tmp_path):
   names = _files(saved / '2')
   assert len(names) > 12
   for i, name in enumerate(names):
@@ -75,7 +75,7 @@ def test_damage_to_any_file_is_found_and_named(damage, saved, tmp_path):
     assert not repair.repair(str(folder))
 
 
-def test_a_copy_under_another_steps_name_is_put_aside(copied):
+def test_copies_named_after_another_step_are_put_aside(copied):
   shutil.copytree(copied / '1', copied / '30')
   (line,) = repair.repair(str(copied))
   assert 'checkpoint 30' in line and 'step 1' in line
@@ -94,9 +94,7 @@ def test_a_copy_under_another_steps_name_is_put_aside(copied):
   ],
 )
 @pytest.mark.parametrize('step', ['1', '2'])
-def test_what_keeps_one_from_being_listed_is_put_aside(
-  step, name, text, copied
-):
+def test_unlistable_checkpoints_are_put_aside(step, name, text, copied):
   (copied / step / name).write_text(text)
   if name == digests.FIGURE:
     with pytest.raises(errors.ConfigError, match=f'{step}/{name}: cannot be'):
@@ -107,7 +105,7 @@ def test_what_keeps_one_from_being_listed_is_put_aside(
   assert reading.latest_step() == {'1': 2, '2': 1}[step]
 
 
-def test_where_none_is_good_nothing_is_moved(copied):
+def test_without_a_good_checkpoint_nothing_is_moved(copied):
   for step in ('1', '2'):
     # Like a lost loader state: the run must not silently start anew.
     shutil.rmtree(copied / step / 'position')
@@ -118,11 +116,11 @@ def test_where_none_is_good_nothing_is_moved(copied):
   assert sorted(os.listdir(copied)) == ['1', '2']
 
 
-def test_nothing_there_is_a_beginning(tmp_path):
+def test_a_missing_folder_needs_no_repair(tmp_path):
   assert repair.repair(str(tmp_path / manager.FOLDER)) == []
 
 
-def test_readers_refuse_what_is_damaged(copied):
+def test_readers_refuse_damaged_checkpoints(copied):
   name = next(n for n in _files(copied / '2') if n.startswith('params/d/'))
   _flip(copied / '2' / name)
   reading = manager.Manager(str(copied.parent), 2, read_only=True)
@@ -131,7 +129,7 @@ def test_readers_refuse_what_is_damaged(copied):
     reading.check_whole(2, ('params',), 'student.init')
 
 
-def test_a_figure_that_comes_later_ranks_and_leaves_the_digests(copied):
+def test_metrics_added_later_rank_and_keep_the_digests(copied):
   manager.Manager(str(copied.parent), 2).set_quality(1, 0.25)
   again = manager.Manager(str(copied.parent), 2)
   assert again.best_step() == 1

@@ -17,7 +17,7 @@ def _source(shapes, config, layout=tensors_lib.HF):
 
 
 @pytest.mark.parametrize('layout', [tensors_lib.HF, tensors_lib.GGUF])
-def test_a_model_of_27b_with_other_names_is_refused_at_once(layout):
+def test_a_27b_model_with_wrong_names_is_refused_quickly(layout):
   config = families.variant('27b', 'variant')
   shapes = {
     f'_wrapped.{t.name(layout)}': t.file_shape
@@ -33,7 +33,7 @@ def test_a_model_of_27b_with_other_names_is_refused_at_once(layout):
   assert len(text) < 1000
 
 
-def test_finite_arrays_pass_whatever_their_shape():
+def test_finite_arrays_of_any_shape_pass():
   for shape in ((), (0,), (3, 0), (2**20 + 1,), (5, 7, 11)):
     tensor_checks.check_finite(np.ones(shape, np.float32), 'x')
   most = np.float32(np.finfo(np.float32).max)
@@ -42,7 +42,7 @@ def test_finite_arrays_pass_whatever_their_shape():
     tensor_checks.check_finite(np.array([1e300]), 'f: t')
 
 
-def test_a_value_beyond_the_first_piece_is_found():
+def test_nonfinite_values_beyond_the_first_chunk_are_detected():
   array = np.zeros((3, 2**20), np.float32)
   array[2, 5] = np.nan
   with pytest.raises(errors.ConfigError, match=r'first at \[2, 5\]: nan'):

@@ -24,7 +24,7 @@ def _params():
   )
 
 
-def test_a_file_for_llama_cpp_gives_the_tower_back(tmp_path):
+def test_a_file_for_llama_cpp_loads_to_the_same_tower(tmp_path):
   """tests/mmproj_oracle_test.py shows that llama.cpp reads such a file."""
   params, file = _params(), str(tmp_path / 'mmproj.gguf')
   mmproj.write(file, params, _CONFIG, 'F32', 'small')

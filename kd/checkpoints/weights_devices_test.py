@@ -17,7 +17,7 @@ def _shardings(mesh, model):
   )
 
 
-def test_each_device_gets_its_part_of_each_parameter(tmp_path):
+def test_each_device_holds_its_part_of_each_parameter(tmp_path):
   config = families.variant('tiny', 'variant')
   model = families.build(config, 'float32', 'none', 'student')
   params = model.init_params(jax.random.key(0))

@@ -126,7 +126,7 @@ def _assert_equal(found, wanted):
   jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
-def test_hugging_face_and_back_is_bit_equal(hf_dir, params):
+def test_hugging_face_round_trips_are_bit_equal(hf_dir, params):
   found = weights.load(
     f'hf:{hf_dir}', _build(), None, (), 'float32', 'student.init'
   )
@@ -164,7 +164,7 @@ def test_shards_with_an_index_and_bfloat16_rounded_once(params, tmp_path):
   _assert_equal(found, rounded)
 
 
-def test_a_failed_write_leaves_what_was_there(hf_dir, params, tmp_path):
+def test_a_failed_write_keeps_the_existing_files(hf_dir, params, tmp_path):
   directory = tmp_path / 'model'
   shutil.copytree(hf_dir, directory)
 
@@ -226,7 +226,7 @@ def test_every_wrong_tensor_is_named_with_both_shapes(changed):
   assert 'part of the model: model.layers.2.self_attn.q_proj.bias [7]' in text
 
 
-def test_an_output_head_of_its_own_is_refused(changed):
+def test_an_untied_output_head_is_refused(changed):
   embedding = 'model.embed_tokens.weight'
   init = changed(lambda x: x | {'lm_head.weight': x[embedding]})
   weights.load(init, _build(), None, (), 'float32', 'student.init')
@@ -284,7 +284,7 @@ def test_a_split_gguf_loads_as_one(params, tmp_path):
   _assert_equal(found, params)
 
 
-def test_quantised_gguf_is_dequantised_in_pieces(params, tmp_path, monkeypatch):
+def test_quantized_gguf_is_dequantized_in_chunks(params, tmp_path, monkeypatch):
   file = str(tmp_path / 'model.gguf')
   _write_gguf(file, params, kind=gguf.GGMLQuantizationType.Q8_0)
   monkeypatch.setattr(gguf_weights, '_PIECE_BYTES', 100)
@@ -298,7 +298,7 @@ def test_quantised_gguf_is_dequantised_in_pieces(params, tmp_path, monkeypatch):
     gguf_weights.Source(file)
 
 
-def test_kept_layers_are_those_layers_with_their_kinds(hf_dir, params):
+def test_kept_layers_have_the_weights_and_kinds_of_the_teachers(hf_dir, params):
   kept = (1, 5, 6, 11, 13)
   small = _CONFIG.keep_layers(kept)
   assert small.layer_kinds == ('local', 'global', 'local', 'global', 'local')

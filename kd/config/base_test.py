@@ -18,12 +18,12 @@ def test_every_default_survives_json_and_freezing():
   assert all(v is not None for v in config_lib.flatten(again).values())
 
 
-def test_defaults_are_legal_and_in_their_one_form():
+def test_defaults_are_valid_and_canonical():
   config = base.get_config()
   assert config_lib.to_json(base.checked(config)) == config_lib.to_json(config)
 
 
-def test_two_configs_share_nothing():
+def test_two_configs_share_no_state():
   one, other = base.get_config(), base.get_config()
   one.losses.kl.weight = 3.0
   one.evaluation.sets.held_out.examples = 1
@@ -31,7 +31,7 @@ def test_two_configs_share_nothing():
   assert other.evaluation.sets.held_out.examples == 64
 
 
-def test_values_take_their_one_form():
+def test_values_are_canonicalized():
   config = base.get_config()
   config.optimizer.lr.peak = 1
   config.student.keep_layers = [0, 2]

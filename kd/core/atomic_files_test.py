@@ -6,7 +6,7 @@ import pytest
 from kd.core import atomic_files
 
 
-def test_a_picture_that_fails_leaves_the_one_before(tmp_path):
+def test_a_failed_picture_keeps_the_previous_one(tmp_path):
   path = tmp_path / 'a.png'
   figure = figure_lib.Figure()
   atomic_files.write_picture(str(path), figure, dpi=20)

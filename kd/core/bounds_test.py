@@ -9,7 +9,7 @@ from kd.core import bounds
 
 
 @pytest.mark.parametrize('rows', [1, 512])
-def test_nan_stays_and_numbers_are_bounded(rows):
+def test_nan_is_kept_and_numbers_are_bounded(rows):
   row = [np.nan, -np.inf, -3.0, 0.5, 7.0, np.inf]
   x = jnp.tile(jnp.array(row), (rows, 50))
   # As in a mixture of teachers, where jnp.maximum returns the bound for NaN.

@@ -6,7 +6,7 @@ import numpy as np
 from kd.core import compilations
 
 
-def test_programs_are_counted_and_cached_ones_told_apart(tmp_path):
+def test_compiled_and_cached_programs_are_counted_separately(tmp_path):
   names = {
     'jax_compilation_cache_dir': str(tmp_path),
     'jax_persistent_cache_min_compile_time_secs': 0,

@@ -36,7 +36,7 @@ def _files(folder: pathlib.Path):
   return {f.name for f in folder.rglob('*') if f.is_file()}
 
 
-def test_the_second_process_does_not_compile(tmp_path):
+def test_a_second_process_does_not_compile(tmp_path):
   assert _hits(tmp_path) == 0
   folder = tmp_path / '.cache/kd/compiled'
   written = _files(folder)
@@ -47,6 +47,6 @@ def test_the_second_process_does_not_compile(tmp_path):
   }
 
 
-def test_the_variable_turns_it_off(tmp_path):
+def test_the_environment_variable_disables_the_cache(tmp_path):
   assert _hits(tmp_path, JAX_COMPILATION_CACHE_DIR='') == 0
   assert not (tmp_path / '.cache').exists()

@@ -3,7 +3,7 @@
 from kd.core import config as config_lib
 
 
-def test_differences_are_leaves():
+def test_differences_are_reported_as_leaves():
   old = dict(steps=1, part=dict(size=2), losses=dict(kl=dict(weight=1.0)))
   new = dict(
     steps=1,

@@ -7,7 +7,7 @@ import pytest
 from kd.core import errors
 
 
-def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+def test_a_folder_in_place_of_a_file_is_named(tmp_path):
   with pytest.raises(OSError) as caught:
     (tmp_path / 'metrics.jsonl').mkdir()
     (tmp_path / 'metrics.jsonl').open()
@@ -16,7 +16,7 @@ def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
   assert str(error).startswith(f'{tmp_path}/metrics.jsonl: Is a directory')
 
 
-def test_what_no_disk_is_to_blame_for_is_raised_again():
+def test_errors_unrelated_to_disks_are_raised_again():
   with pytest.raises(OSError, match='Bad file descriptor') as caught:
     os.fstat(12345)
   with pytest.raises(OSError, match='Bad file descriptor'):

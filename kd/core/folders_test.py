@@ -17,6 +17,6 @@ def test_refused(path):
   assert e.value.path == '--workdir'
 
 
-def test_a_folder_to_come_is_fine_and_is_not_made(tmp_path):
+def test_a_missing_folder_is_accepted_and_not_created(tmp_path):
   folders.check_writable(str(tmp_path / 'a' / 'b'), '--workdir')
   assert not os.listdir(tmp_path)

@@ -31,18 +31,18 @@ def _run(**variables):
   return tunables
 
 
-def test_starts_anew_once_as_the_same_process_with_the_same_arguments():
+def test_the_process_restarts_itself_once_with_the_same_arguments():
   assert _run() == 'glibc.malloc.hugetlb=1'
 
 
-def test_what_the_user_set_is_kept():
+def test_settings_of_the_user_are_kept():
   name = 'glibc.malloc.hugetlb'
   assert _run(GLIBC_TUNABLES=f'{name}=0') == f'{name}=0'
   other = 'glibc.malloc.arena_max=3'
   assert _run(GLIBC_TUNABLES=other) == f'{other}:{name}=1'
 
 
-def test_the_peak_is_that_of_the_system():
+def test_the_peak_equals_the_systems():
   with open('/proc/self/status', encoding='ascii') as f:
     (line,) = [x for x in f if x.startswith('VmHWM:')]
   peak = int(line.split()[1]) * 1024
@@ -50,7 +50,7 @@ def test_the_peak_is_that_of_the_system():
   assert 0.9 * peak < host_memory.peak_bytes() < host_memory.total_bytes()
 
 
-def test_free_memory_is_within_a_containers_limit(tmp_path, monkeypatch):
+def test_free_memory_respects_a_containers_limit(tmp_path, monkeypatch):
   limit, used = tmp_path / 'limit', tmp_path / 'used'
   there = host_memory.free_bytes()
   assert 0 < there <= host_memory.total_bytes()

@@ -39,7 +39,7 @@ def test_an_object_is_read(tmp_path):
     (b'{"a": "\\ud83d"}', 'half of a surrogate pair'),
   ],
 )
-def test_what_is_no_object_is_refused_by_the_files_name(tmp_path, raw, message):
+def test_files_without_an_object_are_refused_by_name(tmp_path, raw, message):
   path = _write(tmp_path, raw)
   with pytest.raises(errors.ConfigError, match=message) as caught:
     json_files.read(path)
@@ -80,7 +80,7 @@ def test_wrong_lines_are_named(line, message):
   assert e.value.exit_code == 2
 
 
-def test_right_lines_are_read():
+def test_valid_lines_are_read():
   line = b'{"a": "caf\xc3\xa9 \\ud83d\\ude00", "b": [1.5, null]}\r\n'
   assert json_files.parse(line, 'f:1', '') == {
     'a': 'caf\u00e9 \U0001f600',

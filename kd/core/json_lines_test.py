@@ -12,7 +12,7 @@ def _read(path):
   return [record for _, record in json_lines.resume(str(path), 'a line')]
 
 
-def test_what_was_appended_is_read_whatever_a_kill_left_behind_it(tmp_path):
+def test_appended_lines_are_read_despite_a_torn_last_line(tmp_path):
   path = tmp_path / 'x.jsonl'
   records = [{'a': 1.5, 'text': 'line\u2028\u20ac\n'}, {'b': [1, 2]}, {}]
   with open(path, 'ab') as f:
@@ -27,7 +27,7 @@ def test_what_was_appended_is_read_whatever_a_kill_left_behind_it(tmp_path):
     assert path.read_bytes() == whole[: whole[:size].rfind(b'\n') + 1]
 
 
-def test_nothing_is_cut_off_a_file_of_something_else(tmp_path):
+def test_files_of_another_kind_are_not_truncated(tmp_path):
   path = tmp_path / 'x.jsonl'
   path.write_bytes(b'{"a": 1}\n[2]\n{"torn')
   with pytest.raises(errors.ConfigError, match=r'x.jsonl:2: holds \[2\]'):
@@ -39,6 +39,6 @@ def test_nothing_is_cut_off_a_file_of_something_else(tmp_path):
   assert _read(tmp_path / 'missing') == []
 
 
-def test_a_number_that_is_not_finite_is_not_written(tmp_path):
+def test_nonfinite_numbers_are_not_written(tmp_path):
   with pytest.raises(ValueError), open(tmp_path / 'x', 'ab') as f:
     json_lines.append(f, [{'a': float('nan')}])

@@ -5,7 +5,7 @@ import pytest
 from kd.core import paths
 
 
-def test_the_projects_folder_holds_its_packages():
+def test_the_projects_folder_contains_its_packages():
   folder = paths.expand('{project}/kd/core')
   assert os.path.samefile(folder, os.path.dirname(__file__))
 
@@ -13,7 +13,7 @@ def test_the_projects_folder_holds_its_packages():
 @pytest.mark.parametrize(
   'path', ['/a/{project}/b', 'a~', './~/b', '{project}s/c', 'ü [8]/*']
 )
-def test_other_paths_stay(path):
+def test_other_paths_are_unchanged(path):
   assert paths.expand(path) == path
 
 

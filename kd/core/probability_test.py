@@ -40,7 +40,7 @@ def test_entropy_keeps_nan():
 
 @pytest.mark.parametrize('mass', [1e-6, 0.3, 0.9, 0.999])
 @pytest.mark.parametrize('size', [1, 9, 1000])
-def test_a_nucleus_is_what_sorting_finds(size, mass):
+def test_the_nucleus_equals_that_of_sorting(size, mass):
   p = _distributions(size).astype(np.float32)
   threshold = jax.jit(probability.nucleus_threshold)(p, mass)
   inside = np.asarray(jax.jit(probability.in_nucleus)(p, mass))
@@ -57,7 +57,7 @@ def test_a_nucleus_is_what_sorting_finds(size, mass):
     }
 
 
-def test_sorted_probabilities_have_the_same_nucleus():
+def test_sorted_probabilities_have_an_equal_nucleus():
   p = -np.sort(-_distributions(64)[:2]).astype(np.float32)
   for mass in (1e-6, 0.3, 0.9, 0.999, 2.0):
     inside = np.asarray(probability.in_sorted_nucleus(p, mass))
@@ -79,7 +79,7 @@ def test_the_threshold_is_the_highest_with_enough_mass():
     assert threshold == max(enough, default=0)
 
 
-def test_subnormal_probabilities_are_told_from_zero():
+def test_subnormal_probabilities_are_outside_a_full_nucleus():
   p = np.float32([[0.5, 1e-40, 0.0]])
   inside = probability.in_nucleus(p, np.float32(0.5) + np.float32(0))
   np.testing.assert_array_equal(inside, [[True, False, False]])
@@ -109,7 +109,7 @@ def test_draws_on_a_grid_have_the_exact_frequencies(block):
   assert not frequencies[mass == 0].any()
 
 
-def test_the_ends_of_the_unit_interval_draw_ids_with_mass():
+def test_both_ends_of_the_unit_interval_draw_ids_with_mass():
   mass = np.zeros(32)
   mass[[5, 6, 20]] = 1e-3, 5.0, 1e-5
   low, high = 0.0, 1 - 2.0**-24
@@ -133,7 +133,7 @@ def test_unlikely_ids_of_a_large_vocabulary_are_drawn():
   assert 0.6 < counts.min() / counts.mean() < counts.max() / counts.mean() < 1.4
 
 
-def test_places_without_mass_are_never_drawn():
+def test_ids_without_mass_are_never_drawn():
   # Long sums are computed in parallel, with different rounding of each element,
   # so this draws at and around each value of a sum.
   rng = np.random.default_rng(0)

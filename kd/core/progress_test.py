@@ -34,7 +34,7 @@ def test_speed_and_time_left_exclude_the_compilation(tokens, speed):
   assert task.line() == f'scoring: 6/100 rows  {speed}  ETA 0:03:08'
 
 
-def test_a_task_that_is_not_counted():
+def test_tasks_without_a_total():
   clock = _Clock()
   task = progress.Progress('compiling', print, clock=clock)
   clock.now = 20
@@ -42,7 +42,9 @@ def test_a_task_that_is_not_counted():
 
 
 @pytest.mark.parametrize('is_terminal, seconds', [(True, 10), (False, 60)])
-def test_a_log_has_fewer_lines(is_terminal, seconds, monkeypatch):
+def test_logs_have_fewer_lines_than_terminals(
+  is_terminal, seconds, monkeypatch
+):
   monkeypatch.setattr(progress.sys.stdout, 'isatty', lambda: is_terminal)
   assert [progress.interval_s(n) for n in (0, 1, 2)] == [10, seconds, seconds]
 

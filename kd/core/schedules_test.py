@@ -18,7 +18,7 @@ _SPECS = {
 
 @pytest.mark.parametrize('name', schedules.SCHEDULES.names())
 @pytest.mark.parametrize('steps', [4, 10, 1000])
-def test_plain_values_are_those_of_a_step(name, steps):
+def test_python_values_equal_those_of_a_traced_step(name, steps):
   spec = {'name': name, **_SPECS[name]}
   schedule = schedules.build(spec, 'rate', steps)
   points = [*range(min(steps, 12) + 1), steps // 2, steps]

@@ -7,7 +7,7 @@ import safetensors.numpy
 from kd.core import tensor_files
 
 
-def test_others_may_read_the_file_where_the_umask_lets_them(tmp_path):
+def test_file_permissions_follow_the_umask(tmp_path):
   path = str(tmp_path / 'some.safetensors')
   array = np.arange(6, dtype=np.float32).reshape(2, 3)
   for umask, wanted in ((0o022, 0o644), (0o077, 0o600), (0o002, 0o664)):

@@ -5,7 +5,7 @@ import os
 from kd.core import user_errors
 
 
-def test_packages_of_other_environments_are_installed(tmp_path):
+def test_installed_packages_are_recognized_in_any_environment(tmp_path):
   package = tmp_path / 'lib' / 'python3.11' / 'site-packages' / 'theirs.py'
   assert user_errors.is_installed(str(package))
   assert user_errors.is_installed(os.__file__)

@@ -217,7 +217,7 @@ def _message(**changes):
     ),
   ],
 )
-def test_what_is_wrong_is_named_or_skipped(data, message, tmp_path):
+def test_wrong_examples_are_named_or_skipped(data, message, tmp_path):
   path = tmp_path / 'x.jsonl'
   path.write_bytes(data)
   assert message in _refused(path)
@@ -227,7 +227,7 @@ def test_what_is_wrong_is_named_or_skipped(data, message, tmp_path):
     assert len(skipped) == 1 and len(read) == data.startswith(_GOOD)
 
 
-def test_a_line_without_end_takes_no_memory(tmp_path, monkeypatch):
+def test_endless_lines_need_little_memory(tmp_path, monkeypatch):
   monkeypatch.setattr(json_rows, 'LONGEST', 1 << 20)
   path = tmp_path / 'x.jsonl.gz'
   with gzip.open(path, 'wb', compresslevel=1) as f:

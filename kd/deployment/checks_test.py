@@ -82,7 +82,7 @@ def _failing(target):
   return {f.name: f.line() for f in findings if not f.passed}
 
 
-def test_all_is_well(target, monitor):
+def test_a_correct_deployment_passes(target, monitor):
   assert not _failing(target)
   (alarm,) = monitor.posted
   assert alarm['text'].startswith('kd: test alarm of kd-serve from ')
@@ -103,7 +103,7 @@ _FAULTS = [
 
 
 @pytest.mark.parametrize(('name', 'changes', 'line'), _FAULTS)
-def test_a_config_s_fault(target, name, changes, line, monkeypatch):
+def test_faults_of_the_config(target, name, changes, line, monkeypatch):
   monkeypatch.delenv('KD_API_KEY', raising=False)
   target.config.update_from_flattened_dict(changes)
   failing = _failing(target)
@@ -111,7 +111,7 @@ def test_a_config_s_fault(target, name, changes, line, monkeypatch):
   assert re.search(line, failing[name]), failing
 
 
-def test_other_faults(target, monitor, monkeypatch):
+def test_faults_outside_the_config(target, monitor, monkeypatch):
   monitor.rules.remove('KdQueue')
   monitor.status = 500
   with contextlib.closing(socket.create_server(('127.0.0.1', 0))) as taken:
@@ -144,7 +144,7 @@ def test_packages_are_compared_with_the_lock(tmp_path, monkeypatch):
   assert [line.split()[0] for line in lines] == ['absl-py', 'no-such-package']
 
 
-def test_a_split_model_takes_the_space_of_all_its_files(
+def test_a_split_model_needs_the_space_of_all_its_files(
   target, tmp_path, monkeypatch
 ):
   path = tmp_path / 'split.gguf'

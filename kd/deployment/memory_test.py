@@ -7,7 +7,7 @@ from kd.deployment import memory
 from kd.models import families
 
 
-def test_needed_is_the_sum_of_weights_and_keys_and_values():
+def test_required_memory_is_weights_plus_kv_cache():
   config = families.variant('270m', 'variant')
   need = memory.needed(config, 'bfloat16', 32, 2048)
   assert need.params == 4 * config.parameter_count
@@ -18,6 +18,6 @@ def test_needed_is_the_sum_of_weights_and_keys_and_values():
   assert need.total == need.params + need.decoding + need.cache
 
 
-def test_free_is_what_the_system_can_give():
+def test_free_memory_is_within_the_systems():
   there = memory.free(jax.devices('cpu'))
   assert 0 < there <= 1.2 * psutil.virtual_memory().available

@@ -28,7 +28,7 @@ BASELINE = [1.5, 2.2, 1.0, 4.0, 1.9]
 TEACHER = [0.5, 1.1, 0.3, 2.0, 0.6]
 
 
-def test_against_all_resamples():
+def test_intervals_agree_with_enumerated_resamples():
   cases = [
     (intervals.mean(STUDENT, WEIGHTS), [STUDENT], lambda s: s),
     (
@@ -61,7 +61,7 @@ def test_against_all_resamples():
     assert found.value == pytest.approx(value, rel=1e-12)
 
 
-def test_mean_of_many_is_normal():
+def test_intervals_of_many_examples_are_normal():
   values = np.random.default_rng(3).normal(5, 2, 4000)
   found = intervals.mean(values)
   half = 1.96 * values.std() / np.sqrt(4000)
@@ -75,7 +75,7 @@ def test_resamples_are_paired():
   assert (found.low, found.high) == pytest.approx((1, 1))
 
 
-def test_share_has_no_direction_and_the_ends_are_exact():
+def test_gap_closed_ignores_direction_and_is_exact_at_its_ends():
   losses = [np.asarray(x) for x in (STUDENT, BASELINE, TEACHER)]
   share = intervals.gap_share(*losses).interval
   assert share.value == pytest.approx(
@@ -88,7 +88,7 @@ def test_share_has_no_direction_and_the_ends_are_exact():
   assert (none.value, none.low, none.high) == (0, 0, 0)
 
 
-def test_no_gap_gives_a_reason():
+def test_a_missing_gap_has_a_reason():
   equal = intervals.gap_share(STUDENT, TEACHER, TEACHER)
   assert equal.interval is None and 'equal' in equal.reason
   noise = [t + d for t, d in zip(TEACHER, (0.5, -0.4, 0.3, -0.4, 0.1))]
@@ -96,18 +96,18 @@ def test_no_gap_gives_a_reason():
   assert unclear.interval is None and 'distinguishable from 0' in unclear.reason
 
 
-def test_weightless_examples_change_nothing():
+def test_examples_without_weight_change_nothing():
   found = intervals.mean(STUDENT + [float('nan')], WEIGHTS + [0.0])
   assert found == intervals.mean(STUDENT, WEIGHTS)
 
 
-def test_memory_bound_changes_nothing(monkeypatch):
+def test_the_memory_limit_changes_nothing(monkeypatch):
   whole = intervals.mean(STUDENT, WEIGHTS)
   monkeypatch.setattr(intervals, '_DRAWS', 64)
   assert intervals.mean(STUDENT, WEIGHTS) == whole
 
 
-def test_map_carries_the_bounds():
+def test_map_transforms_the_bounds():
   found = intervals.Interval(0.0, -1.0, 2.0).map(np.exp)
   assert (found.value, found.low, found.high) == pytest.approx(
     (1, np.e**-1, np.e**2)
@@ -124,12 +124,12 @@ def test_map_carries_the_bounds():
     ([1.0, float('nan')], None, 'value 1 of column 0 is nan'),
   ],
 )
-def test_wrong_input(values, weights, match):
+def test_wrong_input_is_refused(values, weights, match):
   with pytest.raises(ValueError, match=match):
     intervals.mean(values, weights)
 
 
-def test_seeds_widen_an_interval_as_students_t_does():
+def test_intervals_over_seeds_follow_students_t():
   narrow = intervals.Interval(1.0, 0.5, 2.0)
   assert intervals.with_spread(narrow, [0.3], [0.4]) == narrow
   for runs in ([1.0, 1.2], [0.2, 0.9, 1.4, 1.1], list(range(10))):

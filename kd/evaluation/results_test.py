@@ -15,7 +15,7 @@ RESULT = results.Result(
 )
 
 
-def test_files_come_back_and_lines_are_json(tmp_path):
+def test_files_are_read_back_and_lines_are_json(tmp_path):
   path = tmp_path / 'evaluations' / 'step_3.json'
   results.write(str(path), RESULT, {'date': 'today'})
   assert results.read(str(path)) == ({'date': 'today'}, RESULT)
@@ -24,7 +24,7 @@ def test_files_come_back_and_lines_are_json(tmp_path):
 
 
 @pytest.mark.parametrize('value', ['nan', 'inf', '-inf'])
-def test_a_task_s_metric_that_is_not_finite_comes_back(value, tmp_path):
+def test_nonfinite_metrics_of_tasks_are_read_back(value, tmp_path):
   path = tmp_path / 'step_3.json'
   written = results.Result(
     {'eval/a/correlation': float(value)},
@@ -40,7 +40,7 @@ def test_a_task_s_metric_that_is_not_finite_comes_back(value, tmp_path):
 @pytest.mark.parametrize(
   'text', ['', '{"metrics": ', '[]', '7', '{"metrics": {}}']
 )
-def test_a_damaged_file_is_no_result(text, tmp_path):
+def test_damaged_files_are_read_as_none(text, tmp_path):
   path = tmp_path / 'step_3.json'
   results.write(str(path), RESULT)
   path.write_text(text)

@@ -20,7 +20,7 @@ from kd.models.vision import vision_cases as cases
 from kd.partitioning import mesh as mesh_lib
 
 
-def test_likelihoods_are_those_of_each_chat_alone():
+def test_likelihoods_equal_those_of_each_chat_alone():
   model = families.build(cases.SIZES, 'float32', 'none', '')
   params = cases.params(model.abstract_params())
   tokenizer = tokenizers.load('bytes')

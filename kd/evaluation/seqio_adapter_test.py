@@ -130,7 +130,7 @@ def _errors_per_word(targets, predictions):
   return {'word_errors': metric.Metric(wrong, weights, **about)}
 
 
-def test_a_metric_that_brings_its_values_weights_and_direction(tasks):
+def test_metrics_may_return_values_weights_and_direction(tasks):
   """Never computed from single examples; pooled with its weights."""
   other = lambda targets, predictions: _errors_per_word(targets, predictions)
   texts = [('a b c d', 'a b x d'), ('e', 'y'), ('f g', 'f g')]
@@ -151,7 +151,7 @@ def test_a_metric_that_brings_its_values_weights_and_direction(tasks):
     assert not scores.descriptions['word_errors'].higher_is_better
 
 
-def test_a_metric_with_a_value_too_few_is_refused(tasks):
+def test_metrics_with_a_missing_value_are_refused(tasks):
   name = tasks('few', lambda targets, predictions: {'x': metric.Metric([1.0])})
   with pytest.raises(
     errors.ConfigError, match="'x' of task 'few' has 1 values"
@@ -206,7 +206,7 @@ def test_one_name_from_two_functions(tasks):
   assert scores.by_task['longest']['length'] == 5
 
 
-def test_a_metric_function_that_fails_names_the_example():
+def test_errors_of_metric_functions_name_the_example():
   examples = [{'targets': '#### 3', 'id': 'a'}, {'targets': 'about', 'id': 'b'}]
   with pytest.raises(errors.ConfigError, match=f"'{TASK}'.*example 'b'.*no nu"):
     _score((TASK, examples, _samples(['#### 3'] * 2)))
@@ -225,7 +225,7 @@ def test_wrong_names_and_numbers():
     _score((TASK, [], []))
 
 
-def test_a_postprocessor_that_fails_names_the_example(tasks):
+def test_errors_of_postprocessors_name_the_example(tasks):
   def post(text, example, is_target):
     del example, is_target
     return int(text)

@@ -22,7 +22,7 @@ def _records(verdicts, **changes):
   ]
 
 
-def test_choice_shows_where_models_differ_then_right_then_wrong():
+def test_differing_examples_come_before_right_and_wrong_ones():
   answers = {
     'teacher': _records(['right'] * 6),
     'student': _records(['right', 'right', 'wrong', 'unparsed', 'wrong']),
@@ -32,12 +32,12 @@ def test_choice_shows_where_models_differ_then_right_then_wrong():
   assert all(e['teacher']['id'] == e['student']['id'] for e in chosen)
 
 
-def test_a_task_without_verdicts_still_has_examples():
+def test_tasks_without_verdicts_have_examples():
   answers = {'student': _records([None] * 5)}
   assert len(side_by_side.choose(answers, 'student')) == 2
 
 
-def test_text_of_a_model_cannot_leave_its_block():
+def test_text_of_a_model_stays_in_its_block():
   bad = '```\n# Title\n````\x1b[31m\u202e|<b>' + 'x' * 1000
   block = side_by_side.block({'student': _records(['wrong'], answer=bad)[0]})
   fence = re.match('`+', block)[0]
@@ -47,7 +47,7 @@ def test_text_of_a_model_cannot_leave_its_block():
   assert len(block) < 600 and ' ...' in block
 
 
-def test_texts_show_the_same_examples_at_each_evaluation():
+def test_each_evaluation_shows_the_same_examples():
   one = {'teacher': _records(['right'] * 6), 's': _records(['wrong'] * 6)}
   other = {'teacher': one['teacher'], 's': _records(['right'] * 6)}
   found = [

@@ -60,6 +60,6 @@ def test_gap_note(interval, words):
   assert re.search(words, table.gap_note('NLL', gap))
 
 
-def test_gap_note_gives_the_reason():
+def test_gap_note_contains_the_reason():
   gap = intervals.GapShare(None, 'teacher and baseline are equal')
   assert 'teacher and baseline are equal' in table.gap_note('NLL', gap)

@@ -32,7 +32,7 @@ def _server(*pieces, pause_s=0.0):
 _HEAD = b'HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\n'
 
 
-def test_one_deadline_for_headers_and_content():
+def test_headers_and_content_share_one_deadline():
   with _server(_HEAD, b'x' * 100) as url:
     assert downloads.read(url, 1000, 10) == b'x' * 100
     assert downloads.read(url, 7, 10) == b'x' * 7

@@ -20,7 +20,7 @@ def _values(count, seed=0):
   return values.astype(np.float32)
 
 
-def test_values_come_back_within_half_a_step_of_their_block(tmp_path):
+def test_decoded_values_are_within_half_a_step_of_their_block(tmp_path):
   values = _values(4)
   keys = [features.key(b'%d' % i, crop) for i in (0, 1) for crop in (0, 1)]
   assert len(set(keys)) == 4

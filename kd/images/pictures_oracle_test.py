@@ -59,7 +59,7 @@ def _lend_pillow(folder):
   'KD_ORACLES_PYTHON' not in os.environ,
   reason='KD_ORACLES_PYTHON names no Python with transformers',
 )
-def test_pixels_and_crops_are_those_of_the_processor(tmp_path):
+def test_pixels_and_crops_equal_the_processors(tmp_path):
   images, pillow = tmp_path / 'images', tmp_path / 'pillow'
   for folder in (images, pillow):
     folder.mkdir()

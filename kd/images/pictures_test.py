@@ -119,13 +119,13 @@ def _bomb():
     (_CASES['webp'][0][:-500], 'damaged|not an image'),
   ],
 )
-def test_what_is_no_whole_image_is_refused(data, told):
+def test_invalid_and_truncated_images_are_refused(data, told):
   with pytest.raises(errors.ConfigError, match=told) as e:
     loading.Loader().load(data, 'a.jsonl:3: image')
   assert 'a.jsonl:3: image' in str(e.value)
 
 
-def test_messages_of_others_name_no_files_and_no_urls(tmp_path):
+def test_images_of_requests_cannot_name_files_or_urls(tmp_path):
   (tmp_path / 'a.png').write_bytes(_CASES['png'][0])
   inside = loading.Loader(str(tmp_path))
   assert inside.load('a.png', '') == _CASES['png'][0]

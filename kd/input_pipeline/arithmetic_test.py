@@ -24,7 +24,7 @@ def test_steps_and_answer_are_right():
     assert last == str(problem.answer)
 
 
-def test_splits_share_nothing_and_lists_are_stable():
+def test_splits_are_disjoint_and_lists_are_stable():
   train = arithmetic.generate('train', 3000, 2, 2, seed=0)
   held = arithmetic.generate('validation', 300, 2, 2, seed=1)
   questions = [p.question for p in train]
@@ -34,7 +34,7 @@ def test_splits_share_nothing_and_lists_are_stable():
   assert arithmetic.generate('train', 50, 2, 2, seed=1) != train[:50]
 
 
-def test_spoilt_share_is_wrong_and_the_rest_untouched():
+def test_the_noise_share_is_wrong_and_the_rest_unchanged():
   problems = arithmetic.generate('train', 4000, 2, 3, seed=0)
   noisy = [arithmetic.spoil(p, 0.25, seed=3) for p in problems]
   wrong = [n for p, n in zip(problems, noisy) if n != p]

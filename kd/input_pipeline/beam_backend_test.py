@@ -53,6 +53,6 @@ def test_the_direct_runner_writes_the_same_bytes(tmp_path):
   assert not os.listdir(tmp_path / 'bad')
 
 
-def test_without_beam_the_environment_is_named(tmp_path):
+def test_errors_without_beam_name_the_environment(tmp_path):
   with pytest.raises(errors.ConfigError, match='data.backend: .*apache_beam'):
     shard_cases.prepared(tmp_path, backend='beam')

@@ -112,7 +112,7 @@ def _run(python, script, requests):
   return out.stdout
 
 
-def test_transformers_gives_our_ids(python, tmp_path):
+def test_ids_equal_transformers(python, tmp_path):
   given, exported = tmp_path / 'given', tmp_path / 'exported'
   given.mkdir()
   tokenizer = tokenizers.load(trained_byte_level.write(given))
@@ -131,7 +131,7 @@ def test_transformers_gives_our_ids(python, tmp_path):
     assert tokenizer.decode(ours) == decoded, repr(text)
 
 
-def test_files_that_transformers_saves_again(python, tmp_path):
+def test_files_saved_again_by_transformers_are_equal(python, tmp_path):
   """As in fine-tunes: the same tokenizer, or one with more tokens."""
   given = tmp_path / 'given'
   given.mkdir()
@@ -161,7 +161,7 @@ def test_files_that_transformers_saves_again(python, tmp_path):
 
 
 @pytest.mark.usefixtures('python')
-def test_llama_cpp_gives_our_ids_of_a_gguf(tmp_path):
+def test_ids_of_a_gguf_equal_llama_cpps(tmp_path):
   """Except that llama.cpp does not normalize text."""
   own = tokenizers.load(trained_byte_level.write(tmp_path))
   file = tmp_path / 'a.gguf'
@@ -236,7 +236,7 @@ def rendered(python, tmp_path_factory):
 
 
 @pytest.mark.parametrize('index', range(len(_RENDERED)))
-def test_transformers_writes_our_chats(rendered, index):
+def test_chats_equal_transformers(rendered, index):
   tokenizer, answers = rendered
   name, (request, got) = _RENDERED[index][0], answers[index]
   for given_chat, chat in zip(request['chats'], got['chats'], strict=True):
@@ -255,7 +255,7 @@ def test_transformers_writes_our_chats(rendered, index):
       assert weights.tolist() == chat['mask'] and any(chat['mask'])
 
 
-def test_chats_that_the_template_refuses(python, tmp_path):
+def test_chats_with_repeated_roles_are_refused(python, tmp_path):
   tokenizer = tokenizers.load(trained_byte_level.write(tmp_path))
   hf_tokenizer.write(tokenizer, tmp_path, templates.TEMPLATES['qwen3'].jinja)
   chat = [{'role': 'user', 'content': 'a'}, {'role': 'user', 'content': 'b'}]

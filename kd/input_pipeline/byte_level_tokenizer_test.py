@@ -41,7 +41,7 @@ def _texts():
     yield ''.join(rng.choices(words, k=rng.randrange(12)))
 
 
-def test_ids_are_the_librarys_and_decode_to_the_normalized_text(tokenizer):
+def test_ids_equal_the_librarys_and_decode_to_the_normalized_text(tokenizer):
   own = library.Tokenizer.from_str(trained_byte_level.tokenizer_json())
   for text in _texts():
     ids = tokenizer.encode(text)
@@ -96,7 +96,7 @@ def _edit(folder, name, change):
   file.write_text(json.dumps(value))
 
 
-def test_base_and_chat_models_have_one_tokenizer(tokenizer, folder):
+def test_base_and_chat_models_have_equal_tokenizers(tokenizer, folder):
   """They differ in eos_token, and end answers with the same tokens."""
   base = trained_byte_level.write(folder, eos_token='<|endoftext|>')
   (folder / 'generation_config.json').write_text('{"eos_token_id": [601, 600]}')
@@ -140,7 +140,7 @@ def test_a_file_saved_again_has_the_same_digest(tokenizer, folder):
     ),
   ],
 )
-def test_whatever_changes_ids_changes_the_digest_and_is_named(
+def test_changes_of_ids_change_the_digest_and_are_named(
   tokenizer, folder, change, difference
 ):
   _edit(folder, 'tokenizer.json', change)
@@ -167,7 +167,7 @@ def _bos(value, text='<|endoftext|>', index=_END):
   }
 
 
-def test_a_text_begins_with_bos_where_the_file_says_so(folder):
+def test_texts_begin_with_bos_if_the_file_requires_it(folder):
   """As in Llama 3, whose tokenizer_config.json does not mention it."""
 
   def change(value):
@@ -186,7 +186,7 @@ def test_a_text_begins_with_bos_where_the_file_says_so(folder):
 
 
 @pytest.mark.parametrize('name', ['qwen3', 'plain'])
-def test_files_are_kept_and_exported_unchanged(
+def test_tokenizer_files_are_exported_unchanged(
   folder, tmp_path_factory, tokenizer, name
 ):
   jinja = templates.TEMPLATES['qwen3'].jinja + '{# as published #}'

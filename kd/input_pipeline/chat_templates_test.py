@@ -49,7 +49,7 @@ def _write(folder, files):
 
 
 @pytest.mark.parametrize('case', _FOLDERS)
-def test_a_folder_with_gemmas_turns(tmp_path, case):
+def test_a_folder_with_gemmas_template(tmp_path, case):
   files, file = _FOLDERS[case]
   init = _write(tmp_path, files)
   text = chat_templates.warning('plain', init)
@@ -58,7 +58,7 @@ def test_a_folder_with_gemmas_turns(tmp_path, case):
   assert chat_templates.warning('gemma', init) == ''
 
 
-def test_templates_that_exports_write_are_recognized(tmp_path):
+def test_templates_of_exports_are_recognized(tmp_path):
   init = _write(tmp_path, _config(templates.TEMPLATES['plain'].jinja))
   assert chat_templates.warning('plain', init) == ''
   text = chat_templates.warning('gemma', init)
@@ -67,7 +67,7 @@ def test_templates_that_exports_write_are_recognized(tmp_path):
   assert chat_templates.warning('gemma', init) == ''
 
 
-def test_a_template_with_thoughts_writes_both_forms(tmp_path):
+def test_a_template_with_thoughts_renders_both_forms(tmp_path):
   """Like the published template of Qwen3, which has a switch."""
   published = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content }}"
@@ -97,7 +97,7 @@ def test_a_template_of_another_family(tmp_path):
 
 
 @pytest.mark.parametrize('value', [None, 5, [], [5], {'default': _GEMMA}])
-def test_no_template_that_can_be_read(tmp_path, value):
+def test_unreadable_templates_give_no_warning(tmp_path, value):
   init = _write(tmp_path, _config(value))
   assert chat_templates.warning('plain', init) == ''
 

@@ -18,9 +18,7 @@ def test_one_owner_at_a_time(tmp_path):
   assert not os.listdir(tmp_path)
 
 
-def test_another_machines_claim_is_taken_over_once_it_is_not_touched(
-  tmp_path, monkeypatch
-):
+def test_stale_claims_of_other_machines_are_taken_over(tmp_path, monkeypatch):
   monkeypatch.setattr(claims, '_TOUCH_S', 0.05)
   monkeypatch.setattr(claims, 'DEAD_AFTER_S', 0.5)
   theirs, ours = (claims.Claims(str(tmp_path)) for _ in range(2))

@@ -70,7 +70,7 @@ def test_long_examples_are_dropped_or_refused(tokenizer):
       encoding.Encoder(tokenizer, 'plain', 20, 'refuse').encode(example, 0)
 
 
-def test_messages_have_weights_of_their_own(tokenizer):
+def test_each_message_has_its_own_weight(tokenizer):
   chat = [
     {'role': 'system', 'content': 'Be brief.', 'weight': 0.0},
     {'role': 'user', 'content': 'weather?', 'weight': 0.0},
@@ -112,7 +112,7 @@ def test_messages_have_weights_of_their_own(tokenizer):
     )
 
 
-def test_a_pair_is_what_it_was(tokenizer):
+def test_pairs_are_encoded_as_before(tokenizer):
   (example,) = encoding.Encoder(tokenizer, 'gemma', 99).encode(
     {'id': 'b', 'inputs': '1+1?', 'targets': '1+1=2 2', 'rationale': '1+1=2'}, 3
   )

@@ -95,9 +95,7 @@ def _segments(part):
 
 
 @pytest.mark.parametrize('template', ['plain', 'gemma'])
-def test_packed_rows_tell_rationale_and_answer_apart(
-  template, declare, tmp_path
-):
+def test_packed_rows_separate_rationale_and_answer(template, declare, tmp_path):
   worked = [(q + str(i), r, a) for i in range(9) for q, r, a in _WORKED]
   task = declare(
     f'worked_{template}',
@@ -120,7 +118,7 @@ def test_packed_rows_tell_rationale_and_answer_apart(
   assert [e['rationale'] for e in part.examples()] == [r for _, r, _ in worked]
 
 
-def test_a_task_need_not_name_rationales(declare, tmp_path):
+def test_rationales_are_optional(declare, tmp_path):
   task = declare('unnamed', inputs=['a ', 'b '], targets=['1', '22'])
   part = _prepare(tmp_path, 'plain', 100, **task)
   assert sorted(f[1:] for f in _segments(part)) == [('', '1'), ('', '22')]
@@ -179,7 +177,7 @@ def test_wrong_examples_are_named(name, columns, message, declare, tmp_path):
   assert not os.listdir(tmp_path / 'rows')
 
 
-def test_skipping_reads_on_to_the_first_good_examples(declare):
+def test_skipping_continues_to_the_first_good_examples(declare):
   found = {}
   for name, targets in (('last_good', ['so', '1', '2']), ('none_good', ['so'])):
     count = len(targets)

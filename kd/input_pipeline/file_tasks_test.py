@@ -166,7 +166,7 @@ def test_duplicates_empty_answers_and_shared_prompts_are_counted(tokenizer):
   assert statistics.supervised == 10  # Each answer and its EOS.
 
 
-def test_a_held_out_set_reads_what_training_does_not(folder):
+def test_files_are_split_unless_the_set_has_its_own_data(folder):
   config = _config('pairs.jsonl')
   assert mixtures.training(config).components[0].source.held_out == 0.05
   assert mixtures.held_out(config, 'held_out') == mixtures.training(config)

@@ -62,7 +62,7 @@ def test_a_byte_level_tokenizer_is_written_as_published(tmp_path):
   } == published
 
 
-def test_what_llama_cpp_reads_otherwise_is_refused(tmp_path):
+def test_tokenizers_that_llama_cpp_reads_differently_are_refused(tmp_path):
   size = trained_byte_level.VOCABULARY + 8
   twice = trained_byte_level.tokenizer_json().replace(
     trained_byte_level.OTHERS[0], f'[PAD{size}]'

@@ -21,7 +21,7 @@ def tokenizer(tmp_path_factory):
   )
 
 
-def test_a_gguf_gives_the_tokenizer_back(tokenizer, tmp_path):
+def test_tokenizers_are_read_back_from_gguf(tokenizer, tmp_path):
   read = tokenizers.load(
     trained_byte_level.write_gguf(tmp_path / 'a.gguf', tokenizer)
   )

@@ -52,7 +52,7 @@ def _texts():
     yield ''.join(rng.choices(words, k=rng.randrange(12)))
 
 
-def test_tokenizer_json_alone_gives_the_ids_of_tokenizer_model(
+def test_tokenizer_json_alone_has_the_ids_of_tokenizer_model(
   gemma_like, folder
 ):
   (folder / sentencepiece_models.MODEL_FILE).unlink()
@@ -109,7 +109,7 @@ def test_added_tokens_are_found_in_text_and_exported(
     (exported / sentencepiece_models.MODEL_FILE).unlink(missing_ok=True)
 
 
-def test_the_token_of_images_is_left_out(gemma_like, folder):
+def test_the_image_token_is_left_out(gemma_like, folder):
   image = dict(id=gemma_like.vocab_size, content='<image_soft_token>')
   _edit(folder, 'tokenizer.json', lambda v: v['added_tokens'].append(image))
   for _ in range(2):
@@ -118,9 +118,7 @@ def test_the_token_of_images_is_left_out(gemma_like, folder):
     (folder / sentencepiece_models.MODEL_FILE).unlink(missing_ok=True)
 
 
-def test_a_token_of_the_vocabulary_that_is_added_is_found_whole(
-  gemma_like, folder
-):
+def test_added_tokens_of_the_vocabulary_are_not_split(gemma_like, folder):
   """A piece without merges, like the unused tokens that fine-tunes rename."""
   index = [text for text, _, _ in gemma_like.pieces].index('el')
   added = dict(id=index, content='el')
@@ -184,7 +182,7 @@ def _config(**fields):
     (('added_tokens.json', lambda v: {'<x>': [1]}), 'found .1.'),
   ],
 )
-def test_what_cannot_be_used_is_refused_by_name(folder, change, message):
+def test_unusable_settings_are_refused_by_name(folder, change, message):
   name, edit = change
   _edit(folder, name, edit)
   with pytest.raises(errors.ConfigError, match=f'^teacher.init: .*{message}'):
@@ -236,7 +234,7 @@ def test_a_tokenizer_json_without_an_equal_model_is_refused(
   assert len(str(caught.value)) < 600
 
 
-def test_a_folder_without_a_tokenizer_says_what_it_holds(folder):
+def test_a_folder_without_a_tokenizer_is_refused_with_its_files(folder):
   shutil.rmtree(folder)
   with pytest.raises(errors.ConfigError, match='t.init: .*: no such folder'):
     tokenizers.load(f'hf:{folder}', 't.init')

@@ -180,7 +180,7 @@ def written(python, tmp_path_factory):
 
 
 @pytest.mark.parametrize('kind', _KINDS)
-def test_transformers_gives_our_ids(kind, written):
+def test_ids_equal_transformers(kind, written):
   tokenizer = _tokenizer(kind)
   folder, got = written[kind]
   assert got['eos_id'] == tokenizer.eos_id
@@ -241,7 +241,9 @@ def saved(written, python, tmp_path_factory):
   return dict(zip(folders, zip(folders.values(), answers), strict=True))
 
 
-def test_we_give_the_ids_of_what_transformers_saves(saved, python, tmp_path):
+def test_tokenizers_saved_by_transformers_have_equal_ids(
+  saved, python, tmp_path
+):
   """transformers 5 saves no tokenizer.model; fine-tunes add tokens."""
   exported = []
   for (kind, name), (folder, got) in saved.items():
@@ -283,7 +285,7 @@ def _write_gguf(path, tokenizer):
 
 @pytest.mark.usefixtures('python')
 @pytest.mark.parametrize('kind', _KINDS)
-def test_llama_cpp_gives_our_ids(kind, tmp_path):
+def test_ids_equal_llama_cpps(kind, tmp_path):
   """Except for U+2581, which only SentencePiece treats as a space."""
   tokenizer = _tokenizer(kind)
   path = str(tmp_path / 'a.gguf')

@@ -43,7 +43,7 @@ _Type = sentencepiece_models.Type
     ),
   ],
 )
-def test_a_tokenizer_that_no_export_equals_is_refused(
+def test_tokenizers_without_an_equal_export_are_refused(
   options, message, tmp_path
 ):
   tokenizer = sentencepiece_tokenizer.SentencePieceTokenizer(
@@ -65,7 +65,7 @@ def _gemma(change):
   )
 
 
-def test_scores_that_no_list_of_merges_has_are_refused():
+def test_scores_without_an_equal_list_of_merges_are_refused():
   def joined(proto):
     return [
       p for p in proto.pieces if p.type == _Type.NORMAL and len(p.piece) > 1
@@ -87,9 +87,7 @@ def test_scores_that_no_list_of_merges_has_are_refused():
 
 
 @pytest.mark.parametrize('files', ['all files', 'tokenizer.json'])
-def test_a_folder_that_names_tokens_of_images_is_read_as_it_was(
-  files, tmp_path
-):
+def test_folders_with_image_tokens_are_read_as_before(files, tmp_path):
   tokenizer = tokenizers.load('bytes')
   hf_tokenizer.write(tokenizer, tmp_path, '', with_images=True)
   if files != 'all files':

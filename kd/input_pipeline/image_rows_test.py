@@ -88,7 +88,7 @@ def _batch(part, size, step=0):
   return rows(step, range(size))
 
 
-def test_every_form_of_an_image_is_the_same_row(tmp_path):
+def test_all_forms_of_an_image_give_the_same_row(tmp_path):
   (tmp_path / 'a.png').write_bytes(_png(200))
   url = {'type': 'image_url', 'image_url': {'url': _data_url(_png(200))}}
   coded = base64.b64encode(_png(200)).decode()
@@ -149,7 +149,7 @@ def test_packed_rows_keep_each_image_with_its_question(tmp_path):
   assert sorted(seen) == [*range(12)]
 
 
-def test_rows_of_a_step_spread_images_and_are_pure(tmp_path):
+def test_rows_of_a_step_spread_images_deterministically(tmp_path):
   image = {'type': 'image_url', 'image_url': {'url': _data_url(_png(9))}}
   chats = [_chat(*([image] if i < 8 else []), _text(f'{i}')) for i in range(16)]
   part = _prepare(_write(tmp_path, *chats), tmp_path / 'rows', pack=False)
@@ -212,7 +212,7 @@ def test_records_hold_each_file_once():
   assert image_rows.from_bytes(image_rows.to_bytes(b'', [])) == (b'', [])
 
 
-def test_dropped_rationales_move_images(tmp_path):
+def test_images_move_with_dropped_rationales(tmp_path):
   image = {'type': 'image_url', 'image_url': {'url': _data_url(_png(77))}}
   chat = _chat(_text('a'), answer='0123456789')['messages']
   chat[1]['rationale'] = '0123'
@@ -273,7 +273,7 @@ def test_images_are_counted_and_shown(tmp_path):
   )
 
 
-def test_text_of_a_run_with_images_is_as_without(tmp_path):
+def test_text_rows_are_the_same_with_and_without_images(tmp_path):
   file = _write(tmp_path, *[_chat(_text(f'{i}')) for i in range(9)])
   with_form = _prepare(file, tmp_path / 'rows')
   without = _prepare(file, tmp_path / 'rows', form=None)

@@ -60,7 +60,7 @@ def _messages(image):
   ]
 
 
-def test_a_url_that_fails_moves_no_other_example(tmp_path):
+def test_a_failed_url_moves_no_other_example(tmp_path):
   paths, asked = [f'/{i}.png' for i in range(16)], []
   files = {path: vision_cases.png(i) for i, path in enumerate(paths)}
   with _server(files, asked) as address:
@@ -87,7 +87,7 @@ def test_a_url_that_fails_moves_no_other_example(tmp_path):
       files[one] = data
 
 
-def test_examples_of_a_module_name_urls_and_files(tmp_path, monkeypatch):
+def test_examples_of_modules_accept_urls_and_files(tmp_path, monkeypatch):
   user = user_cases.User(tmp_path, monkeypatch)
   user.module('urls', _MODULE, 'from kd.input_pipeline import text_tasks')
   monkeypatch.chdir(tmp_path)

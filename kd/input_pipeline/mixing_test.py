@@ -65,7 +65,7 @@ def test_rates_hold_over_many_rows(unit):
   assert f'long: rate 50.0%, {shares["rows"]["long"]:.1%} of rows' in line
 
 
-def test_the_order_is_even_from_the_first_row_on():
+def test_rates_hold_from_the_first_row():
   shares = [0.6, 0.2, 0.2]
   order = mixing.Order(shares)
   counts = np.zeros(3)

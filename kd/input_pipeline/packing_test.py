@@ -41,7 +41,7 @@ def _plain(ids, parts, weights):
 
 @pytest.mark.parametrize('pack', [True, False])
 @pytest.mark.parametrize('seed', range(5))
-def test_nothing_is_lost(pack, seed):
+def test_packing_keeps_all_tokens(pack, seed):
   examples = list(_examples(200, 40, seed))
   groups, too_long = packing.assign([e.positions for e in examples], 32, pack)
   rows = [
@@ -69,7 +69,7 @@ def test_nothing_is_lost(pack, seed):
       assert not row[name][padding].any()
 
 
-def test_first_fit_by_brute_force():
+def test_packing_equals_brute_force_first_fit():
   lengths = np.random.default_rng(0).integers(1, 30, 500).tolist()
   rows, room = [], []
   for i, n in enumerate(lengths):
@@ -82,7 +82,7 @@ def test_first_fit_by_brute_force():
   assert packing.assign(lengths, 32, True) == (rows, [])
 
 
-def test_positions_restart_and_no_target_crosses_the_seam():
+def test_positions_restart_and_no_target_crosses_segments():
   ones = np.ones(4, np.int32)
   a = packing.Example(np.array([2, 5, 6, 1]), ones, ones, 0)
   b = packing.Example(np.array([2, 7, 1]), 0 * ones[:3], ones[:3], 1)

@@ -46,7 +46,7 @@ def cache(tmp_path_factory):
   return tmp_path_factory.mktemp('rows')
 
 
-def test_rows_hold_the_examples(cache):
+def test_rows_contain_the_examples(cache):
   (part,) = _prepare(cache)
   examples = list(part.examples())
   tokenizer = tokenizers.load('bytes')
@@ -114,7 +114,7 @@ def test_without_packing_the_length_adds_only_padding(cache):
     assert said[-1] == 1 == (said == 1).sum()
 
 
-def test_reused_and_told_apart(cache):
+def test_rows_are_reused_only_for_the_same_request(cache):
   (first,) = _prepare(cache)
   (file,) = first.files(shard_files.ROWS)
   before = os.stat(file).st_mtime_ns
@@ -127,7 +127,7 @@ def test_reused_and_told_apart(cache):
   assert not [n for n in os.listdir(cache) if n.startswith('.')]
 
 
-def test_too_long_is_reported_and_left_out(cache):
+def test_too_long_examples_are_reported_and_left_out(cache):
   lines = []
   (part,) = _prepare(cache, length=44, pack=False, say=lines.append)
   left = [e['id'] for e in part.examples() if not e['in_rows']]

@@ -49,7 +49,7 @@ def _by_hand(fraction, u):
 
 @pytest.mark.parametrize('fraction', [0.0, 0.3, 0.5, 1.0])
 @pytest.mark.parametrize('u', [0.0, 0.7])
-def test_equals_examples_shortened_before_packing(fraction, u):
+def test_dropping_equals_examples_shortened_before_packing(fraction, u):
   found = rationale_dropping.shorten(ROW, fraction, _Fixed(u), PAD)
   wanted = _by_hand(fraction, u)
   for name in packing.FIELDS:
@@ -66,7 +66,7 @@ def _rows(step, numbers):
   return types.Batch(**fields, row_id=np.full(count, step, np.int32))
 
 
-def test_a_pure_function_of_seed_and_step_with_the_right_mean():
+def test_dropping_depends_only_on_seed_and_step():
   fraction = lambda step: step / 100
   rows = rationale_dropping.Shortened(_rows, fraction, 3, PAD)
   whole = rows(37, range(6))
@@ -86,7 +86,7 @@ def test_a_pure_function_of_seed_and_step_with_the_right_mean():
   assert np.mean(left) == pytest.approx(0.75 * 17, abs=0.05)
 
 
-def test_nothing_is_dropped_at_first_and_all_in_the_end():
+def test_the_share_grows_from_none_to_all():
   spec = {
     'drop_fraction': dict(
       name='linear', begin=0.0, end=1.0, first_step=10, last_step=20

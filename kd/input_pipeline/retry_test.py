@@ -24,7 +24,7 @@ def _failing(times, error=_LOST):
   return call, calls
 
 
-def test_tries_again_and_waits_longer_each_time(monkeypatch):
+def test_retries_wait_longer_each_time(monkeypatch):
   waits = []
   monkeypatch.setattr(time, 'sleep', waits.append)
   call, calls = _failing(3)
@@ -41,14 +41,14 @@ def test_the_last_failure_is_named():
     assert words in str(e.value), e.value
 
 
-def test_what_the_user_must_mend_is_not_tried_again():
+def test_user_errors_are_not_retried():
   call, calls = _failing(9, errors.ConfigError('data.mixture', 'empty'))
   with pytest.raises(errors.ConfigError):
     retry.RetryPolicy(3, 0.0, 1.0).read('x', call)
   assert len(calls) == 1
 
 
-def test_a_read_that_hangs_is_an_error_and_no_hindrance():
+def test_a_hanging_read_is_an_error_and_does_not_block():
   hang = threading.Event()
 
   def rows(step):
@@ -65,7 +65,7 @@ def test_a_read_that_hangs_is_an_error_and_no_hindrance():
   hang.set()
 
 
-def test_an_error_comes_up_at_its_step():
+def test_errors_are_raised_at_their_step():
   def rows(step):
     if step == 1:
       raise retry.ReadError('row 4')

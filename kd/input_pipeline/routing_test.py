@@ -59,7 +59,7 @@ def prepared(tmp_path_factory):
   return _prepare(folder, first, second)
 
 
-def test_each_position_has_the_teachers_of_its_example(prepared):
+def test_positions_are_routed_to_the_teachers_of_their_example(prepared):
   routes = (
     routing.Route('teacher', 3.0),
     routing.Route('teacher.others.math', 1.0, values=('math',)),
@@ -92,7 +92,7 @@ def test_each_position_has_the_teachers_of_its_example(prepared):
   assert not weights[-1].any()
 
 
-def test_a_task_alone_routes_whole_rows(prepared):
+def test_routing_by_task_routes_whole_rows(prepared):
   routes = (
     routing.Route('teacher', 1.0, ('second',)),
     routing.Route('teacher.others.b', 1.0, ('first',)),

@@ -52,7 +52,7 @@ def hundred(tmp_path):
   return [_part(tmp_path, 'a', 100)]
 
 
-def test_resume_sees_each_row_once(hundred):
+def test_resumed_runs_read_each_row_once(hundred):
   straight = _ids(rows_lib.Rows(hundred, 1, 3, True, 'rows'), range(100))
   resumed = _ids(rows_lib.Rows(hundred, 1, 3, True, 'rows'), range(37)) + _ids(
     rows_lib.Rows(hundred, 1, 3, True, 'rows'), range(37, 100)
@@ -76,7 +76,7 @@ def test_orders_differ_by_seed_and_epoch(hundred):
   assert _ids(plain, range(20)) == 2 * list(range(100))
 
 
-def test_processes_share_a_batch(hundred):
+def test_processes_divide_a_batch(hundred):
   rows = rows_lib.Rows(hundred, 12, 0, True, 'rows')
   whole = _whole(rows, 5)
   for count in (2, 3, 4):
@@ -86,7 +86,7 @@ def test_processes_share_a_batch(hundred):
       np.testing.assert_array_equal(joined, getattr(whole, name))
 
 
-def test_a_share_reads_no_other_rows(hundred, tmp_path):
+def test_each_process_reads_only_its_rows(hundred, tmp_path):
   parts = [*hundred, _part(tmp_path, 'b', 3, 1.0, 100)]
   read = []
 
@@ -128,7 +128,7 @@ def test_mixture_follows_its_rates(tmp_path):
   np.testing.assert_array_equal(batch.tokens[:, 0], local + 1)
 
 
-def test_reading_ahead_equals_rows(hundred):
+def test_reading_ahead_returns_the_same_rows(hundred):
   rows = rows_lib.Rows(hundred, 8, 0, True, 'rows')
   read = functools.partial(_whole, rows)
   ahead = read_ahead.ReadAhead(read, 4, 3, timeout_s=60.0)
@@ -137,7 +137,7 @@ def test_reading_ahead_equals_rows(hundred):
   ahead.close()
 
 
-def test_batches_pad_the_last(tmp_path):
+def test_the_last_batch_is_padded(tmp_path):
   parts = [_part(tmp_path, 'a', 5), _part(tmp_path, 'b', 2, 1.0, 5)]
   batches = list(rows_lib.batches(parts, 4, range(4)))
   assert [b.row_id.tolist() for b in batches] == [[0, 1, 2, 3], [4, 5, 6, -1]]
@@ -162,7 +162,7 @@ def _damaged(whole, kind, number):
 
 
 @pytest.mark.parametrize('kind', ['flip', 'cut', 'zeros', 'removed'])
-def test_damaged_rows_are_refused_by_the_files_name(kind, hundred, tmp_path):
+def test_damaged_rows_are_refused_with_the_file_name(kind, hundred, tmp_path):
   file = tmp_path / 'a-00000.array_record'
   whole = file.read_bytes()
 

@@ -45,7 +45,7 @@ _MODELS = {
 
 
 @pytest.mark.parametrize('name', _MODELS)
-def test_offsets_are_the_librarys(name, monkeypatch):
+def test_offsets_equal_the_librarys(name, monkeypatch):
   model, asks = _MODELS[name]
   proto = model()
   tokenizer = sentencepiece_tokenizer.SentencePieceTokenizer(proto)

@@ -27,7 +27,7 @@ def alone(tmp_path_factory):
   return shard_cases.prepared(tmp_path_factory.mktemp('alone'))
 
 
-def test_shards_hold_the_examples_in_order(alone, tmp_path):
+def test_shards_contain_the_examples_in_order(alone, tmp_path):
   whole = shard_cases.prepared(tmp_path, 16 << 20)
   assert len(whole.counts['shards']) == 1 < 4 < len(alone.counts['shards'])
   assert list(alone.examples()) == list(whole.examples())
@@ -47,7 +47,7 @@ def test_the_number_of_workers_changes_nothing(alone, tmp_path):
   assert os.listdir(tmp_path) == [os.path.basename(part.folder)]
 
 
-def test_a_workers_error_is_the_users(tmp_path):
+def test_errors_of_workers_are_raised_as_user_errors(tmp_path):
   with pytest.raises(errors.ConfigError, match="data.long: .*'refuse'"):
     shard_cases.prepared(tmp_path, workers=2, length=30, long='refuse')
   assert not os.listdir(tmp_path)
@@ -60,7 +60,9 @@ def test_a_dead_worker_is_named(tmp_path, monkeypatch):
   assert not os.listdir(tmp_path)
 
 
-def test_what_a_killed_process_completed_is_kept(alone, tmp_path, monkeypatch):
+def test_completed_shards_of_a_killed_process_are_kept(
+  alone, tmp_path, monkeypatch
+):
   process = shard_cases.start(f'killed({str(tmp_path)!r})')
   assert process.wait() == -signal.SIGKILL
   (work,) = tmp_path.iterdir()
@@ -77,7 +79,7 @@ def test_what_a_killed_process_completed_is_kept(alone, tmp_path, monkeypatch):
   assert os.listdir(tmp_path) == [os.path.basename(part.folder)]
 
 
-def test_processes_that_share_a_folder_divide_the_shards(
+def test_processes_with_a_shared_folder_divide_the_shards(
   alone, tmp_path, monkeypatch
 ):
   total = len(alone.counts['shards'])
@@ -101,7 +103,7 @@ def test_processes_that_share_a_folder_divide_the_shards(
   assert os.listdir(tmp_path) == [os.path.basename(part.folder)]
 
 
-def test_an_error_leaves_the_folder_in_which_others_work(tmp_path):
+def test_an_error_keeps_the_folder_of_other_workers(tmp_path):
   path = tmp_path / '.shards-key'
   for others in (['.other.claim'], []):
     with (

@@ -29,7 +29,7 @@ def _pair(tmp_path_factory):
 
 
 @pytest.mark.parametrize('is_reversed', [False, True])
-def test_each_id_has_the_outcome_that_the_other_begins_with(pair, is_reversed):
+def test_ids_map_to_the_outcome_they_begin_with(pair, is_reversed):
   own, other = pair[::-1] if is_reversed else pair
   names = ('qwen3', 'gemma') if is_reversed else ('gemma', 'qwen3')
   convert = retokenizing.Retokenizer(own, names[0], other, names[1])
@@ -61,7 +61,7 @@ def test_each_id_has_the_outcome_that_the_other_begins_with(pair, is_reversed):
   assert shared_vocabularies.match(own, own, {}).is_same
 
 
-def test_positions_are_paired_where_both_begin_a_token(pair):
+def test_positions_are_paired_at_common_token_starts(pair):
   own, other = pair
   convert = retokenizing.Retokenizer(own, 'plain', other, 'plain')
   ids, parts, weights = templates.encode(own, 'plain', _CHAT)

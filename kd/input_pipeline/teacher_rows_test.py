@@ -55,9 +55,7 @@ def _targets_by_span(text, own, teacher, ids):
     (('gemma', 'qwen3'), False),
   ],
 )
-def test_ids_are_those_of_the_teachers_own_template(
-  gemma, qwen, names, is_reversed
-):
+def test_ids_follow_the_teachers_own_template(gemma, qwen, names, is_reversed):
   own, teacher = (qwen, gemma) if is_reversed else (gemma, qwen)
   convert = retokenizing.Retokenizer(own, names[0], teacher, names[1])
   for chat in _CHATS[: 1 if names[0] == 'plain' else 2]:
@@ -90,7 +88,7 @@ def test_documents_and_equal_tokenizers(gemma, qwen):
       assert text.student_spans.tolist() == text.spans.tolist()
 
 
-def test_what_cannot_be_mapped_is_in_no_span(gemma, qwen):
+def test_unmappable_text_is_in_no_span(gemma, qwen):
   system = {'role': 'system', 'content': 'Be brief.'}
   ids, _, _ = templates.encode(qwen, 'qwen3', [system, *_CHATS[0]])
   assert retokenizing.Retokenizer(qwen, 'qwen3', gemma, 'gemma')(ids) is None
@@ -101,7 +99,7 @@ def test_what_cannot_be_mapped_is_in_no_span(gemma, qwen):
   assert text.spans[-1] == 0 and text.ids[-1] == qwen.eos_id
 
 
-def test_templates_that_do_not_fit_are_refused(gemma, qwen):
+def test_incompatible_templates_are_refused(gemma, qwen):
   with pytest.raises(errors.ConfigError, match='one has turns'):
     retokenizing.Retokenizer(gemma, 'gemma', qwen, 'plain')
   with pytest.raises(errors.ConfigError, match='teacher.template.*needs'):
@@ -120,7 +118,7 @@ def _example(ids, weights):
   return packing.Example(ids, 0 * ids, np.array(weights, np.float32), 0)
 
 
-def test_a_span_that_a_mask_cuts_does_not_count(gemma):
+def test_spans_cut_by_a_mask_do_not_count(gemma):
   single = tokenizers.load('bytes')
   convert = retokenizing.Retokenizer(single, 'plain', gemma, 'plain')
   words = 'parser argument', 'argument parser'

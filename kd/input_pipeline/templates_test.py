@@ -84,7 +84,7 @@ def qwen_tokenizer(tmp_path_factory):
 
 
 @pytest.mark.parametrize('name', ['plain', 'gemma'])
-def test_one_bos_whatever_is_written(bytes_tokenizer, name):
+def test_texts_have_exactly_one_bos(bytes_tokenizer, name):
   messages = templates.exchange('<bos><eos>x', '<bos>y<eos>')
   ids, _, _ = _encode(bytes_tokenizer, name, messages)
   prompt = templates.encode_prompt(bytes_tokenizer, name, messages[:1])
@@ -95,7 +95,7 @@ def test_one_bos_whatever_is_written(bytes_tokenizer, name):
 
 
 @pytest.mark.parametrize('name', ['plain', 'qwen3', 'qwen3_no_thinking'])
-def test_no_bos_and_no_eos_from_text_without_bos(qwen_tokenizer, name):
+def test_text_without_bos_adds_no_bos_and_no_eos(qwen_tokenizer, name):
   messages = templates.exchange('<bos><|endoftext|>x', '<|endoftext|>y')
   ids, _, weights = _encode(qwen_tokenizer, name, messages)
   prompt = templates.encode_prompt(qwen_tokenizer, name, messages[:1])
@@ -137,7 +137,7 @@ def test_qwen3_text():
     assert len(turns) == 1
 
 
-def test_thoughts_of_qwen3_since_the_last_question():
+def test_qwen3_keeps_thoughts_since_the_last_question():
   """As in Qwen3's published template: tool results are not questions."""
   call = [{'name': 'f', 'arguments': {}}]
   thought = '<think>\nx\n</think>\n\n'
@@ -186,7 +186,7 @@ def test_the_rationale_of_qwen3(name, content, rationale, worked, answer):
   assert same == chat_turns.Turn(turn.begin, turn.begin, turn.end)
 
 
-def test_a_token_across_the_seam_is_supervised():
+def test_tokens_across_prompt_and_answer_are_supervised():
   def merge(model):
     for piece in ('o', 'w', 'ow'):
       model.pieces.add(piece=piece, score=-1.0, type=1)
@@ -262,7 +262,7 @@ def _most_within(tokenizer, ids, text):
   [(k, n) for k in ('bytes', 'merging') for n in ('plain', 'gemma')]
   + [('qwen', 'plain'), ('qwen', 'qwen3_no_thinking')],
 )
-def test_the_rationale_by_brute_force(kind, name, request):
+def test_rationale_spans_equal_brute_force(kind, name, request):
   tokenizer = request.getfixturevalue(f'{kind}_tokenizer')
   rng = random.Random(1)
   straddled = 0
@@ -333,7 +333,7 @@ def test_system_turn_goes_into_the_first_user_turn():
     (['user', 'robot'], "unknown role 'robot'"),
   ],
 )
-def test_turns_out_of_order(roles, message):
+def test_turns_out_of_order_are_refused(roles, message):
   messages = [{'role': role, 'content': 'x'} for role in roles]
   with pytest.raises(errors.ConfigError, match=message):
     templates.render('gemma', messages)

@@ -83,7 +83,7 @@ def test_chats_and_documents_are_examples(added):
     ('a', "example 2: found 'a'; legal: a mapping with inputs, targets"),
   ],
 )
-def test_what_is_no_example_is_refused_by_number(row, words, added):
+def test_invalid_examples_are_refused_by_number(row, words, added):
   task = added('wrong', lambda split: [*_ROWS, row, *_ROWS])
   with pytest.raises(errors.ConfigError, match=words):
     _read(task)

@@ -65,7 +65,7 @@ def _by_hand(first, second):
   return numbers
 
 
-def test_bytes_of_tokens_are_those_of_the_text(every):
+def test_bytes_of_tokens_equal_the_texts(every):
   for tokenizer, text in itertools.product(every, _texts()):
     assert b''.join(_tokens(tokenizer, text)) == text.encode()
   for tokenizer in every:
@@ -87,14 +87,14 @@ def test_spans_are_the_smallest_common_ranges(every):
       assert found[0].tolist() == list(range(len(sides[0])))
 
 
-def test_digits_one_by_one_are_one_span_of_a_grouped_number():
+def test_single_digits_share_the_span_of_a_grouped_number():
   first = tokenizer_alignment.ends([b'a', b'1', b'2', b'3', b' ', b'4'])
   second = tokenizer_alignment.ends([b'a', b'123', b' 4'])
   spans = tokenizer_alignment.spans(first, second)
   assert [x.tolist() for x in spans] == [[0, 1, 1, 1, 2, 2], [0, 1, 2]]
 
 
-def test_texts_of_other_lengths_have_no_spans():
+def test_texts_of_different_lengths_have_no_spans():
   with pytest.raises(ValueError, match='2 and 3 bytes'):
     tokenizer_alignment.spans(np.array([1, 2]), np.array([3]))
   with pytest.raises(ValueError, match='is empty'):

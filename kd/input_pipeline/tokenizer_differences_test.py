@@ -29,7 +29,7 @@ def _set(index, **fields):
   return change
 
 
-def test_equal_ids_are_no_difference():
+def test_equal_ids_are_not_a_difference():
   def other_scores(model):
     # The same order, with scores of bytes and marks as in GGUF files.
     for piece in model.pieces:

@@ -30,7 +30,7 @@ def _texts():
     yield ''.join(rng.choices(alphabet, k=rng.randrange(30)))
 
 
-def test_bytes_are_bytes(bytes_tokenizer):
+def test_byte_ids_are_the_bytes_of_the_text(bytes_tokenizer):
   for text in _texts():
     ids = bytes_tokenizer.encode(text)
     assert bytes_tokenizer.decode(ids) == text
@@ -120,9 +120,7 @@ def _set(spec, **fields):
     _swap_specials,
   ],
 )
-def test_whatever_changes_ids_or_text_changes_the_digest(
-  bytes_tokenizer, change
-):
+def test_changes_of_ids_or_text_change_the_digest(bytes_tokenizer, change):
 
   def effect(tokenizer):
     ids = [tokenizer.encode(t) for t in ('ab  b', '\uff21')]
@@ -139,7 +137,7 @@ def test_whatever_changes_ids_or_text_changes_the_digest(
   assert seen
 
 
-def test_the_digest_of_a_gemma_model_is_that_of_its_pieces(bytes_tokenizer):
+def test_digests_of_gemma_models_depend_on_their_pieces(bytes_tokenizer):
   digest = hashlib.sha256()
   for text, score, kind in bytes_tokenizer.pieces:
     digest.update(len(text.encode()).to_bytes(4, 'little'))
@@ -188,7 +186,7 @@ def _write_gguf(path, model):
   )
 
 
-def test_gguf_gives_the_model_back(bytes_tokenizer, tmp_path):
+def test_models_are_read_back_from_gguf(bytes_tokenizer, tmp_path):
   path = tmp_path / 'tiny.gguf'
 
   def add_run(model):
@@ -232,7 +230,7 @@ def _write_vocabulary(path, fields, tensors=0, **split):
   writer.close()
 
 
-def test_any_part_of_a_split_gguf_gives_the_tokenizer(
+def test_any_part_of_a_split_gguf_contains_the_tokenizer(
   bytes_tokenizer, tmp_path
 ):
   fields = _vocabulary_fields(bytes_tokenizer)

@@ -74,7 +74,7 @@ def test_edited_data_is_prepared_again(name, body, user):
   assert user.prepare(name).folder == first.folder
 
 
-def test_a_new_file_of_a_pattern_is_noticed(user):
+def test_new_files_of_a_pattern_are_noticed(user):
   user.module('pattern', _FILE_SOURCE)
   user.data(8)
   assert user.prepare('pattern').counts['examples'] == 8
@@ -83,7 +83,7 @@ def test_a_new_file_of_a_pattern_is_noticed(user):
   assert not user.prepare('pattern').reused
 
 
-def test_files_that_cannot_be_seen_are_warned_of_once(user):
+def test_undetectable_files_are_warned_of_once(user):
   user.module('unseen', _TENSORFLOW_READER)
   user.data(8)
   user.prepare('unseen')
@@ -125,7 +125,9 @@ def test_a_helper_module_is_part_of_the_code(user):
   assert user.prepare('helped').folder == first.folder
 
 
-def test_editors_and_large_files_do_not_disturb(user, monkeypatch):
+def test_temporary_files_are_skipped_and_large_ones_not_hashed(
+  user, monkeypatch
+):
   body = "DATA_FILES = ('.',)\nadd(NAME, table(inputs=['a'], targets=['b']))"
   user.module('quiet', body)
   monkeypatch.setattr(file_digests, '_LARGE', 1000)
@@ -148,7 +150,7 @@ def test_editors_and_large_files_do_not_disturb(user, monkeypatch):
   assert read and not any('large.jsonl' in path for path in read)
 
 
-def test_a_declaration_that_matches_nothing_is_refused(user):
+def test_invalid_declarations_are_refused(user):
   add = "add(NAME, table(inputs=['a'], targets=['b']))"
   user.module('typo', f"DATA_FILES = ('mine.jsnl',)\n{add}")
   assert "typo_tasks.DATA_FILES: no file matches 'mine.jsnl'" in user.refused(
@@ -267,7 +269,7 @@ def test_wrong_data_and_code_are_refused_at_once(name, body, words, user):
     assert text not in message, message
 
 
-def test_only_disks_and_networks_are_tried_again(user):
+def test_only_disk_and_network_errors_are_retried(user):
   body = """
 def read(split, shuffle_files):
   with open(os.path.join(HERE, 'calls'), 'a') as f:
@@ -289,7 +291,7 @@ add(NAME, seqio.FunctionDataSource(read, splits=['train']))
   assert (user.folder / 'calls').read_text() == 'x' * 6
 
 
-def test_rows_depend_on_code_that_makes_texts_alone():
+def test_rows_depend_only_on_code_that_makes_texts():
   files = task_code.find('kd.data.mixtures').files
   assert 'kd.reasoning.arithmetic.answers' in files
   assert 'kd.input_pipeline.arithmetic' in files

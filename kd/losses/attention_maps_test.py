@@ -112,7 +112,7 @@ def test_positions_of_an_image_attend_to_each_other_within_the_window():
 
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize('heads', ['each', 'mean'])
-def test_equal_models_have_no_loss_and_no_gradient(heads, dtype):
+def test_equal_models_have_zero_loss_and_gradient(heads, dtype):
   # Long enough for the compiler to sum some rows in another order.
   where = cases.rows([(90, 60), (200,)], 200)
   student = cases.make_heads(2, 200, 6, 2, 8, scale=3.0)
@@ -180,7 +180,7 @@ def test_packed_segments_equal_single_documents(window):
 
 
 @pytest.mark.parametrize('heads', attention_maps.HEADS)
-def test_logits_of_tens_of_thousands(heads):
+def test_large_logits_stay_finite(heads):
   where = cases.rows(cases.LENGTHS, 7)
   for sizes in ((2e3, 2e3), (2e3, 0.0), (0.0, 2e3)):
     student = cases.make_heads(2, 7, 4, 2, 3, scale=sizes[0])
@@ -224,7 +224,7 @@ def largest_array(text):
 
 
 @pytest.mark.parametrize('heads', ['each', 'mean'])
-def test_no_array_holds_whole_maps(heads):
+def test_no_array_contains_whole_maps(heads):
   batch, length, n = 2, 256, 4
   where = cases.rows([(length,)] * batch, length)
   student = cases.make_heads(batch, length, n, 2, 8)

@@ -141,7 +141,7 @@ def _formula(batch, student, teacher):
 @pytest.mark.parametrize(
   'name', ['forward_kl', 'reverse_kl', 'total_variation']
 )
-def test_divergences_are_the_papers(name, temperature):
+def test_divergences_equal_the_papers(name, temperature):
   rng = np.random.default_rng(4)
   pair = -rng.exponential(2.0, (2, 50))
   loss = _objective(divergence=name).terms[0].loss
@@ -151,7 +151,7 @@ def test_divergences_are_the_papers(name, temperature):
   np.testing.assert_allclose(found, expected, 1e-3, 1e-5)
 
 
-def test_value_and_gradient_are_those_of_the_formula():
+def test_value_and_gradient_equal_the_formula():
   batch, (student, teacher) = _batch(), _models()
   objective, targets = _objective(), _targets(batch, *teacher)
   (value, sums), found = _computed(objective, batch, targets, *student)
@@ -176,7 +176,7 @@ def test_value_and_gradient_are_those_of_the_formula():
   np.testing.assert_allclose(only, found[0], 1e-6, 1e-8)
 
 
-def test_a_span_that_a_mask_cuts_counts_for_nothing():
+def test_spans_cut_by_a_mask_do_not_count():
   batch, (student, teacher) = _batch(), _models()
   weights = batch.weights.copy()
   weights[0, 5] = 0  # One token of three.
@@ -221,7 +221,7 @@ def test_equal_tokenizers_compare_token_by_token():
   assert value < 1e-9 and max(np.abs(x).max() for x in slopes) < 1e-6
 
 
-def test_likelihoods_of_spans_multiply_to_that_of_the_text():
+def test_likelihoods_of_spans_multiply_to_the_texts():
   batch, (_, teacher) = _batch(), _models()
   pair = batch.teacher.replace(
     spans=np.array([[1, 2, 2, 3, 4, 4, 5, 6, 6]] * _B, np.int32),
@@ -235,7 +235,7 @@ def test_likelihoods_of_spans_multiply_to_that_of_the_text():
   np.testing.assert_allclose(log_p.sum(1), every.sum((1, 2)), 1e-5)
 
 
-def test_a_teacher_that_is_not_finite_is_counted():
+def test_nonfinite_teachers_are_counted():
   batch, (student, (hidden, table)) = _batch(), _models()
   broken = hidden.copy()
   broken[0, 1] = np.nan
@@ -254,7 +254,7 @@ def test_certain_and_impossible_chunks_stay_finite():
   assert np.isfinite(value) and np.isfinite(slope).all()
 
 
-def test_positions_that_do_not_count_may_hold_anything():
+def test_positions_without_weight_change_nothing():
   (hidden, table), _ = _models()
   hidden = hidden.copy()
   hidden[:, -1] = np.nan

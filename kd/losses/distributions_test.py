@@ -119,7 +119,7 @@ def test_all_ids_kept_is_the_dense_loss_and_gradient(name, temperature):
   np.testing.assert_allclose(gradient, want_gradient, atol=1e-5)
 
 
-def test_mass_in_the_tail_is_punished():
+def test_mass_in_the_tail_is_penalized():
   # V 1000, K 8: most of the student's mass lies outside the teacher's top 8,
   # and inside them both models have the same proportions. If both renormalized
   # over the 8, the loss would be 0.
@@ -138,7 +138,7 @@ def test_mass_in_the_tail_is_punished():
 
 
 @pytest.mark.parametrize('name', sorted(OWN))
-def test_same_distribution_costs_exactly_nothing(name):
+def test_equal_distributions_have_zero_loss(name):
   probabilities = np.log([0.5, 0.3, 0.15, 0.05])
   value_and_gradient = jax.jit(jax.value_and_grad(build(name)))
   for targets in (
@@ -154,7 +154,7 @@ def test_same_distribution_costs_exactly_nothing(name):
 
 
 @pytest.mark.parametrize('name', sorted(OWN))
-def test_slots_that_are_not_used_change_nothing(name):
+def test_unused_slots_change_nothing(name):
   student, teacher = random_pair(vocab=9)
   short = top_k(teacher, 4)
   wide = sparse_distributions.TopK(
@@ -197,7 +197,7 @@ def test_samples_are_unbiased(name):
   np.testing.assert_allclose(mean_gradient, want_gradient, atol=1e-6)
 
 
-def test_gradient_from_samples_is_student_minus_drawn():
+def test_gradients_of_samples_are_student_minus_drawn():
   # Gemma 3's own recipe: cross-entropy with the drawn distribution.
   student = np.array([0.3, -1.0, 2.0, 0.0], np.float32)
   drawn = sparse_distributions.Sampled(
@@ -210,7 +210,7 @@ def test_gradient_from_samples_is_student_minus_drawn():
   np.testing.assert_allclose(gradient, want, atol=1e-6)
 
 
-def test_what_samples_cannot_say_is_refused():
+def test_losses_that_samples_do_not_support_are_refused():
   drawn = sparse_distributions.Sampled(
     jnp.array([0]), jnp.array([0.0]), jnp.array([1.0])
   )
@@ -234,7 +234,7 @@ def test_teachers_are_mixed_as_probabilities():
   np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
-def test_ids_that_one_model_lacks_are_left_out():
+def test_ids_missing_in_one_model_are_left_out():
   student, teacher = random_pair(vocab=10)
   loss = build('forward_kl')
   want = loss(student[..., :8], dense(teacher[..., :8]))
@@ -244,7 +244,7 @@ def test_ids_that_one_model_lacks_are_left_out():
   np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
-def test_clip_cuts_value_and_gradient():
+def test_clip_limits_value_and_gradient():
   student = np.array([[8.0, 0.0], [0.5, 0.0]], np.float32)
   teacher = dense(np.array([[-8.0, 0.0], [0.0, 0.0]]))
   loss = build('forward_kl', clip=1.0)

@@ -40,7 +40,7 @@ LIMITS = [
 
 
 @pytest.mark.parametrize('spec,limit,factor', LIMITS)
-def test_limits(spec, limit, factor):
+def test_arguments_at_their_limits(spec, limit, factor):
   rows = np.random.default_rng(2).normal(size=(2, 64, 11))
   got = values_and_slopes(spec, *rows)
   expected = values_and_slopes(limit, *rows)
@@ -61,7 +61,7 @@ def test_limits(spec, limit, factor):
   ],
   ids=str,
 )
-def test_arguments_that_float32_rounds_to_their_limit(spec):
+def test_arguments_rounded_to_their_limit_by_float32(spec):
   rows = np.random.default_rng(0).normal(size=(2, 64, 11))
   rows *= np.logspace(-2, 4, 64)[:, None]
   rows[0, :, 1] = rows[1, :, 2] = rows[:, :, 3] = -np.inf

@@ -236,7 +236,7 @@ def test_values_and_gradients_equal_the_papers(spec):
 
 
 @every_divergence
-def test_contributions_are_right_at_any_gap(spec):
+def test_contributions_are_accurate_at_any_gap(spec):
   # For measures: the linear term makes each single contribution positive, and
   # float64 needs no series where p is close to q.
   rng = np.random.default_rng(0)
@@ -272,7 +272,7 @@ def test_contributions_are_right_at_any_gap(spec):
 
 
 @every_divergence
-def test_equal_inputs_have_no_loss_and_no_gradient(spec):
+def test_equal_inputs_have_zero_loss_and_gradient(spec):
   rng = np.random.default_rng(0)
   student = (rng.normal(size=(9, 517)) * 5).astype(np.float32)
   student[1, ::3] = -np.inf
@@ -285,7 +285,7 @@ def test_equal_inputs_have_no_loss_and_no_gradient(spec):
 
 
 @every_divergence
-def test_ids_that_both_rule_out_change_nothing(spec):
+def test_ids_impossible_in_both_models_change_nothing(spec):
   rows = np.random.default_rng(1).normal(size=(2, COUNT, VOCAB))
   keep = np.arange(VOCAB) % 4 != 1
   expected = reference(spec, *rows[:, :, keep], ones(rows[0]))
@@ -308,7 +308,7 @@ def test_ids_that_both_rule_out_change_nothing(spec):
     (dict(name='skewed_forward_kl', skew=0.1), -0.25 * np.log(0.1), 0),
   ],
 )
-def test_what_an_id_costs_that_one_side_rules_out(
+def test_losses_of_an_id_impossible_in_one_model(
   spec, ruled_out_by_student, ruled_out_by_teacher
 ):
   even = np.zeros(4)
@@ -327,7 +327,7 @@ def test_what_an_id_costs_that_one_side_rules_out(
 
 
 @every_divergence
-def test_large_gaps_at_low_temperature(spec):
+def test_large_gaps_at_low_temperature_stay_accurate(spec):
   # Logits 60 apart, 1200 after the division.
   rng = np.random.default_rng(3)
   rows = rng.uniform(-30, 30, (2, COUNT, VOCAB))
@@ -354,14 +354,14 @@ def test_gradient_is_student_minus_teacher():
 
 
 @pytest.mark.parametrize('spec', [SPECS[0], SPECS[-1]], ids=spec_id)
-def test_the_teacher_carries_no_gradient(spec):
+def test_the_teacher_has_no_gradient(spec):
   student, teacher = np.random.default_rng(1).normal(size=(2, 3, 9))
   total = lambda t: losses(build(**spec), student, t, ones(student)).sum()
   assert (jax.grad(total)(teacher) == 0).all()
 
 
 @every_divergence
-def test_temperature_keeps_the_gradients_size(spec):
+def test_temperature_keeps_the_scale_of_gradients(spec):
   rows = np.full((2, COUNT, VOCAB), -np.inf)
   rows[0, :, :3] = 0.5, 0, -0.5
   rows[1, :, :3] = 1, 0, -1
@@ -374,13 +374,13 @@ def test_temperature_keeps_the_gradients_size(spec):
     np.testing.assert_allclose(norms[:2], [0.196, 0.235], atol=1e-3)
 
 
-def test_only_adaptive_weights_need_the_whole_distribution():
+def test_only_adaptive_kl_needs_the_whole_distribution():
   names = {s['name'] for s in SPECS if build(**s).needs_whole_distribution}
   assert names == {'adaptive_kl'}
   assert divergences.DIVERGENCES.names() == sorted({s['name'] for s in SPECS})
 
 
-def test_head_is_found_without_a_sort():
+def test_the_head_is_computed_without_sorting():
   p = np.array([0.25, 0.125, 0.25, 0.0625, 0.125, 0.1875])
   q = np.array([0.1, 0.3, 0.2, 0.25, 0.1, 0.05])
   # Ids in the head by mass: both of 1/4 up to 1/2, which is exact, then 3/16,

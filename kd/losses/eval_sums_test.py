@@ -17,7 +17,7 @@ def _softmax(hidden, table):
   return p / p.sum(-1, keepdims=True)
 
 
-def test_sums_in_detail_are_those_of_whole_softmaxes():
+def test_detailed_sums_equal_those_of_whole_softmaxes():
   rng = np.random.default_rng(0)
   normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
   hidden, table = normal(2, 60, 5), normal(_VOCAB, 5)

@@ -88,7 +88,7 @@ def test_value_and_gradient_equal_float64(kind, norm):
 
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize('kind', ['mse', 'cosine'])
-def test_equal_states_have_no_loss_and_no_gradient(kind, dtype):
+def test_equal_states_have_zero_loss_and_gradient(kind, dtype):
   params = make_params(2, 64, 64, norm=False)
   if kind == 'mse':
     params['norm'] = {'scale': jnp.zeros((2, 64))}
@@ -149,7 +149,7 @@ def test_bfloat16_states_are_summed_in_float32():
   np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
-def test_dropout_stands_between_norm_and_projection():
+def test_dropout_is_between_norm_and_projection():
   hidden = normal(4, 1000, 8, scale=5)
   params = hidden_states.init_projection(jax.random.key(0), 8, 8, norm=True)
   rng = jax.random.key(1)
@@ -190,7 +190,7 @@ def test_each_pair_has_its_own_dropout():
   assert np.any(alone(keys[0]) != alone(keys[1]))
 
 
-def test_new_paths():
+def test_initial_projections():
   same = hidden_states.init_projection(jax.random.key(0), 6, 6, norm=True)
   np.testing.assert_array_equal(same['projection']['kernel'], np.eye(6))
   np.testing.assert_array_equal(same['norm']['scale'], np.zeros(6))
@@ -201,7 +201,7 @@ def test_new_paths():
   np.testing.assert_allclose(np.std(kernel), 400**-0.5, rtol=0.01)
 
 
-def test_one_pair_at_a_time():
+def test_memory_is_that_of_one_pair():
   def temporaries(pairs):
     params = make_params(pairs, 8, 64, norm=True)
     student, teacher = (

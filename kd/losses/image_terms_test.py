@@ -105,7 +105,7 @@ def test_terms_of_images_equal_float64():
   )
 
 
-def test_a_student_equal_to_its_teacher_has_no_loss():
+def test_a_student_equal_to_its_teacher_has_zero_loss():
   total, *_ = _run(
     *(_STUDENT, _STUDENT),
     same=True,

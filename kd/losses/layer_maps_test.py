@@ -82,7 +82,7 @@ def test_similarity_equals_float64():
   np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
-def test_similarity_knows_no_rotation_and_no_scale():
+def test_similarity_is_invariant_to_rotation_and_scale():
   student, teacher, weights = make_states()
   expected = similarity_of(student, teacher, weights)
   rotation, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(7, 7)))
@@ -96,7 +96,7 @@ def test_similarity_knows_no_rotation_and_no_scale():
   assert np.abs(bent - expected).max() > 0.05
 
 
-def test_similarity_of_what_gemma_shows():
+def test_similarity_of_large_bfloat16_states():
   # Entries in the thousands, one of them the same in every token, bfloat16.
   student, teacher, weights = make_states()
   student = (student * 4000).astype(jnp.bfloat16)
@@ -107,7 +107,7 @@ def test_similarity_of_what_gemma_shows():
   np.testing.assert_allclose(got, expected, rtol=1e-4)
 
 
-def test_similarity_of_hostile_states():
+def test_similarity_of_nonfinite_and_constant_states():
   student, teacher, weights = make_states()
   expected = similarity_of(student, teacher, weights)
   student[:, 0, 1] = np.nan
@@ -125,7 +125,7 @@ def test_similarity_of_hostile_states():
     np.testing.assert_array_equal(similarity_of(s, teacher, w), 0)
 
 
-def test_similarity_makes_no_matrix_of_tokens():
+def test_similarity_needs_no_matrix_of_tokens():
   student, teacher = jnp.ones((2, 4, 64, 6)), jnp.ones((3, 4, 64, 10))
   compiled = similarity_of.lower(student, teacher, jnp.ones((4, 64)))
   used = compiled.compile().memory_analysis().temp_size_in_bytes
@@ -156,6 +156,6 @@ def test_choose_equals_brute_force():
       assert tuple(got) == brute_force(similarity)
 
 
-def test_choose_keeps_order_of_what_is_not_a_number():
+def test_choose_returns_increasing_layers_for_nan():
   got = layer_maps.choose(np.full((3, 4), np.nan))
   assert np.all(np.diff(got) > 0) and got[0] >= 0 and got[-1] < 4

@@ -85,7 +85,7 @@ def run(objective, layer_maps=None, share_path=False):
   return total, sums, paths, student, teacher, batch
 
 
-def test_each_term_gets_its_own_layers_of_those_that_all_read():
+def test_each_term_uses_its_own_layers_of_the_shared_taps():
   objective = build(
     first=base.term('hidden_states', pairs=2, weight=2.0),
     second=base.term('hidden_states', map='last', pairs=3, kind='cosine'),
@@ -106,7 +106,7 @@ def test_each_term_gets_its_own_layers_of_those_that_all_read():
   )
 
 
-def test_attention_terms_use_the_smaller_window_and_each_models_scale():
+def test_attention_terms_use_the_smaller_window_and_both_scales():
   objective = build(maps=base.term('attention_maps', pairs=2, map='last'))
   _, sums, _, student, teacher, batch = run(objective)
   expected = 0.0
@@ -136,7 +136,7 @@ def _mean_map(query, key, scale, batch, window):
   return (chance / chance.sum(-1, keepdims=True)).mean(1)
 
 
-def test_an_adaptive_map_by_attention_compares_maps():
+def test_adaptive_maps_by_attention_compare_attention_maps():
   spec = base.term(
     'hidden_states',
     map='adaptive',
@@ -164,7 +164,7 @@ def test_an_adaptive_map_by_attention_compares_maps():
   assert np.ptp(found) > 0.01
 
 
-def test_an_adaptive_map_is_what_the_state_says():
+def test_adaptive_maps_are_read_from_the_state():
   spec = base.term('hidden_states', map='adaptive', pairs=2, remap_every=5)
   objective = build(a=spec)
   _, first, paths, student, teacher, batch = run(objective)
@@ -206,7 +206,7 @@ def test_no_gradient_reaches_the_teacher():
   assert all(np.any(x) for x in jax.tree.leaves(mine))
 
 
-def test_each_term_drops_entries_of_its_own():
+def test_each_term_has_its_own_dropout():
   spec = base.term('hidden_states', dropout=0.5)
   _, sums, *_ = run(build(a=spec, b=spec), share_path=True)
   assert sums['a'] != sums['b']
@@ -215,7 +215,7 @@ def test_each_term_drops_entries_of_its_own():
   assert sums['a'] == sums['b']
 
 
-def test_tokens_at_which_the_teachers_layers_are_not_finite_are_counted():
+def test_tokens_with_nonfinite_teacher_layers_are_counted():
   objective = build(
     h=base.term('hidden_states'), r=base.term('attention_relations')
   )

@@ -91,7 +91,7 @@ def _case():
 
 
 @pytest.mark.parametrize('rule', ['all', 'teacher_entropy'])
-def test_one_class_is_a_new_kind_of_targets(rule):
+def test_a_new_kind_of_targets_needs_only_one_class(rule):
   hidden, unembedding, both, batch = _case()
   fraction = 1.0 if rule == 'all' else 0.5
   objective = objective_lib.Objective(
@@ -126,7 +126,7 @@ def test_one_class_is_a_new_kind_of_targets(rule):
   assert np.isnan(loss) and sums.nonfinite[0] >= 1
 
 
-def test_evaluation_reads_a_new_kind_of_targets():
+def test_evaluation_supports_a_new_kind_of_targets():
   hidden, unembedding, both, batch = _case()
   expected, got = (
     eval_sums.by_row(

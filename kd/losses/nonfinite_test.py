@@ -140,7 +140,7 @@ def _names(kind):
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_every_divergence_shows_a_bad_teacher_or_student(kind):
+def test_every_divergence_is_nonfinite_for_bad_models(kind):
   names = _names(kind)
   run = _run(_objective(names))
   good_student, good_teacher = _logits(0), _distribution(kind)
@@ -166,7 +166,7 @@ def test_every_divergence_shows_a_bad_teacher_or_student(kind):
     jax.tree.map(np.testing.assert_array_equal, got, clean)
 
 
-def test_a_bad_student_is_seen_by_cross_entropy():
+def test_cross_entropy_is_nonfinite_for_a_bad_student():
   run = _run(_objective(['cross_entropy']))
   for value in (np.nan, np.inf):
     total, _, _ = run(_spoil(_logits(0), AT, value), _distribution('dense'))
@@ -174,7 +174,7 @@ def test_a_bad_student_is_seen_by_cross_entropy():
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_positions_are_not_selected_away_by_a_bad_teacher(kind):
+def test_selection_does_not_hide_a_bad_teacher(kind):
   # At positions that the rule keeps, the term uses only labels.
   run = _run(_objective(['cross_entropy'], 'teacher_entropy', 0.25))
   clean = run(_logits(0), _distribution(kind))
@@ -187,13 +187,13 @@ def test_positions_are_not_selected_away_by_a_bad_teacher(kind):
     np.testing.assert_array_equal(sums.nonfinite, expected)
 
 
-def test_positions_are_not_selected_away_by_a_bad_student():
+def test_selection_does_not_hide_a_bad_student():
   run = _run(_objective(['cross_entropy'], 'student_entropy', 0.25))
   total, _, _ = run(_spoil(_logits(0), AT, np.nan), _distribution('dense'))
   assert not np.isfinite(total)
 
 
-def test_a_teacher_is_named_by_a_term_of_other_positions():
+def test_a_bad_teacher_is_counted_at_positions_without_weight():
   """The loss is NaN there too, whatever the term's weight."""
   spec = base.term('forward_kl', part='rationale').to_dict()
   terms = term_builder.build({'kl': spec}, sparse.CONTEXT)
@@ -205,7 +205,7 @@ def test_a_teacher_is_named_by_a_term_of_other_positions():
   np.testing.assert_array_equal(sums.nonfinite, [0, 1])
 
 
-def test_accuracy_where_one_logit_alone_is_infinite():
+def test_accuracy_is_nan_where_one_logit_is_infinite():
   unembedding, hidden = np.eye(VOCAB), _logits(0)
   unembedding[3, 3], hidden[..., 3] = 1e20, hidden[..., 3] / 1e20
   hidden[AT][3] = 1e25  # Its logit overflows; the others are finite.
@@ -221,7 +221,7 @@ def test_accuracy_where_one_logit_alone_is_infinite():
   np.testing.assert_array_equal(np.isnan(got['accuracy']), one)
 
 
-def test_evaluation_counts_who_is_bad():
+def test_evaluation_counts_bad_models():
   @jax.jit
   def sums(student, distribution):
     return eval_sums.by_row(
@@ -251,7 +251,7 @@ def test_evaluation_counts_who_is_bad():
 
 @pytest.mark.parametrize('kind', sorted(hidden_states.KINDS))
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
-def test_hidden_states_that_are_bad_are_seen(kind, value):
+def test_bad_hidden_states_give_a_nonfinite_loss(kind, value):
   rng = np.random.default_rng(0)
   clean = rng.normal(size=(2, ROWS, LENGTH, WIDTH)).astype(np.float32)
   path = jax.vmap(
@@ -271,7 +271,7 @@ def test_hidden_states_that_are_bad_are_seen(kind, value):
 
 
 @pytest.mark.parametrize('heads', attention_maps.HEADS)
-def test_attention_that_is_bad_is_seen(heads):
+def test_bad_attention_gives_a_nonfinite_loss(heads):
   rng = np.random.default_rng(0)
   batch = _batch()
 

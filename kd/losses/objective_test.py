@@ -160,7 +160,7 @@ def test_chunk_size_changes_nothing(chunk_tokens):
   np.testing.assert_allclose(d_w, expected[3], atol=1e-6)
 
 
-def test_value_without_gradient_is_the_same():
+def test_the_value_is_the_same_without_the_gradient():
   case = make_case()
   built, batch = build(TERMS), to_batch(case)
   total, _ = built.logits_total(
@@ -223,7 +223,7 @@ def test_importance_weights_equal_float64():
   )
 
 
-def test_a_part_without_targets_costs_nothing():
+def test_a_part_without_targets_adds_nothing():
   case = make_case()
   case['parts'][:] = types.ANSWER
   rationale = {'r': dict(CE, part='rationale')}
@@ -233,7 +233,7 @@ def test_a_part_without_targets_costs_nothing():
   assert np.isfinite(d_h).all()
 
 
-def test_no_weight_gives_zero_loss_and_gradient():
+def test_zero_weights_give_zero_loss_and_gradient():
   case = make_case()
   case['weights'][:] = 0
   total, sums, d_h, d_w = run(case)
@@ -242,7 +242,7 @@ def test_no_weight_gives_zero_loss_and_gradient():
 
 
 @pytest.mark.parametrize('filler', [np.nan, np.inf, -np.inf])
-def test_what_stands_where_nothing_counts_is_not_seen(filler):
+def test_positions_without_weight_change_nothing(filler):
   case = make_case()
   case['weights'][0, 3] = 0
   clean = run(case)
@@ -256,7 +256,7 @@ def test_what_stands_where_nothing_counts_is_not_seen(filler):
   assert not got[2][silent].any()
 
 
-def test_student_equal_to_teacher_has_no_loss_and_no_gradient():
+def test_a_student_equal_to_its_teacher_has_zero_loss_and_gradient():
   case = make_case()
   case['th'], case['tw'] = case['h'], case['w']
   for name in ('forward_kl', 'reverse_kl', 'jensen_shannon'):
@@ -306,7 +306,7 @@ def test_low_temperature_in_bfloat16():
     np.testing.assert_allclose(narrow[0], wide[0], rtol=2e-2)
 
 
-def test_the_distribution_for_the_next_token_is_what_counts():
+def test_only_positions_that_predict_a_target_count():
   # Prompt of 3 tokens, completion of 2: position 2 predicts its first token,
   # position 4 would predict past the end.
   case = make_case(batch=1, length=5)
@@ -345,7 +345,7 @@ def test_schedules_of_weight_and_temperature():
     assert set(shown) == {'weight/kl', 'temperature/kl'}
 
 
-def test_random_configurations_do_not_depend_on_chunks_or_row_order():
+def test_losses_do_not_depend_on_chunks_or_row_order():
   # For any terms and weights, chunk size, the order of rows and more padding
   # change nothing.
   rng = np.random.default_rng(0)

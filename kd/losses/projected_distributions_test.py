@@ -80,7 +80,7 @@ def _loss(name, student, teacher, shared, t):
 
 @pytest.mark.parametrize('t', [1.0, 2.0])
 @pytest.mark.parametrize('name', [*_NAMES, 'uld'])
-def test_losses_and_gradients_are_those_of_float64(name, t):
+def test_losses_and_gradients_equal_float64(name, t):
   student, teacher = _logits()
 
   def oracle(logits):
@@ -108,7 +108,7 @@ def test_losses_and_gradients_are_those_of_float64(name, t):
 
 
 @pytest.mark.parametrize('name', _NAMES)
-def test_equal_tokenizers_are_the_ordinary_divergence(name):
+def test_equal_tokenizers_give_the_plain_divergence(name):
   student, _ = _logits()
   teacher, _ = _logits(2)
   told = dense_distributions.TeacherLogits(jnp.asarray(teacher), 1.0)

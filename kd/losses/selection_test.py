@@ -93,7 +93,7 @@ def test_the_highest_entropies_of_each_part_of_each_row_are_kept(
   np.testing.assert_allclose(kept.weights, expected, rtol=1e-5)
 
 
-def test_random_positions_depend_on_row_and_key_alone():
+def test_random_positions_depend_only_on_row_and_key():
   hidden, unembedding, _, batch = make()
   one = select('random', 0.5, hidden, unembedding, None, batch)
   turned = jax.tree.map(lambda x: x[::-1], batch)
@@ -137,7 +137,7 @@ def test_a_sparse_teachers_entropy_needs_no_logits():
     assert entropy[row, chosen].min() > entropy[row, counted & ~chosen].max()
 
 
-def test_what_is_not_kept_is_not_computed():
+def test_dropped_positions_are_not_computed():
   # NaN in the hidden states of dropped positions must not matter.
   hidden, unembedding, targets, batch = make()
   kept = select('random', 0.3, hidden, unembedding, None, batch)

@@ -17,7 +17,7 @@ _B, _L, _V, _D = 2, 7, 11, 5
 _SIZES = terms.Sizes(1, 1, 1, 1, 1, 1.0, (None,))
 
 
-def test_a_teacher_has_the_sums_of_its_share_of_the_weights():
+def test_sums_per_teacher_use_its_share_of_the_weights():
   rng = np.random.default_rng(9)
   normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
   specs = {

@@ -8,7 +8,7 @@ import pytest
 from kd.metrics import metric
 
 
-def test_it_is_the_weighted_mean_and_a_float():
+def test_a_metric_is_the_weighted_mean_as_a_float():
   rng = np.random.default_rng(0)
   values, weights = rng.normal(size=50), rng.uniform(size=50)
   found = metric.Metric(values, weights, unit='%')
@@ -22,7 +22,7 @@ def test_it_is_the_weighted_mean_and_a_float():
     metric.Metric([1.0, 2.0], [1.0])
 
 
-def test_joining_is_as_one_metric_of_all():
+def test_merged_metrics_equal_one_metric_of_all():
   one = metric.Metric([1, 2], [3, 0.5])
   two = metric.Metric([5])
   assert metric.join([one, two]) == metric.Metric([1, 2, 5], [3, 0.5, 1])

@@ -30,14 +30,14 @@ def test_means_equal_numpy_and_survive_json():
   assert 'nothing' not in computed
 
 
-def test_two_micro_batches_are_not_a_mean_of_means():
+def test_micro_batches_are_averaged_by_weight():
   running = means.Means()
   running.add('loss', 10.0, 1)
   running.add('loss', 9.0, 9)
   assert running.compute()['loss'] == pytest.approx(1.9)
 
 
-def test_json_lines_restart_and_are_read_by_duckdb(tmp_path):
+def test_json_lines_can_be_resumed_and_are_read_by_duckdb(tmp_path):
   path = tmp_path / writers.JSON_LINES
   first = writers.JsonLinesWriter(str(tmp_path), 0, evaluated=False)
   for step in (5, 10, 15):
@@ -59,7 +59,7 @@ def test_json_lines_restart_and_are_read_by_duckdb(tmp_path):
 
 
 @pytest.mark.parametrize('evaluated', [False, True])
-def test_an_evaluation_that_comes_again_is_dropped(evaluated, tmp_path):
+def test_repeated_evaluations_are_dropped(evaluated, tmp_path):
   first = writers.JsonLinesWriter(str(tmp_path), 0, evaluated=False)
   first.write_scalars(4, {'eval/a/nll': 1.0})
   first.write_scalars(8, {'train/loss': 2.0})
@@ -71,7 +71,7 @@ def test_an_evaluation_that_comes_again_is_dropped(evaluated, tmp_path):
 
 
 @pytest.mark.parametrize('line', [b'{"step": 3\n', b'7\n', b'\xff\n', b'{}\n'])
-def test_a_line_that_is_none_is_named(line, tmp_path):
+def test_invalid_lines_are_refused_with_their_number(line, tmp_path):
   (tmp_path / writers.JSON_LINES).write_bytes(
     b'{"step": 1, "phase": "train"}\n' + line
   )
@@ -101,7 +101,7 @@ def _lines(stream):
   return stream.getvalue()
 
 
-def test_progress_overwrites_itself_only_on_a_terminal():
+def test_progress_is_overwritten_only_on_a_terminal():
   log = _lines(io.StringIO())
   assert log.count('\n') == 4 and '\r' not in log
   assert 'student step 20/30  loss 2  100 tokens/s  ETA 0:00:05' in log
@@ -110,7 +110,7 @@ def test_progress_overwrites_itself_only_on_a_terminal():
   assert shown.count('\n') == 2 and shown.count('\r') == 2
 
 
-def test_timer_leaves_pauses_out():
+def test_the_timer_excludes_pauses():
   now = [0.0]
   timer = writers.StepTimer(clock=lambda: now[0])
   assert timer.compute(100) == {}
@@ -129,7 +129,7 @@ def test_timer_leaves_pauses_out():
   }
 
 
-def test_timer_leaves_the_compilation_out():
+def test_the_timer_excludes_the_compilation():
   now = [0.0]
   timer = writers.StepTimer(clock=lambda: now[0])
   now[0] += 60.0  # Compiles.

@@ -77,7 +77,7 @@ print(json.dumps(found))
 '''
 
 
-def test_trackers_read_back_a_run_and_its_resumption(tmp_path):
+def test_trackers_record_a_run_and_its_resumption(tmp_path):
   python = os.environ.get('KD_TRACKERS_PYTHON')
   if not python:
     pytest.skip('KD_TRACKERS_PYTHON names no Python with wandb and mlflow')
@@ -104,7 +104,7 @@ def test_trackers_read_back_a_run_and_its_resumption(tmp_path):
   assert written['wandb'] == found['ids'][0]
 
 
-def test_a_tracker_that_is_missing_is_refused_by_name(monkeypatch):
+def test_missing_trackers_are_refused_by_name(monkeypatch):
   monkeypatch.setattr(trackers.importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(errors.ConfigError, match="log.trackers: found 'mlflow'"):
     trackers.check(['mlflow'])

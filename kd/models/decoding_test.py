@@ -34,7 +34,7 @@ def _params():
   return jax.jit(_MODEL.init_params)(jax.random.key(0))
 
 
-def test_a_ring_holds_no_more_than_the_window():
+def test_ring_caches_are_as_long_as_the_window():
   cache = jax.eval_shape(lambda: decoding.empty(_MODEL, 3, 20))
   slots = [key.shape[1] for key, _ in cache]
   assert slots == [4, 4, 4, 4, 4, 20, 4, 4]

@@ -26,7 +26,7 @@ def test_rms_norm_multiplies_by_its_offset_weight_in_float32(offset):
   assert (error <= np.abs(exact) * 2.0**-8).all()
 
 
-def test_a_factor_of_8_makes_position_80_the_tenth():
+def test_rotary_positions_are_divided_by_the_factor():
   eighty, ten = np.array([[80]]), np.array([[10]])
   scaled = layers.rotary_angles(eighty, 16, 1e6, 8.0)
   exponents = np.arange(8) / 8
@@ -38,7 +38,7 @@ def test_a_factor_of_8_makes_position_80_the_tenth():
   np.testing.assert_allclose(local[0, 0], 80 / 1e4**exponents, rtol=1e-5)
 
 
-def test_rotation_is_of_complex_numbers_made_of_the_two_halves():
+def test_rotation_treats_the_halves_as_complex_numbers():
   random = np.random.default_rng(0)
   x = random.normal(size=(2, 3, 4, 8)).astype(np.float32)
   angles = random.normal(size=(2, 3, 4)).astype(np.float32)
@@ -48,7 +48,7 @@ def test_rotation_is_of_complex_numbers_made_of_the_two_halves():
   np.testing.assert_allclose(found[..., 4:], rotated.imag, atol=1e-6)
 
 
-def test_attention_has_the_query_scale_and_no_soft_cap():
+def test_attention_uses_the_query_scale_and_no_soft_cap():
   """Scores of one head, 100 times those of the query scale, are not capped."""
   config = gemma3_config.Gemma3Config(
     embed_dim=8,

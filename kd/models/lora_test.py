@@ -80,7 +80,7 @@ def _merged(model, params, scale):
   ],
   ids=['all', 'two', 'qwen3'],
 )
-def test_outputs_are_those_of_merged_matrices(model, scale):
+def test_outputs_equal_those_of_merged_matrices(model, scale):
   params = _params(model)
   dense = _merged(model, params, scale)
   expected, hidden = _hidden(model.inner, dense), _hidden(model, params)
@@ -103,7 +103,7 @@ def test_new_adapters_change_nothing():
   )
 
 
-def test_gradients_are_the_dense_ones_projected():
+def test_gradients_equal_projected_dense_ones():
   model, scale = _model('gemma3'), 2.0
   params = _params(model)
   probe = jax.random.normal(jax.random.key(5), (2, 12, model.config.embed_dim))
@@ -132,7 +132,7 @@ def test_gradients_are_the_dense_ones_projected():
 
 
 @pytest.mark.parametrize('remat', ['dots', 'block'])
-def test_the_gradient_keeps_no_copy_of_the_matrices(remat):
+def test_gradients_keep_no_copy_of_the_matrices(remat):
   model = _model('gemma3', remat=remat)
   params = model.abstract_params()
   is_adapter = lambda path: path[-1].key in 'ab'
@@ -159,7 +159,7 @@ def test_the_gradient_keeps_no_copy_of_the_matrices(remat):
   assert len(matrices(residuals)) <= len(matrices(params))
 
 
-def test_axes_fit_the_parameters():
+def test_axes_match_the_parameters():
   model = _model('gemma3')
   spec = jax.sharding.PartitionSpec
   ranks = jax.tree.map(
@@ -171,7 +171,7 @@ def test_axes_fit_the_parameters():
   assert axes['attention']['out']['b'] == spec('layer_periods', None, 'embed')
 
 
-def test_dropout_leaves_out_inputs_and_keeps_the_mean():
+def test_dropout_zeroes_inputs_and_keeps_the_mean():
   model = dataclasses.replace(_model('gemma3'), dropout=0.25)
   params = _params(_model('gemma3'))
   dropped = jax.jit(jax.vmap(model.with_dropout, (None, 0)))(

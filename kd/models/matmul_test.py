@@ -50,7 +50,7 @@ def test_sums_over_slices_are_not_rounded(monkeypatch):
   np.testing.assert_allclose(slope, 8 * 1024)
 
 
-def test_what_is_made_in_between_exists_for_a_slice(monkeypatch):
+def test_intermediate_arrays_have_the_size_of_a_slice(monkeypatch):
   monkeypatch.setattr(matmul, '_SLICE', 64)
   wide = jax.ShapeDtypeStruct((4, 1024), jnp.float32)
   narrow = jax.ShapeDtypeStruct((1024, 4), jnp.float32)

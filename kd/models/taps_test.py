@@ -70,7 +70,7 @@ def _layer_params(params, i):
 
 
 @pytest.mark.parametrize('weighted', [False, True])
-def test_each_layer_shows_what_it_makes_of_the_layer_before(params, weighted):
+def test_taps_equal_the_outputs_of_single_layers(params, weighted):
   """All layers, out of order, equal single layers, times their weights."""
   weights = None
   if weighted:
@@ -122,7 +122,7 @@ def test_rows_skip_layers_in_proportion_to_depth():
   np.testing.assert_allclose(together, 0.375 * 0.5, atol=0.01)
 
 
-def test_what_attention_reads_is_what_is_shown(params):
+def test_tapped_arrays_are_the_inputs_of_attention(params):
   """The layer's output is the formula of attention over the tapped arrays."""
   batch = _batch()
   module = layers.Attention(_CONFIG, 1.0, attention.XLA, layers.unrounded)
@@ -189,17 +189,17 @@ def _program(spec, remat='none'):
 
 
 @pytest.mark.parametrize('remat', list(transformer.REMAT_POLICIES))
-def test_nothing_tapped_costs_nothing(remat):
+def test_empty_taps_do_not_change_the_program(remat):
   assert _program(_EMPTY, remat) == _program(None, remat)
 
 
-def test_layers_have_their_place_in_the_period_or_behind_the_scan():
+def test_taps_are_placed_in_the_period_or_after_the_scan():
   spec = types.TapSpec(hidden=(9, 1, 5, 2), attention=(8,))
   assert spec.places(range(8), 4) == types.TapSpec((1, 2), ())
   assert spec.places(range(8, 11), 3) == types.TapSpec((1,), (0,))
 
 
-def test_only_layers_in_the_same_place_are_stacked():
+def test_only_taps_at_the_same_place_are_stacked():
   plain = _program(_EMPTY).count('f32[2,2,11,32]')
   assert plain == 0
   # The scan's output, in its signature and where it is used.
@@ -213,6 +213,6 @@ def test_only_layers_in_the_same_place_are_stacked():
 @pytest.mark.parametrize(
   'spec', [types.TapSpec((11,), ()), types.TapSpec((), (-1,))]
 )
-def test_layers_that_do_not_exist_are_refused(spec, params):
+def test_missing_layers_are_refused(spec, params):
   with pytest.raises(ValueError, match='no layer (11|-1): the model has 11'):
     _model().forward(params, _batch(), spec)

@@ -36,14 +36,14 @@ def test_table_covers_the_parameter_tree_of_every_variant():
     ('qwen3_8b', gguf.MODEL_ARCH.QWEN3),
   ],
 )
-def test_gguf_names_are_those_of_the_gguf_package(variant, architecture):
+def test_gguf_names_equal_the_gguf_packages(variant, architecture):
   config = _config(variant)
   package = gguf.get_tensor_name_map(architecture, config.num_layers)
   for t in families.of(config).tensors(config):
     assert package.get_name(t.hf, try_suffixes=('.weight',)) == t.gguf
 
 
-def test_layers_are_where_the_model_runs_them():
+def test_layers_are_in_the_order_of_the_forward_pass():
   config = _config('4b')  # 5 groups of 6, and 4 that are left
   assert layer_stack.location(config, 29) == (('pattern', 'layer_5'), 4)
   assert layer_stack.location(config, 30) == (('remainder', 'layer_0'), None)
@@ -70,7 +70,7 @@ def test_heads_are_rows_of_the_file():
     np.testing.assert_array_equal(back, array)
 
 
-def test_only_gguf_norms_hold_one_more():
+def test_only_norms_in_gguf_are_offset_by_one():
   for t in families.of(_config('nano')).tensors(_config('nano')):
     array = np.full(t.shape, 0.25, np.float32)
     difference = t.to_file(array, tensors_lib.GGUF) - t.to_file(

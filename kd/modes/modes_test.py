@@ -13,7 +13,7 @@ _NAMES = {
 }
 
 
-def test_each_file_is_a_mode_with_help():
+def test_each_module_is_a_mode_with_help():
   assert set(modes.all_modes()) == _NAMES
   for name, mode in modes.all_modes().items():
     assert mode.help.endswith('.') and len(mode.help) <= 80, name

@@ -40,7 +40,7 @@ def test_a_plan_without_the_compiler(tmp_path, capsys):
   )
 
 
-def test_another_family_with_a_head_of_its_own_is_planned(tmp_path, capsys):
+def test_another_family_with_an_untied_head_is_planned(tmp_path, capsys):
   models = {'teacher.variant': 'qwen3_32b', 'student.variant': 'qwen3_8b'}
   sizes = {'data.batch_size': 64, 'evaluation.batch_size': 64}
   _plan(tmp_path, **models, **sizes, **{'plan.topology': 'v5e:8x8'})

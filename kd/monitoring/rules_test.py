@@ -79,7 +79,7 @@ def _unit_test(series, is_on, rule):
 @pytest.mark.skipif(
   not _HAS_PROMTOOL, reason='no promtool: apt-get install prometheus'
 )
-def test_prometheus_raises_each_alarm_at_its_limit(tmp_path):
+def test_prometheus_fires_each_alarm_at_its_limit(tmp_path):
   # JSON is YAML too.
   file = rules.prometheus(base.get_config())
   (tmp_path / 'alarms.yaml').write_text(json.dumps(file))
@@ -106,7 +106,7 @@ def test_prometheus_raises_each_alarm_at_its_limit(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_limits_are_the_config_s():
+def test_limits_equal_the_configs():
   config = base.get_config()
   config.alarms.p95_ms, config.alarms.window_s = 250.0, 120
   latency, *_ = rules.prometheus(config)['groups'][0]['rules']

@@ -35,7 +35,7 @@ def _receiver(status):
       thread.join()
 
 
-def test_an_alarm_is_delivered_or_an_error():
+def test_failed_deliveries_of_alarms_are_errors():
   with _receiver(204) as (url, posted):
     webhook.deliver(url, {'text': 'kd: é'})
   ((path, kind, body),) = posted

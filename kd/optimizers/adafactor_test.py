@@ -75,7 +75,7 @@ PAPERS = {
 
 @pytest.mark.parametrize('name', sorted(PAPERS))
 @pytest.mark.parametrize('scale', [0.0, 1.0])
-def test_a_hundred_updates_are_the_papers_layer_by_layer(name, scale):
+def test_a_hundred_updates_equal_the_papers_in_each_layer(name, scale):
   spec, paper = PAPERS[name]
   lr = base.schedule('constant', peak=RATE, warmup_steps=0)
   optimizer, _ = optimizers.build(

@@ -5,7 +5,7 @@ import numpy as np
 from kd.optimizers import averaging
 
 
-def test_the_average_is_that_of_its_definition():
+def test_the_average_equals_its_definition():
   rng = np.random.default_rng(0)
   series = rng.normal(size=(40, 3)).astype(np.float32)
   average, expected = averaging.init({'w': series[0]}), np.float64(series[0])

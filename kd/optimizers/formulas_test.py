@@ -83,7 +83,7 @@ _CASES = [
 
 
 @pytest.mark.parametrize('spec,directions', _CASES)
-def test_updates_are_those_of_the_papers(spec, directions):
+def test_updates_equal_those_of_the_papers(spec, directions):
   spec.update(weight_decay=0.5, clip_norm=_CLIP)
   groups = optimizer_cases.groups(
     low=base.parameter_group(r'layers\.[03]', rate=0.5, weight_decay=0.25),

@@ -63,7 +63,7 @@ def test_adamw_with_clipping_and_mask():
   'build_spec',
   [base.adamw, base.adafactor, base.lion, base.muon, base.sgd],
 )
-def test_an_update_that_is_not_finite_changes_nothing(build_spec):
+def test_nonfinite_updates_change_nothing(build_spec):
   lr = base.schedule('constant', peak=0.1, warmup_steps=0)
   groups = optimizer_cases.groups()
   optimizer, _ = optimizers.build(build_spec(lr).to_dict(), STEPS, groups)
@@ -78,7 +78,7 @@ def test_an_update_that_is_not_finite_changes_nothing(build_spec):
   assert not any(x.any() for x in jax.tree.leaves(updates))
 
 
-def test_adamw_is_that_of_optax():
+def test_adamw_equals_optax():
   lr = base.schedule('warmup_cosine', peak=0.1, warmup_steps=3, final=0.0)
   spec = base.adamw(lr, weight_decay=0.1, clip_norm=0.0)
   optimizer, rate = build(spec)

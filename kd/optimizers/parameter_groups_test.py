@@ -20,7 +20,7 @@ def _by_path(tree):
   return {path: float(np.ravel(x)[0]) for path, x in parts.items()}
 
 
-def test_every_layer_has_the_paths_that_users_see():
+def test_paths_are_listed_for_every_layer():
   paths = set(_by_path(jax.tree.map(lambda x: 0.0, _PAIR)))
   assert {
     *('embedding', 'final_norm.scale', 'losses.hidden.projection.kernel'),
@@ -30,7 +30,7 @@ def test_every_layer_has_the_paths_that_users_see():
   assert len(paths) == 3 + 7 * 13
 
 
-def test_the_first_group_that_matches_decides():
+def test_the_first_matching_group_applies():
   groups = build(
     a=base.parameter_group('layers.3', rate=0.0),
     b=base.parameter_group(r'layers\.(3|6)', rate=0.25, weight_decay=0.5),
@@ -52,7 +52,7 @@ def test_the_first_group_that_matches_decides():
     assert decays[path] == (0.0 if path.endswith('scale') else decay), path
 
 
-def test_a_stack_is_frozen_if_all_its_layers_are():
+def test_stacks_are_frozen_if_all_layers_are():
   # Layers 0 and 3 are stacked in one array, 2 and 5 in another; 6 is separate.
   groups = build(
     is_frozen=lambda path: path == 'layers.6.mlp.up',
@@ -138,7 +138,7 @@ def test_wrong_groups_are_named(match, words):
     (dict(frozen=True, rate=0.5), ('groups.a.frozen', 'rate 0.5')),
   ],
 )
-def test_fields_that_contradict_each_other_are_named(changes, words):
+def test_contradictory_fields_are_named(changes, words):
   config = base.get_config()
   config.optimizer.groups = dict(a=base.parameter_group('layers', **changes))
   with pytest.raises(errors.ConfigError) as e:

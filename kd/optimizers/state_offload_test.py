@@ -34,7 +34,7 @@ def _three(build_spec, memory):
 
 
 @pytest.mark.parametrize('build_spec', [base.adamw, base.muon])
-def test_updates_are_the_same_and_state_stays_on_the_host(build_spec):
+def test_offloading_keeps_updates_equal_and_state_on_the_host(build_spec):
   near, _ = _three(build_spec, 'device')
   far, kinds = _three(build_spec, 'host')
   np.testing.assert_array_equal(near, far)

@@ -40,13 +40,13 @@ def _settings(**changes):
     ),
   ],
 )
-def test_what_cannot_be_meant_is_named(changes, words):
+def test_invalid_settings_are_named(changes, words):
   with pytest.raises(errors.ConfigError) as e:
     membership.check(_settings(**changes))
   assert all(word in str(e.value) for word in words), str(e.value)
 
 
-def test_the_environment_says_what_the_config_does_not(environment):
+def test_the_environment_supplies_unset_fields(environment):
   membership.check(_settings(coordinator='host:1', count=2, index=1))
   environment.setenv('JAX_COORDINATOR_ADDRESS', 'host:1')
   environment.setenv('JAX_NUM_PROCESSES', '2')

@@ -17,7 +17,7 @@ from kd.partitioning import mesh as mesh_lib
     ((1, -1, 1, 1, 2), 8, (1, 4, 1, 1, 2)),
   ],
 )
-def test_the_free_axis_takes_what_is_left(sizes, count, expected):
+def test_the_free_axis_has_the_remaining_devices(sizes, count, expected):
   """Missing axes are 1."""
   named = dict(zip(mesh_lib.AXES, sizes, strict=False))
   resolved = mesh_lib.resolve(named, count)

@@ -19,7 +19,7 @@ def _part(indices, process, rows, length):
   return found
 
 
-def test_meshes_split_alike_where_every_device_says_so():
+def test_split_alike_agrees_with_all_devices():
   """All meshes of 8 and of 4 devices, two processes, in order and mixed."""
 
   def meshes(count):
@@ -40,7 +40,7 @@ def test_meshes_split_alike_where_every_device_says_so():
   assert 10 < sum(outcomes) < len(outcomes) - 10
 
 
-def test_a_part_that_is_no_block_is_refused():
+def test_parts_that_are_not_blocks_are_not_split_alike():
   """Three devices of each process in a mesh of three by two."""
   one = np.arange(6).reshape(3, 2, 1, 1, 1) // 3
   assert not placement.split_alike(one, one)

@@ -19,12 +19,12 @@ def _settings(**changes):
   return settings
 
 
-def test_several_without_a_coordinator_are_refused():
+def test_several_processes_without_a_coordinator_are_refused():
   with pytest.raises(errors.ConfigError, match='processes.coordinator'):
     processes.start(_settings(count=4))
 
 
-def test_a_process_alone_asks_nobody():
+def test_a_single_process_needs_no_coordinator():
   processes.start(_settings())
   assert processes.from_first(lambda: 7) == 7
   assert processes.first_then_all('it', lambda: 8) == 8

@@ -12,7 +12,7 @@ time.sleep(60)
 """
 
 
-def test_it_ends_when_the_process_that_started_it_is_gone():
+def test_the_worker_ends_when_its_parent_ends():
   process = subprocess.Popen(
     [sys.executable, '-c', _WAITING],
     stdin=subprocess.PIPE,

@@ -65,7 +65,7 @@ def test_parts_equal_the_formula(form, window, shape):
     np.testing.assert_allclose(got, want, atol=5e-6)
 
 
-def test_scores_are_made_for_each_part_alone():
+def test_each_device_computes_only_its_scores():
   """Each of 4 shards computes as many pairs as the last, the longest one."""
   mesh = mesh_lib.make({'fsdp': 2, 'sequence': 4, 'data': 1}, jax.devices())
   mask = attention_mask.AttentionMask(_rows(), None)

@@ -42,7 +42,7 @@ def test_padding_and_large_scores_stay_finite(form):
 
 @pytest.mark.parametrize('form', _FORMS)
 @pytest.mark.parametrize('window', [None, 5])
-def test_a_segment_is_bit_blind_to_the_one_before(window, form):
+def test_segments_are_bit_independent_of_earlier_ones(window, form):
   """Both segments cross borders of blocks and are longer than the window."""
   first, second = 21, 19
   mask = attention_mask.AttentionMask(cases.places(first, second), window)
@@ -94,7 +94,7 @@ def _gradient(length, window):
 
 
 @pytest.mark.parametrize('window, pairs', [(None, 36), (512, 15), (513, 15)])
-def test_hidden_pairs_of_blocks_are_not_computed(window, pairs):
+def test_masked_pairs_of_blocks_are_not_computed(window, pairs):
   """Half of 8 x 8 pairs of blocks, or each block and the one before."""
   gradient, arguments = _gradient(4096, window)
   text = str(gradient.trace(*arguments).jaxpr)
@@ -102,7 +102,7 @@ def test_hidden_pairs_of_blocks_are_not_computed(window, pairs):
 
 
 @pytest.mark.parametrize('window', [None, 512])
-def test_scores_of_long_rows_are_not_kept(window):
+def test_scores_of_long_rows_are_not_saved(window):
   length = 4096
   gradient, arguments = _gradient(length, window)
   used = gradient.lower(*arguments).compile().memory_analysis()

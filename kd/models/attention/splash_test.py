@@ -37,7 +37,7 @@ def test_packed_segments_equal_the_formula(window):
     np.testing.assert_allclose(got, want, atol=3e-6)
 
 
-def test_bfloat16_is_as_close_as_pairs_of_blocks():
+def test_bfloat16_is_as_accurate_as_the_xla_blocks():
   places = cases.places(128)
   arrays = [np.asarray(jnp.bfloat16(x), np.float64) for x in cases.heads(128)]
   mask = attention_mask.AttentionMask(places, None)
@@ -62,7 +62,7 @@ def test_blocks_waste_less_than_the_smallest(length, parts, block):
   assert splash.block_size(length, parts) == block
 
 
-def test_auto_is_the_kernel_of_the_platform():
+def test_auto_chooses_the_kernel_of_the_platform():
   choose = lambda place, dtype='bfloat16', config=_1B: attention_backend.choose(
     'auto', config, dtype, place, 'student.attention'
   )
@@ -91,7 +91,7 @@ def test_auto_is_the_kernel_of_the_platform():
     ('flash', _TPU, ('splash', "'flash'")),
   ],
 )
-def test_what_a_kernel_cannot_do_is_said(name, place, words):
+def test_unsupported_kernel_settings_are_refused(name, place, words):
   with pytest.raises(errors.ConfigError) as error:
     attention_backend.choose(name, _1B, 'bfloat16', place, 'student.attention')
   assert str(error.value).startswith('student.attention: ')

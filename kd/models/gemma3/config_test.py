@@ -15,7 +15,7 @@ def _every(kinds, wanted):
       yield sum(distances), layers
 
 
-def test_closest_layers_are_the_best_of_all_selections():
+def test_closest_layers_equal_a_search_over_all_selections():
   rng = random.Random(0)
   cases = [
     (
@@ -40,7 +40,7 @@ def test_closest_layers_are_the_best_of_all_selections():
   assert 20 < without < 150
 
 
-def test_half_of_270m():
+def test_closest_layers_of_half_of_270m():
   model = families.variant('270m', '')
   half = gemma3_config.published_kinds(9)
   found = gemma3_config.closest_layers(model.layer_kinds, half)

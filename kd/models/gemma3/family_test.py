@@ -15,13 +15,13 @@ def _warning(layers, source=None):
   )
 
 
-def test_export_warning_says_who_cannot_load():
+def test_export_warnings_name_programs_that_cannot_load():
   assert _warning(range(14)) == ''
   text = _warning((0, 5, 6))
   assert 'lgl' in text and 'llama.cpp' in text and 'transformers' in text
 
 
-def test_export_warning_proposes_layers_that_fit():
+def test_export_warnings_propose_layers_that_fit():
   text = _warning((0, 5, 6), _CONFIG)
   assert text.endswith("--config.student.keep_layers='(0, 4, 9)'")
   one = _warning((5,), _CONFIG)

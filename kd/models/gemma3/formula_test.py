@@ -98,7 +98,7 @@ def built():
   )
 
 
-def test_forward_is_the_papers(built):
+def test_the_forward_pass_equals_the_papers(built):
   model, params = built
   lengths = (7, 4)
   positions = np.concatenate([np.arange(n) for n in lengths])

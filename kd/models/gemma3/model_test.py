@@ -99,7 +99,7 @@ def test_causal_by_gradient():
 
 
 @pytest.mark.parametrize('layers', [1, 2])
-def test_a_local_layer_sees_the_window_and_no_key_more(layers):
+def test_local_layers_attend_to_exactly_the_window(layers):
   length, window = 16, _CONFIG.window
   config = dataclasses.replace(
     _CONFIG, layer_kinds=(gemma3_config.LOCAL,) * layers
@@ -110,7 +110,7 @@ def test_a_local_layer_sees_the_window_and_no_key_more(layers):
   np.testing.assert_array_equal(_influence(config, length), wanted)
 
 
-def test_published_kinds():
+def test_kinds_of_the_published_layers():
   kinds = gemma3_config.published_kinds(26)
   found = [i for i, kind in enumerate(kinds) if kind == gemma3_config.GLOBAL]
   assert found == [5, 11, 17, 23]
@@ -139,7 +139,7 @@ def test_variants_have_the_published_query_scale_and_size():
 
 # All longer than the window; the last pair also crosses borders of blocks.
 @pytest.mark.parametrize('a, b', [(13, 9), (700, 400)])
-def test_a_packed_text_is_bit_blind_to_its_neighbour(a, b, built):
+def test_packed_texts_are_bit_independent_of_each_other(a, b, built):
   tokens = _tokens(a + b)
   other = tokens.copy()
   other[:, :a] = _tokens(a, seed=1)
@@ -200,7 +200,7 @@ def _saved_per_token(remat):
   return (size(32) - size(16)) / 16
 
 
-def test_rematerialization_saves_what_its_name_says():
+def test_rematerialization_saves_the_chosen_values():
   c = _CONFIG
   layers, inputs = c.num_layers, c.num_layers * c.embed_dim
   block, dots, everything = map(_saved_per_token, ('block', 'dots', 'none'))
@@ -220,7 +220,7 @@ def _gradient(model):
 
 
 @pytest.mark.parametrize('remat', ['block_offload', 'dots_offload'])
-def test_what_is_saved_on_the_host_changes_no_gradient(built, remat):
+def test_saving_values_on_the_host_changes_no_gradient(built, remat):
   model, params = built
   gradient = _gradient(model.clone(remat=remat))
   # The scan over one period saves six layers' inputs, or products of theirs.
@@ -244,7 +244,7 @@ def test_float16_and_unknown_names_are_refused():
     _build(remat='blocks')
 
 
-def test_bfloat16_parameters_are_used_as_they_are():
+def test_bfloat16_parameters_are_used_unchanged():
   """1 + scale has more bits than a bfloat16 scale: it is not rounded to one."""
   kinds = (gemma3_config.LOCAL, gemma3_config.GLOBAL)
   config = dataclasses.replace(_CONFIG, layer_kinds=kinds)

@@ -94,7 +94,7 @@ def _batch():
   return types.Batch(*(np.array([x], np.int32) for x in rows))
 
 
-def test_forward_is_the_papers(built):
+def test_the_forward_pass_equals_the_papers(built):
   model, params = built
   batch = _batch()
   spec = types.TapSpec((0, 1, 2), ())
@@ -110,7 +110,7 @@ def test_forward_is_the_papers(built):
   np.testing.assert_allclose(hidden[0], expected[0], atol=2e-5)
 
 
-def test_each_embedding_has_its_own_gradient(built):
+def test_untied_embeddings_have_separate_gradients(built):
   """The head's gradient does not affect the input embedding, or vice versa."""
   model, params = built
   batch = _batch()
@@ -128,7 +128,7 @@ def test_each_embedding_has_its_own_gradient(built):
   assert np.all(np.any(found['head'] != 0, 1))
 
 
-def test_parameters_start_where_norms_do_nothing():
+def test_norm_scales_are_initialized_to_one():
   model = families.build(
     dataclasses.replace(_CONFIG, tied=True), 'float32', 'none', ''
   )

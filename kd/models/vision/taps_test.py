@@ -17,7 +17,7 @@ def _averaged(x):
   return x.mean((2, 4)).reshape(-1, 4, x.shape[-1])
 
 
-def test_taps_of_a_tower_are_its_layers_at_the_places_of_images():
+def test_taps_of_a_tower_are_its_layers_at_image_positions():
   model = families.build(cases.SIZES, 'float32', 'none', '')
   params = cases.params(model.abstract_params())
   rng = np.random.default_rng(1)
