@@ -38,7 +38,7 @@ def path(tmp_path):
 @pytest.mark.parametrize(
   ('key', 'value', 'message'),
   [
-    ('heads', [[1.0]], r'heads: found shape \(1, 1\), and the model has 6 x 2'),
+    ('heads', [[1.0]], r'heads: found shape \(1, 1\), but the model has 6 x 2'),
     ('layers', None, 'layers: found'),
     ('channels', 'x', "channels: found 'x'"),
     ('layers', [1, 2, 3, 4, 5, [6]], r'layers: found \[1, 2, 3, 4, 5, \[6\]\]'),
