@@ -40,7 +40,9 @@ LIMITS = [
 
 
 @pytest.mark.parametrize('spec,limit,factor', LIMITS)
-def test_arguments_at_their_limits(spec, limit, factor):
+def test_arguments_near_limits_give_the_limiting_divergence(
+  spec, limit, factor
+):
   rows = np.random.default_rng(2).normal(size=(2, 64, 11))
   got = values_and_slopes(spec, *rows)
   expected = values_and_slopes(limit, *rows)

@@ -53,7 +53,7 @@ def test_wrong_terms_are_named(spec, words):
   assert all(word in str(e.value) for word in words), str(e.value)
 
 
-def test_terms_report_whether_they_need_a_teacher():
+def test_terms_that_need_a_teacher_are_refused_without_one():
   alone = terms.Context(steps=10, student=SIZES, teacher=None)
   for name in ('forward_kl', 'hidden_states', 'attention_maps'):
     with pytest.raises(errors.ConfigError, match='needs a teacher'):

@@ -43,7 +43,7 @@ def test_gguf_names_equal_the_gguf_packages(variant, architecture):
     assert package.get_name(t.hf, try_suffixes=('.weight',)) == t.gguf
 
 
-def test_layers_are_in_the_order_of_the_forward_pass():
+def test_locations_of_layers_in_the_parameters():
   config = _config('4b')  # 5 groups of 6, and 4 that are left
   assert layer_stack.location(config, 29) == (('pattern', 'layer_5'), 4)
   assert layer_stack.location(config, 30) == (('remainder', 'layer_0'), None)

@@ -35,7 +35,7 @@ def _receiver(status):
       thread.join()
 
 
-def test_failed_deliveries_of_alarms_are_errors():
+def test_alarms_are_delivered_or_raise_an_error():
   with _receiver(204) as (url, posted):
     webhook.deliver(url, {'text': 'kd: é'})
   ((path, kind, body),) = posted

@@ -57,7 +57,7 @@ def _planned(tmp_path_factory):
   return folder, done, row
 
 
-def test_bytes_are_the_compilers(planned):
+def test_bytes_equal_the_compilers(planned):
   row = planned[2]
   assert row['programs'].keys() == {'teacher', 'step', 'decode'}
   stated = {
@@ -76,7 +76,7 @@ def test_bytes_are_the_compilers(planned):
   assert row['programs']['step']['bytes']['gradients'] > 0
 
 
-def test_operations_by_formula_are_those_of_the_compiled_program(planned):
+def test_operations_by_formula_equal_the_compiled_programs(planned):
   row = planned[2]
   for name in ('teacher', 'step'):
     compiled, analytic = (
@@ -85,7 +85,7 @@ def test_operations_by_formula_are_those_of_the_compiled_program(planned):
     assert abs(compiled - analytic) < 0.05 * analytic, name
 
 
-def test_it_imports_no_tensorflow_and_writes_what_it_says(planned):
+def test_planning_imports_no_tensorflow_and_writes_its_results(planned):
   folder, done, _ = planned
   imported = {
     line.rpartition('|')[2].strip() for line in done.stderr.splitlines()
@@ -97,7 +97,7 @@ def test_it_imports_no_tensorflow_and_writes_what_it_says(planned):
   assert 'tiny to nano on v5e:2x4' in done.stdout
 
 
-def test_only_a_damaged_answer_is_compiled_again(planned):
+def test_only_damaged_results_are_compiled_again(planned):
   folder, _, row = planned
   damaged = sorted((folder / 'answers').iterdir())[0] / 'live-range.txt.gz'
   damaged.write_bytes(damaged.read_bytes()[:100])

@@ -32,7 +32,7 @@ def _row(source=estimates.FORMULA, date='', **changes):
   return row | {'source': source, 'date': date}
 
 
-def test_a_compiled_plan_stays_only_if_it_is_of_the_same_config(tmp_path):
+def test_compiled_plans_are_kept_only_for_the_same_config(tmp_path):
   folder = str(tmp_path)
   compiled = _row(estimates.COMPILER, '2026-01-02')
   assert records.add(folder, compiled) == ''
@@ -49,7 +49,7 @@ def test_a_compiled_plan_stays_only_if_it_is_of_the_same_config(tmp_path):
 
 
 @pytest.mark.parametrize('text', ['[]', '{"plans": [{}]}', '{', '', '\x00'])
-def test_what_is_no_plan_is_refused_by_its_name(tmp_path, text):
+def test_files_without_a_plan_are_refused_by_name(tmp_path, text):
   (tmp_path / records.RESULTS).write_text(text)
   with pytest.raises(errors.ConfigError, match='plan.json'):
     records.read(str(tmp_path))

@@ -31,7 +31,7 @@ def _until(last):
   return read
 
 
-def test_an_interrupted_calibration_gives_the_same_bits(job, monkeypatch):
+def test_an_interrupted_calibration_resumes_bit_identically(job, monkeypatch):
   whole = calibration.run(job)
   assert whole['tokens'] == job.rows * job.length
   monkeypatch.setattr(calibration, '_SAVE_S', 0.0)
@@ -61,7 +61,7 @@ def test_damaged_sums_are_named(job, tmp_path):
     calibration.run(job)
 
 
-def test_activations_that_are_not_finite_end_it(job):
+def test_nonfinite_activations_end_the_calibration(job):
   params = jax.tree.map(lambda x: x * np.nan, job.params)
   job = dataclasses.replace(job, params=params, rows=1)
   with pytest.raises(errors.NonFiniteError, match='sums of .*channels'):

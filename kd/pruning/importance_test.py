@@ -135,7 +135,7 @@ def _expected(params, batch):
 
 
 @pytest.mark.parametrize('slice_size', [4, 8192])
-def test_sums_are_those_of_float64(case, slice_size, monkeypatch):
+def test_sums_equal_float64(case, slice_size, monkeypatch):
   """In rows cut into slices too, and with few attention maps at a time."""
   model, params, batch = case
   monkeypatch.setattr(matmul, '_SLICE', slice_size)

@@ -45,7 +45,7 @@ def _scores(seed=0):
 
 @pytest.mark.parametrize('count', [1, 4, 8])
 @pytest.mark.parametrize('pattern', [sizes.PERIODIC, sizes.ANY])
-def test_layers_are_the_best_of_all_choices(count, pattern):
+def test_layers_equal_a_search_over_all_choices(count, pattern):
   kinds = _CONFIG.layer_kinds
   for seed in range(5):
     scores = _scores(seed)
@@ -59,7 +59,7 @@ def test_layers_are_the_best_of_all_choices(count, pattern):
     assert selection.select(asked, scores, ()).layers == best
 
 
-def test_widths_are_the_largest_of_the_layers_that_are_kept():
+def test_widths_are_chosen_by_scores_of_the_kept_layers():
   scores = _scores()
   asked = pruning_cases.request(mlp_dim=3, embed_dim=2)
   chosen = selection.select(asked, scores, (1, 7))
@@ -88,7 +88,7 @@ def test_widths_are_the_largest_of_the_layers_that_are_kept():
     (selection.BOTH, [0, 2, 4, 5]),
   ],
 )
-def test_heads_by_activation_and_by_what_others_do_too(head_score, kept):
+def test_heads_are_chosen_by_activation_or_similarity(head_score, kept):
   scores = _scores()
   scores.heads[:] = [3, 2, 1, 1, 2, 3]
   scores.similarity[:, 0, 0, 1] = scores.similarity[:, 0, 1, 0] = 0.9

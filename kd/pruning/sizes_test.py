@@ -45,12 +45,12 @@ _4B = families.variant('4b', 'student.variant')
     ),
   ],
 )
-def test_a_size_that_is_not_legal_is_refused(model, changes, message):
+def test_invalid_sizes_are_refused(model, changes, message):
   with pytest.raises(errors.ConfigError, match=message):
     sizes.check(pruning_cases.request(**changes), model)
 
 
-def test_a_query_scale_that_is_no_whole_number_is_reported():
+def test_a_fractional_query_scale_is_reported():
   source = dataclasses.replace(_4B, query_scale=10.5)
   asked = pruning_cases.request(mlp_dim=512)
   sizes.check(asked, source)  # The model itself already has the problem.
@@ -69,7 +69,7 @@ def test_a_query_scale_that_is_no_whole_number_is_reported():
     (dict(mlp_dim=512), range(18), ['53% of the parameters outside']),
   ],
 )
-def test_what_a_size_costs_is_reported(changes, layers, words):
+def test_warnings_about_a_size_are_reported(changes, layers, words):
   asked = pruning_cases.request(**changes)
   config = sizes.pruned(asked, _270M, layers)
   lines = sizes.warnings(_270M, config) + sizes.kinds_warning(config)

@@ -40,7 +40,7 @@ def _logits(model, params):
 
 
 @pytest.mark.parametrize('name', ['q4_0', 'q8_0'])
-def test_the_forward_pass_uses_the_weights_of_the_file(name):
+def test_the_forward_pass_uses_the_rounded_weights_of_the_file(name):
   model = quantized_model.FakeQuantizedModel(_inner(), _schemes(name, name))
   plain = jax.jit(model.plain_params)(_params())
   expected = quantized_cases.as_gguf(_inner(), _params(), name)
@@ -53,7 +53,7 @@ def test_the_forward_pass_uses_the_weights_of_the_file(name):
   assert rounding > (0.1 if name == 'q4_0' else 0.005)
 
 
-def test_gradients_are_those_at_the_rounded_weights():
+def test_gradients_are_taken_at_the_rounded_weights():
   model = quantized_model.FakeQuantizedModel(
     _inner(), _schemes('int4_32', 'int8')
   )
@@ -73,7 +73,7 @@ def test_gradients_are_those_at_the_rounded_weights():
 
 
 @pytest.mark.parametrize('name', ['int4', 'q4_0', 'fp8'])
-def test_stored_models_have_the_outputs_of_rounded_ones(name):
+def test_stored_models_equal_rounded_models(name):
   stored = quantized_model.StoredModel(_inner(), _schemes(name), 'float32')
   rounded = quantized_model.FakeQuantizedModel(_inner(), _schemes(name))
   params = jax.jit(stored.from_plain)(_params(), jax.random.key(0))
@@ -95,7 +95,7 @@ def test_stored_models_have_the_outputs_of_rounded_ones(name):
   jax.tree.map(np.testing.assert_array_equal, plain, expected)
 
 
-def test_adapters_on_few_bits_have_the_gradients_of_those_on_rounded_weights():
+def test_adapters_have_equal_gradients_on_stored_and_rounded_weights():
   stored = quantized_model.StoredModel(_inner(), _schemes('int4_32'), 'float32')
   fields = dict(rank=2, alpha=4.0, targets=('q_proj', 'down_proj'))
   fields |= dict(rank_stabilized=False, dropout=0.0)

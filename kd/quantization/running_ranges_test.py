@@ -29,7 +29,7 @@ def _rounded(x, limit, name):
 
 
 @pytest.mark.parametrize('name', ['int8', 'fp8'])
-def test_values_beyond_the_range_are_cut_and_have_no_gradient(name):
+def test_values_outside_the_range_are_clipped_without_gradient(name):
   inputs = running_ranges.RoundedInputs(name)
   x = np.linspace(-3, 3, 4 * 6 * 5).reshape(4, 6, 5).astype(np.float32)
   slope = np.arange(1, x.size + 1, dtype=np.float32).reshape(x.shape)
@@ -152,7 +152,7 @@ def test_ranges_are_averages():
   np.testing.assert_array_equal(same['a'], ranges['a'])
 
 
-def test_decoding_rounds_by_the_same_ranges():
+def test_decoding_uses_the_same_ranges():
   params = _model().with_ranges(
     _model().plain_params(_params()), lambda shape: jnp.full(shape, 0.5)
   )

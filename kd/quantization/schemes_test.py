@@ -37,7 +37,7 @@ def _blocks(matrix, block):
     ('int4_128', 128, 7),
   ],
 )
-def test_symmetric_integers_are_the_nearest_multiple(name, block, most):
+def test_symmetric_integers_round_to_the_nearest_multiple(name, block, most):
   matrix = _matrix()
   scheme = schemes.SCHEMES[name]
   codes, scales = jax.jit(scheme.quantize)(matrix)
@@ -54,7 +54,7 @@ def test_symmetric_integers_are_the_nearest_multiple(name, block, most):
 
 
 @pytest.mark.parametrize('name', ['q8_0', 'q4_0'])
-def test_ggml_blocks_are_those_of_gguf(name):
+def test_ggml_blocks_equal_the_gguf_packages(name):
   matrix = _matrix()
   scheme = schemes.SCHEMES[name]
   kind = gguf.GGMLQuantizationType[name.upper()]
@@ -88,7 +88,7 @@ def test_fp8_rounds_as_e4m3():
   )
 
 
-def test_gradients_pass_inside_the_range_alone():
+def test_gradients_pass_only_inside_the_range():
   scheme = schemes.SCHEMES['q4_0']
   block = np.zeros((32, 1), np.float32)
   # The scale is 1: -8 is the extremum, 7.4 rounds to 7, 7.6 is clipped.
@@ -118,7 +118,7 @@ def test_inputs_are_rounded_by_their_own_range(name):
   assert (error > 1e-5 * most * scale).mean() < 1e-3
 
 
-def test_a_model_that_rounds_inputs_is_another_one():
+def test_rounding_inputs_changes_the_models_identity():
   plain = families.build(model_cases.CONFIG, 'float32', 'none', 'student')
   rounded = map(schemes.RoundedInputs, schemes.INPUTS)
   models = [plain.clone(round_inputs=r) for r in rounded]

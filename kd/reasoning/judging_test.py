@@ -55,7 +55,7 @@ def test_time_is_linear(piece):
     assert time.process_time() - begin < _SECONDS
 
 
-def test_a_longer_text_is_not_judged():
+def test_texts_beyond_the_limit_are_not_judged():
   text = '2+2=5\n#### 4'.rjust(notation.MAX_CHARS + 1)
   begin = time.process_time()
   trace = _judge(text)

@@ -27,7 +27,7 @@ def _assert_equal(one, other):
 
 
 @pytest.mark.parametrize('name', _MODELS)
-def test_merged_and_rounded_ones_are_those_of_the_whole(name):
+def test_merged_and_rounded_parts_equal_the_whole(name):
   module = _MODELS[name]
   everywhere = rules.replicated(mesh_lib.make({}, jax.devices()[:1]))
   drawn = model_cases.random_params(module.abstract_params())
@@ -41,7 +41,7 @@ def test_merged_and_rounded_ones_are_those_of_the_whole(name):
   assert all(x.is_deleted() for x in jax.tree.leaves(params))
 
 
-def test_stored_ones_are_those_of_the_whole():
+def test_stored_parts_equal_the_whole():
   module = quantized_model.StoredModel(_PLAIN, _SCHEMES, 'float32')
   everywhere = rules.replicated(mesh_lib.make({}, jax.devices()[:1]))
   drawn = model_cases.random_params(_PLAIN.abstract_params())

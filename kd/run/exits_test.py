@@ -29,7 +29,7 @@ def test_the_last_error_is_recorded(tmp_path):
 
 
 @pytest.mark.parametrize('kind', [OSError, errors.KdError])
-def test_a_failed_record_leaves_the_error(tmp_path, monkeypatch, kind):
+def test_a_failed_record_does_not_hide_the_error(tmp_path, monkeypatch, kind):
   def fail(*unused):
     del unused
     raise kind('the disk is full')

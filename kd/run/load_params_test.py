@@ -50,7 +50,7 @@ def _model(init):
   )
 
 
-def test_checkpoints_that_are_not_finite_are_refused_by_name(tmp_path):
+def test_nonfinite_checkpoints_are_refused_by_name(tmp_path):
   """Both for --workdir and for `workdir:` in a config."""
   model = _model(f'workdir:{tmp_path}')
   params = jax.tree.map(

@@ -33,7 +33,7 @@ def holder(tmp_path):
   process.wait()
 
 
-def test_the_second_is_refused_and_a_dead_one_is_not_in_the_way(
+def test_a_second_process_is_refused_until_the_first_has_ended(
   holder, tmp_path
 ):
   for _ in range(2):
@@ -51,7 +51,7 @@ def test_the_second_is_refused_and_a_dead_one_is_not_in_the_way(
   assert not os.path.exists(tmp_path / lock.FILE)
 
 
-def test_leaves_nothing_of_what_it_made(tmp_path):
+def test_new_folders_are_removed_unless_used(tmp_path):
   made = tmp_path / 'run'
   with pytest.raises(KeyError), lock.hold(str(made), '--workdir'):
     assert os.listdir(made) == [lock.FILE]
@@ -62,7 +62,7 @@ def test_leaves_nothing_of_what_it_made(tmp_path):
   assert os.listdir(made) == ['config.json']
 
 
-def test_a_folder_that_cannot_be_written_is_refused():
+def test_folders_without_write_access_are_refused():
   # A file system where not even root can create folders.
   with (
     pytest.raises(errors.ConfigError, match='^--workdir: .*cannot be written'),

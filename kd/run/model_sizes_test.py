@@ -31,7 +31,7 @@ def _read(folder, student):
   return model_sizes.from_workdir(str(folder), '--workdir')
 
 
-def test_a_run_gives_its_student_back(tmp_path):
+def test_a_runs_student_is_read_back(tmp_path):
   for name in families.variants():
     config = families.variant(name, 'variant')
     assert _read(tmp_path, config_json.to_json(config)) == config
@@ -69,7 +69,7 @@ def _student(**changes):
   return model_sizes.student_config(spec, families.variant('270m', ''))
 
 
-def test_a_pruned_student_has_its_sizes_before_anything_is_measured():
+def test_sizes_of_a_pruned_student_need_no_scores():
   local, last = ('local',) * 5, ('global',)
   whole = _student()
   smaller = _student(layers=8, mlp_dim=1024, num_heads=2, embed_dim=320)

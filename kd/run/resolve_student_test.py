@@ -21,7 +21,7 @@ def test_plain_weights_need_no_teacher_and_no_losses(tmp_path):
   assert run.teachers == () and run.objective.terms == ()
 
 
-def test_without_weights_there_is_nothing_to_answer(tmp_path):
+def test_answering_without_weights_is_refused(tmp_path):
   config = base.get_config()
   config.student.variant = 'nano'
   with pytest.raises(errors.ConfigError, match='--workdir.*no checkpoint'):

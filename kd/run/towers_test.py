@@ -26,7 +26,7 @@ def _config(**student):
   return config
 
 
-def test_adapters_leave_no_projector_random():
+def test_adapters_with_a_random_projector_are_refused():
   # The student has the teacher's width and takes its projector.
   config = _config(variant='tiny')
   config.student.lora.rank = 4
@@ -64,7 +64,7 @@ def test_layers_of_a_tower_are_kept():
   np.testing.assert_array_equal(_kept(other), expected)
 
 
-def test_a_tower_of_no_teacher_is_refused(tmp_path):
+def test_towers_without_a_teacher_are_refused(tmp_path):
   config = _config(variant='', init=_SCENES)
   with pytest.raises(errors.ConfigError, match='--workdir.*student.vision is'):
     resolve_student.resolve_student(

@@ -18,7 +18,7 @@ def _messages(console):
   return list(iter(console.read, None))
 
 
-def test_lines_of_a_pipe_are_messages(monkeypatch):
+def test_each_line_of_a_pipe_is_a_message(monkeypatch):
   data = '\n  \nEins\r\nzwei\\\ndrei\\\n\nvier ü\n\\\n\nlast\\'
   console = _console(monkeypatch, data.encode('utf-8'))
   assert not console.interactive
@@ -26,7 +26,7 @@ def test_lines_of_a_pipe_are_messages(monkeypatch):
   assert console.where == 'stdin:10'
 
 
-def test_a_backslash_alone_is_no_message(monkeypatch):
+def test_a_single_backslash_is_not_a_message(monkeypatch):
   assert _messages(_console(monkeypatch, b'a\n\\\n')) == ['a']
 
 
@@ -52,7 +52,7 @@ def test_errors_name_the_line_of_a_pipe(monkeypatch, capsys):
   assert capsys.readouterr().out == 'error: is wrong; legal: x\n'
 
 
-def test_text_cannot_steer_a_terminal(monkeypatch, capsys):
+def test_text_cannot_control_a_terminal(monkeypatch, capsys):
   console = _console(monkeypatch, b'')
   text = '\x1b]0;title\x07 a\tb\n\x9b2J ü€😀\r'
   console.write(text)

@@ -60,7 +60,7 @@ def _answers():
   ]
 
 
-def test_answers_are_the_engines_whatever_shares_the_batch(params, batch):
+def test_answers_equal_the_engines_in_any_batch(params, batch):
   programs = _programs()
   answers = _answers()
   # A failure in the middle of an answer leaves no trace in the batch.
@@ -112,7 +112,7 @@ def _check_alternatives(found, params, ids, first):
     )
 
 
-def test_prompts_are_scored_and_alternatives_told(params, batch):
+def test_prompts_are_scored_with_alternatives(params, batch):
   (ids,) = cases.prompts([23])
   prompt = batch.prefill(ids, scored=True)
   np.testing.assert_allclose(

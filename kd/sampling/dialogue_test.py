@@ -19,7 +19,7 @@ def _text(ids):
   return ''.join(marks.get(i) or _TOKENIZER.decode([i]) for i in ids)
 
 
-def test_the_whole_dialogue_is_written_again():
+def test_prompts_contain_the_whole_dialogue():
   turns = dialogue.Dialogue(_TOKENIZER, 'gemma', 1000)
   turns.system_text = 'Be kind.'
   ids, dropped = turns.prompt('A?')
@@ -39,7 +39,7 @@ def test_the_whole_dialogue_is_written_again():
   assert _text(ids) == '^|user\nC?|\n|model\n'
 
 
-def test_the_oldest_exchanges_are_dropped_for_good():
+def test_dropped_exchanges_stay_dropped():
   text = '^|user\nS\n\nC?|\n|model\nc|\n|user\nD?|\n|model\n'
   turns = dialogue.Dialogue(_TOKENIZER, 'gemma', len(text))
   turns.system_text = 'S'
@@ -55,7 +55,7 @@ def test_the_oldest_exchanges_are_dropped_for_good():
   assert turns.prompt('D?') == (ids, 0)
 
 
-def test_a_template_without_turns_answers_each_message_alone():
+def test_templates_without_turns_answer_each_message_separately():
   turns = dialogue.Dialogue(_TOKENIZER, 'plain', 10)
   turns.add('A?', 'a')
   ids, dropped = turns.prompt('B?')

@@ -97,7 +97,7 @@ def test_log_probabilities_are_of_the_plain_distribution(params):
       np.testing.assert_allclose(sample.logprobs, wanted, atol=1e-4)
 
 
-def test_ends_at_each_stop_id(params):
+def test_answers_end_at_each_stop_id(params):
   asked = cases.asked(cases.prompts([5, 9, 12, 3]))
   free = _ids(cases.make().generate(params, asked, cases.settings()))
   # Two ids that end answers 0 and 1, and are not in answer 3.
@@ -189,7 +189,7 @@ def _read(engine, params, request, how, limit=99):
 
 
 @pytest.mark.parametrize('temperature', (0.0, 1.0))
-def test_a_reader_sees_an_answer_grow_whatever_the_shapes(params, temperature):
+def test_partial_answers_are_streamed_for_all_shapes(params, temperature):
   asked = cases.asked(cases.prompts([5, 30]))
   how = cases.settings(temperature=temperature)
   ((free,), _) = cases.make().generate(params, asked, how)
@@ -211,7 +211,7 @@ def test_a_reader_sees_an_answer_grow_whatever_the_shapes(params, temperature):
     assert stream.text == got.text
 
 
-def test_rows_are_refilled_when_they_end(params, monkeypatch):
+def test_finished_rows_are_refilled(params, monkeypatch):
   """Tests one long answer and many short ones in the fewest steps."""
   asked = cases.asked(cases.prompts([6, 7, 8, 9, 10, 11, 12, 13]))
   free = cases.make().generate(params, asked, cases.settings(max_new_tokens=64))
@@ -236,7 +236,7 @@ def test_rows_are_refilled_when_they_end(params, monkeypatch):
   assert len(slices) == max(rows) < in_batches
 
 
-def test_rows_beyond_the_tokenizer_are_never_produced(params):
+def test_ids_beyond_the_tokenizer_are_never_produced(params):
   real = cases.VOCAB - 3
   asked = [tuple(i % real for i in p) for p in cases.prompts([4, 11])]
   row = 100 * np.ones(cases.CONFIG.embed_dim) / cases.CONFIG.embed_dim**0.5
@@ -275,7 +275,7 @@ def test_the_penalty_counts_prompt_and_answer(params):
   assert found[1][0].ids == tuple(ids[12:])
 
 
-def test_too_long_prompts_are_reported_and_the_others_answered(params):
+def test_too_long_prompts_are_reported_and_others_answered(params):
   limit = cases.CONFIG.context - 20
   asked = cases.prompts([limit + 1, 4, limit, 4000])
   found = cases.make().generate(params, cases.asked(asked, 2), cases.settings())
@@ -289,7 +289,7 @@ def test_too_long_prompts_are_reported_and_the_others_answered(params):
   assert only[0].finish == 'too_long'
 
 
-def test_non_finite_logits_are_an_error_that_names_the_prompt(params):
+def test_errors_about_nonfinite_logits_name_the_prompt(params):
   asked = [[i for i in p if i != 7] + [8] for p in cases.prompts([3, 6, 9], 2)]
   asked[1][1] = 7
   broken = {**params, 'embedding': params['embedding'].at[7].set(jnp.nan)}

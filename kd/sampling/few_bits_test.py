@@ -17,7 +17,7 @@ from kd.sampling import picking
 from kd.sampling import requests
 
 
-def test_models_in_few_bits_decode_from_codes():
+def test_quantized_models_decode_from_codes():
   params = cases.strong_params()
   fields = {'weights': 'int4', 'tables': 'int8', 'rules': {}}
   chosen = rules.scheme_of(cases.CONFIG, fields, 'student')
@@ -41,7 +41,7 @@ def test_models_in_few_bits_decode_from_codes():
 
 
 @pytest.mark.parametrize('batch', [1, 3])
-def test_steps_of_decoding_need_no_float_matrices(batch, monkeypatch):
+def test_decoding_steps_need_no_float_matrices(batch, monkeypatch):
   monkeypatch.setattr(code_matrix, '_TILE', 2**12)
   config = dataclasses.replace(
     cases.CONFIG, embed_dim=64, mlp_dim=512, vocab_size=2048

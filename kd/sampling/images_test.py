@@ -98,7 +98,7 @@ def _forward(params, batch):
   return _MODEL.forward(params, batch, types.TapSpec((), ()))[0]
 
 
-def test_answers_are_those_of_forward_passes_whatever_shares_a_batch(params):
+def test_answers_equal_forward_passes_in_any_batch(params):
   asked = _requests()
   want = [_expected(params, request) for request in asked]
   assert len(set(want)) == len(want)
@@ -117,7 +117,7 @@ def test_answers_are_those_of_forward_passes_whatever_shares_a_batch(params):
   assert engine.generate(params, [decoded], settings) == [together[3]]
 
 
-def test_continuous_batches_compile_all_they_need(params):
+def test_continuous_batches_compile_all_programs_at_the_start(params):
   words = engine_lib.Vocabulary(cases.VOCAB, (), 0, cases.letters)
   shapes = continuous.Shapes(
     batch=1, length=32, steps=_NEW, min_slots=32, images=3
@@ -144,7 +144,7 @@ def test_continuous_batches_compile_all_they_need(params):
     (dataclasses.replace(_request(1, 20, (5,)), images=()), f'id {_SOFT}'),
   ],
 )
-def test_images_are_where_prompts_have_room(params, request_, message):
+def test_misplaced_images_are_refused(params, request_, message):
   engine = cases.make(model=_MODEL)
   with pytest.raises(ValueError, match=message):
     engine.generate(params, [request_], cases.settings())

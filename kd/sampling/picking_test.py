@@ -72,7 +72,7 @@ def test_frequencies_pass_a_chi_square_test(name, params):
   assert distance < free + 4 * np.sqrt(2 * free)
 
 
-def test_another_seed_draws_others_and_a_seed_the_same(params):
+def test_draws_depend_on_the_seed(params):
   how = cases.settings(temperature=1.0, max_new_tokens=6)
   engine = cases.make(batch=2)
   (prompt,) = cases.prompts([10])

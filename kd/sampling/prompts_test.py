@@ -74,7 +74,7 @@ def _ids(tmp_path, texts=TEXTS):
   )
 
 
-def test_prompt_is_a_users_message(tmp_path):
+def test_prompts_are_rendered_as_user_messages(tmp_path):
   message = {'role': 'user', 'content': 'Hi\u2028there'}
   answer = {'role': 'assistant', 'content': 'Yes'}
   path = _write(
@@ -134,7 +134,7 @@ def test_missing_and_empty_files(tmp_path):
     _read(str(tmp_path / 'empty.jsonl'))
 
 
-def test_an_answer_has_its_prompt_and_keys_of_the_users_own(tmp_path, answerer):
+def test_answers_keep_their_prompt_and_additional_keys(tmp_path, answerer):
   lines = [
     {'prompt': 'a', 'id': 7, 'text': ['x', None]},
     {'messages': [{'role': 'user', 'content': 'b'}], 'answer': '3'},
@@ -185,7 +185,9 @@ class _Killed(Exception):
   pass
 
 
-def test_killed_and_resumed_equals_uninterrupted(tmp_path, answerer):
+def test_killed_and_resumed_answers_equal_uninterrupted_ones(
+  tmp_path, answerer
+):
   sampler, params = answerer
   ids = _ids(tmp_path)
   straight = tmp_path / 'straight.jsonl'
@@ -225,7 +227,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, answerer):
   assert sorted(p.name for p in broken.parent.iterdir()) == ['broken.jsonl']
 
 
-def test_a_complete_file_is_answered_by_no_model(tmp_path, answerer):
+def test_complete_files_are_not_answered_again(tmp_path, answerer):
   sampler, params = answerer
   ids = _ids(tmp_path, ['x'])
   path = tmp_path / 'out.jsonl'

@@ -13,7 +13,7 @@ def _letters(ids):
 
 
 @pytest.mark.parametrize('step', (1, 2, 3, 7))
-def test_a_character_comes_whole_with_its_last_byte(step):
+def test_characters_are_emitted_with_their_last_byte(step):
   tokenizer = tokenizers.load('bytes')
   ids = tokenizer.encode(_TEXT)
   assert len(ids) == len(_TEXT.encode('utf-8')) > len(_TEXT)
@@ -26,7 +26,7 @@ def test_a_character_comes_whole_with_its_last_byte(step):
   assert ''.join(parts) == stream.text == _TEXT
 
 
-def test_bytes_that_are_no_character_are_shown_once_that_is_sure():
+def test_invalid_bytes_are_emitted_once_recognized():
   tokenizer = tokenizers.load('bytes')
   euro = tokenizer.encode('€')
   stream = streaming.Stream(tokenizer.decode, ())
@@ -38,7 +38,7 @@ def test_bytes_that_are_no_character_are_shown_once_that_is_sure():
   assert stream.end(tokenizer.decode(ids)) == '\N{REPLACEMENT CHARACTER}'
 
 
-def test_the_beginning_of_a_stop_string_is_kept_back():
+def test_the_beginning_of_a_stop_string_is_held_back():
   stream = streaming.Stream(_letters, ('cdc', 'dx'))
   text = 'abcdcc'
   parts = [stream.add([ord(c) - ord('a') for c in text[:n]]) for n in (1, 2, 3)]
@@ -51,7 +51,7 @@ def test_the_beginning_of_a_stop_string_is_kept_back():
   assert stream.text == 'abcde'
 
 
-def test_what_was_kept_back_comes_at_the_end():
+def test_held_back_text_is_emitted_at_the_end():
   stream = streaming.Stream(_letters, ('cd',))
   assert stream.add([0, 2]) == 'a'
   assert stream.end('ac') == 'c'

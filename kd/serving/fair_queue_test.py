@@ -21,7 +21,7 @@ def test_a_client_with_many_requests_delays_others_by_one_at_a_time():
     queue.get()
 
 
-def test_few_items_of_others_are_ahead_of_a_new_client():
+def test_few_items_precede_those_of_a_new_client():
   queue = fair_queue.FairQueue()
   for i in range(5):
     queue.put('many', f'm{i}')
@@ -39,7 +39,7 @@ def test_few_items_of_others_are_ahead_of_a_new_client():
   assert (queue.count('many'), queue.clients('many')) == (5, 2)
 
 
-def test_a_client_whose_last_item_is_removed_has_no_turn():
+def test_clients_without_items_have_no_turn():
   queue = fair_queue.FairQueue()
   queue.put('a', 'a0')
   queue.put('b', 'b0')

@@ -6,7 +6,7 @@ from kd.serving import alarm_bell
 from kd.serving import follower as follower_lib
 
 
-def test_a_version_that_could_not_be_loaded_is_tried_again(monkeypatch):
+def test_versions_that_failed_to_load_are_retried(monkeypatch):
   now, tries, said = [1000.0], [], []
   monkeypatch.setattr(follower_lib.time, 'monotonic', lambda: now[0])
   # Without a registry and models.

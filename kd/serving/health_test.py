@@ -16,7 +16,7 @@ def _health(*requests):
   return health, now
 
 
-def test_few_requests_judge_nobody_unless_the_model_is_at_fault():
+def test_few_failures_count_only_if_the_model_is_at_fault():
   health, _ = _health(*[(504, None)] * 9)
   assert health.fault() == ''
   health.note(504, None)
@@ -29,7 +29,7 @@ def test_few_requests_judge_nobody_unless_the_model_is_at_fault():
   assert health.fault() == ''
 
 
-def test_errors_above_the_limit_in_the_window():
+def test_error_rates_above_the_limit_are_a_fault():
   fine, bad = (200, 0.1), (504, None)
   health, now = _health(*[fine] * 18, *[bad] * 2)
   assert health.fault() == ''  # 10 %.

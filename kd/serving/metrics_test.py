@@ -6,7 +6,7 @@ from kd.monitoring import names
 from kd.serving import metrics as metrics_lib
 
 
-def test_every_name_that_alarms_know_is_exposed():
+def test_every_metric_of_the_alarms_is_exposed():
   metrics = metrics_lib.Metrics()
   metrics.ended('model', '/v1/completions', 200, 0.1)
   metrics.tokens('model', 1, 2)

@@ -45,7 +45,7 @@ def _read(*parts, form=_FORM):
   return prompts.chat(messages, _model(form), _LIMITS)
 
 
-def test_images_are_decoded_where_the_soft_tokens_are():
+def test_images_are_decoded_at_their_soft_tokens():
   prompt = _read(_image(_url(7)), _text('A'), _image(_url(9)), _text('B'))
   start, soft, end = _TOKENIZER.image_ids
   for image, shade in zip(prompt.images, (7, 9), strict=True):
@@ -71,7 +71,7 @@ def test_images_are_decoded_where_the_soft_tokens_are():
     ([{'type': 'input_audio'}], 'image_url'),
   ],
 )
-def test_others_are_refused(parts, message):
+def test_invalid_images_are_refused(parts, message):
   with pytest.raises(errors.ConfigError, match=message) as e:
     _read(*parts)
   assert e.value.path.startswith('messages')

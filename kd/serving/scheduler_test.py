@@ -69,7 +69,7 @@ async def _ask(scheduler, model):
     return work.prompts[0], await work.event()
 
 
-def test_a_model_that_fails_leaves_the_others():
+def test_a_failing_model_does_not_affect_others():
   good, bad = _model('good'), _model('bad', fails=True)
   scheduler = _scheduler(good, bad)
 
@@ -97,7 +97,7 @@ def test_a_model_that_fails_leaves_the_others():
   assert scheduler.state == scheduler_lib.STOPPING and not scheduler.error
 
 
-def test_a_model_that_has_failed_is_tried_again_later_and_later(monkeypatch):
+def test_failed_models_are_retried_with_growing_delays(monkeypatch):
   monkeypatch.setattr(lane, '_FIRST_RETRY_S', 0.1)
   good, bad = _model('good'), _model('bad', fails=True)
   metrics = metrics_lib.Metrics()
@@ -131,14 +131,14 @@ def test_a_model_that_has_failed_is_tried_again_later_and_later(monkeypatch):
   assert not scheduler.error
 
 
-def test_a_model_that_fails_for_days_is_tried_every_minute():
+def test_retries_are_at_most_a_minute_apart():
   one = lane.Lane(_model('bad', fails=True))
   for _ in range(1100):
     one.fail('')
   assert 55 < one.retry_s <= 60
 
 
-def test_the_last_model_that_fails_ends_the_server():
+def test_the_server_ends_when_all_models_have_failed():
   bad = _model('bad', fails=True)
   scheduler = _scheduler(bad)
 
@@ -154,7 +154,7 @@ def test_the_last_model_that_fails_ends_the_server():
   assert isinstance(scheduler.error, MemoryError)
 
 
-def test_scored_prompts_of_one_model_let_others_come():
+def test_scored_prompts_are_admitted_one_at_a_time():
   model = _model('model')
   scheduler = _scheduler(model)
   scheduler.state = scheduler_lib.READY

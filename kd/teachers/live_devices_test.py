@@ -58,7 +58,7 @@ def _targets(student_mesh, teacher_mesh, batch, on_host=False):
   return params, score(placement.place(batch, student_mesh, 8))
 
 
-def test_devices_of_its_own_change_no_target():
+def test_separate_devices_change_no_target():
   devices, batch = jax.devices(), _batch(8, 12)
   shared = mesh_lib.make({'data': 4}, devices[:4])
   own = mesh_lib.make({'fsdp': 2, 'tensor': 2}, devices[4:])
@@ -76,7 +76,7 @@ def test_devices_of_its_own_change_no_target():
       assert got.sharding.device_set == set(devices[:4])
 
 
-def test_weights_in_the_host_s_memory_change_no_bit():
+def test_weights_in_host_memory_change_no_bit():
   devices, batch = jax.devices(), _batch(8, 12)
   mesh = mesh_lib.make({'fsdp': 2, 'tensor': 2}, devices[:4])
   params, expected = _targets(mesh, mesh, batch)
@@ -157,7 +157,7 @@ def test_likelihoods_of_spans_are_the_same_on_other_devices():
   assert (np.asarray(got)[:, :10] < -6).all() and not got[:, 10:].any()
 
 
-def test_rows_behind_a_prefix_are_the_same_on_other_devices():
+def test_rows_with_a_prefix_are_the_same_on_other_devices():
   devices, batch, count = jax.devices(), _batch(8, 12), 4
   longer = lambda x: np.concatenate([x[:, :count] + 1, x], axis=1)
   length = np.arange(12 + count, dtype=np.int32)[None].repeat(8, 0)

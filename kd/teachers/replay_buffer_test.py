@@ -24,7 +24,7 @@ def _number(row):
   return number
 
 
-def test_it_holds_the_last_ones_and_draws_each_once():
+def test_the_buffer_keeps_the_last_rows_and_draws_each_once():
   buffer, kept = replay_buffer.Buffer(4, _LENGTH), []
   draws = np.random.default_rng(0)
   assert buffer.draw(3, draws) == []
@@ -51,7 +51,7 @@ def test_draws_are_uniform():
   assert ((counts[2:] - 1500) ** 2 / 1500).sum() < 16.3
 
 
-def test_what_is_loaded_goes_on_alike_and_shares_nothing():
+def test_loaded_buffers_continue_identically_without_sharing():
   one, other = (
     replay_buffer.Buffer(3, _LENGTH),
     replay_buffer.Buffer(3, _LENGTH),

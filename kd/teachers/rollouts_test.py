@@ -92,7 +92,7 @@ def _make(
   )
 
 
-def test_a_row_holds_the_prompt_and_what_the_student_wrote():
+def test_rows_contain_the_prompt_and_the_students_answer():
   batch = _batch([(1, 5), (1, 5, 6, 7), ()])
   sampler = _Echo()
   outcome = _make(sampler)(3, None, batch, batch)
@@ -116,7 +116,7 @@ def test_a_row_holds_the_prompt_and_what_the_student_wrote():
   assert outcome.example.prompt == '1 5'
 
 
-def test_a_long_answer_is_cut_and_a_prompt_without_room_keeps_the_datas():
+def test_long_answers_are_cut_and_full_prompts_keep_their_data():
   long = requests.Sample(tuple(range(10, 30)), (0.0,) * 20, '', 'length')
   row = rollout_rows.answer_row((1, 5, 6), long, _LENGTH, _PAD)
   assert row['targets'].tolist() == [5, 6, *range(10, 24)]
@@ -129,7 +129,7 @@ def test_a_long_answer_is_cut_and_a_prompt_without_room_keeps_the_datas():
   assert outcome.scalars['rollout/fraction'] == 0.5
 
 
-def test_metrics_are_of_what_is_trained_on():
+def test_metrics_are_computed_on_the_trained_tokens():
   """Prompts of 14, 15, 8 and 4 ids in rows of 16; answers of 8 and a stop."""
   ids = tuple(range(10, 18))
   asked = []
@@ -171,7 +171,7 @@ def test_log_probabilities_stay_with_their_tokens_in_the_buffer():
   np.testing.assert_array_equal(reused.sampling_logprobs[by_row], want)
 
 
-def test_every_answer_has_a_seed_of_its_own():
+def test_every_answer_has_its_own_seed():
   """Every row, step and seed of the run has its own, even for one prompt."""
   batch = _batch([(1, 5)] * 6)
   seeds = collections.Counter()
@@ -185,7 +185,7 @@ def test_every_answer_has_a_seed_of_its_own():
   assert len(seeds) == 2 * 4 * 6
 
 
-def test_the_share_is_met_on_average_and_any_row_may_be_the_students():
+def test_the_fraction_is_met_on_average_over_all_rows():
   batch = _batch([(1, 5)] * 5)
   make = _make(_Echo(), fraction=0.3)
   taken = np.zeros(5)
@@ -197,7 +197,7 @@ def test_the_share_is_met_on_average_and_any_row_may_be_the_students():
   assert (abs(taken - 120) < 40).all(), taken
 
 
-def test_rows_that_are_used_again_leave_no_prompt_out():
+def test_reused_rows_skip_no_prompt():
   """After 3 samplings in 6 updates, the next prompts are those of batch 3."""
 
   def run(make, steps):
@@ -231,7 +231,7 @@ def test_rows_that_are_used_again_leave_no_prompt_out():
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def test_log_probabilities_belong_to_the_tokens_they_stand_at():
+def test_log_probabilities_equal_a_recomputation():
   """The unchanged student recomputes them for prompts of several lengths."""
   model = families.build(_CONFIG, 'float32', 'none', 'student')
   rng = np.random.default_rng(1)

@@ -63,7 +63,7 @@ def _train(ahead, steps, seed=0):
 
 
 @pytest.mark.parametrize('staleness', [1, 2, 3])
-def test_a_step_has_the_same_rows_however_fast_sampling_is(staleness):
+def test_rows_of_a_step_do_not_depend_on_sampling_speed(staleness):
   ahead = _make(staleness)
   whole = _train(ahead, range(11))
   ahead.close()
@@ -96,7 +96,7 @@ def test_a_step_has_the_same_rows_however_fast_sampling_is(staleness):
     assert again == whole
 
 
-def test_a_run_that_was_extended_samples_what_it_lacks():
+def test_extended_runs_sample_the_missing_answers():
   ahead = _make(2, steps=5)
   _train(ahead, range(5))
   state = ahead.state()
@@ -109,7 +109,7 @@ def test_a_run_that_was_extended_samples_what_it_lacks():
   assert updates == [5, 5, 6, 6]
 
 
-def test_an_error_is_raised_at_its_step():
+def test_errors_are_raised_at_their_step():
   ahead = _make(3, bad=2)
   assert len(_train(ahead, range(2))) == 2
   with pytest.raises(errors.NonFiniteError, match='bad logits'):

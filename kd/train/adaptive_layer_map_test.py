@@ -41,7 +41,7 @@ def _objective(specs, sizes):
   )
 
 
-def test_the_layers_of_the_maps_give_the_same_loss_and_gradient():
+def test_loading_only_mapped_layers_gives_equal_loss_and_gradient():
   """Terms have adaptive maps of states and of attention, and fixed maps."""
   sizes = families.variant('nano', 'variant')
   model = families.build(sizes, 'float32', 'none', 'student')
@@ -87,7 +87,7 @@ def test_the_layers_of_the_maps_give_the_same_loss_and_gradient():
     np.testing.assert_array_equal(got, like)
 
 
-def test_a_student_that_is_not_finite_keeps_its_map():
+def test_a_nonfinite_student_keeps_its_map():
   sizes = families.variant('nano', 'variant')
   model = families.build(sizes, 'float32', 'none', 'student')
   params = jax.jit(model.init_params)(jax.random.key(0))

@@ -35,7 +35,9 @@ def _config(**changes):
     ({'direction': 'max'}, 'highest eval/arithmetic/nll', 1.0, 2.0),
   ],
 )
-def test_the_quality_is_lowest_for_the_best(changes, words, high, low):
+def test_the_best_checkpoint_has_the_lowest_quality_value(
+  changes, words, high, low
+):
   config = _config(**changes)
   rules.best_is_measured(config)
   chosen = best.choose(config, {})
@@ -54,7 +56,7 @@ def test_the_quality_is_lowest_for_the_best(changes, words, high, low):
     ({'metric': 'exact_match'}, "unknown metric 'exact_match'"),
   ],
 )
-def test_what_is_not_measured_is_refused_by_name(changes, words):
+def test_unmeasured_metrics_are_refused_by_name(changes, words):
   with pytest.raises(errors.ConfigError, match=words):
     rules.check(_config(**changes))
 
@@ -73,7 +75,7 @@ class _Part:
     return [{'targets': '#### 3', 'id': 'a'}]
 
 
-def test_a_metric_of_the_tasks_is_checked_against_their_functions():
+def test_metrics_of_tasks_are_checked_against_their_functions():
   mixture = mixtures.task('arithmetic_cot', 'kd.data.mixtures')
   held_out = [evaluate.HeldOut('new', mixture, [_Part()], answers=4)]
   chosen = best.check(_config(set='new', metric='exact_match'), held_out)

@@ -29,7 +29,7 @@ def _batch(images, tokens):
   )
 
 
-def test_models_read_kept_features_as_they_read_pixels(tmp_path):
+def test_stored_features_give_the_outputs_of_pixels(tmp_path):
   model = families.build(cases.SIZES, 'float32', 'none', '')
   everywhere = rules.replicated(mesh_lib.make({}, jax.devices()[:1]))
   params = jax.device_put(

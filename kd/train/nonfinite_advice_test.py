@@ -13,7 +13,7 @@ def _advice(unchanged_since, steps, best, folder, teachers=()):
   )
 
 
-def test_a_checkpoint_of_the_same_parameters_is_at_fault():
+def test_checkpoints_with_the_same_parameters_are_at_fault():
   # Step 3 is not finite because of the parameters after update 2.
   assert _advice(2, [0, 1, 2], 1, '/w/checkpoints') == (
     'the parameters of the last checkpoint cause this '
@@ -30,14 +30,14 @@ def test_all_checkpoints_since_the_last_change_are_at_fault():
   assert '(c/2, c/4)' in said and 'good' not in said and 'remove' not in said
 
 
-def test_an_earlier_checkpoint_is_not_at_fault():
+def test_earlier_checkpoints_are_not_at_fault():
   said = _advice(9, [4, 8], 4, 'c')
   assert said.startswith('checkpoint 8 was saved before and gave a finite step')
   assert 'remove' not in said and NEW in said
   assert _advice(3, [], None, 'c').startswith('no checkpoint')
 
 
-def test_first_weights_and_teachers_are_no_matter_of_the_learning_rate():
+def test_nonfinite_initial_weights_and_teachers_are_reported():
   for steps in ([], [1, 2]):  # Also if all steps so far were skipped.
     assert _advice(0, steps, None, 'c') == (
       "the student's initial weights cause this (student.init hf:S); "

@@ -38,7 +38,7 @@ planes {
 """
 
 
-def test_times_are_own_times_of_all_devices(tmp_path):
+def test_times_exclude_nested_operations_and_cover_all_devices(tmp_path):
   text = jax.profiler.ProfileData.text_proto_to_serialized_xspace(_XSPACE)
   (tmp_path / 'a.xplane.pb').write_bytes(text)
   found = operations.read(str(tmp_path))
@@ -55,7 +55,7 @@ def test_times_are_own_times_of_all_devices(tmp_path):
   ]
 
 
-def test_the_chosen_steps_are_traced_once(tmp_path):
+def test_only_the_chosen_steps_are_traced(tmp_path):
   update = jax.jit(lambda x: x @ x)
   said, paused = [], []
 

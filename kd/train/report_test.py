@@ -86,7 +86,7 @@ def workdir(tmp_path):
   return tmp_path
 
 
-def test_one_number_in_table_and_metrics_and_values_by_task(workdir):
+def test_table_and_metrics_have_equal_numbers(workdir):
   config = base.get_config()
   config.steps = 8
   config.evaluation.baseline = True
@@ -123,7 +123,7 @@ def test_one_number_in_table_and_metrics_and_values_by_task(workdir):
   )
 
 
-def test_intervals_hold_the_value_and_counts_have_none():
+def test_intervals_contain_the_value_and_counts_have_none():
   result = _result(4, 4)
   values = {
     m.metric: measures.value(result, _SET, m) for m in measures.of(result, _SET)

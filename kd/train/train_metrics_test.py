@@ -32,7 +32,7 @@ def _window(state, allowed, say):
   )
 
 
-def test_the_first_stops_and_is_named():
+def test_the_first_nonfinite_loss_stops_and_is_named():
   with pytest.raises(
     errors.NonFiniteError,
     match="step 7: loss 'kl' is not finite; unchanged since step 6, .., or",
@@ -40,7 +40,7 @@ def test_the_first_stops_and_is_named():
     _window({}, 0, print).add(7, _out(math.nan))
 
 
-def test_a_teacher_is_named_before_the_losses_that_it_spoils():
+def test_a_nonfinite_teacher_is_named_before_its_losses():
   out = _out(math.nan).replace(nonfinite=np.float32([0, 3]))
   names = ['the teacher (teacher.init A)', 'the teacher (others.b.init B)']
   w = train_metrics.MetricsWindow(
@@ -54,7 +54,7 @@ def test_a_teacher_is_named_before_the_losses_that_it_spoils():
   )
 
 
-def test_skipped_ones_are_counted_and_stay_out_of_the_means():
+def test_skipped_updates_are_counted_and_excluded_from_means():
   said = []
   w = _window({}, 2, said.append)
   for step, loss in enumerate([1.0, math.nan, math.inf, 3.0, math.nan], 1):
@@ -70,7 +70,7 @@ def test_skipped_ones_are_counted_and_stay_out_of_the_means():
   assert w.take() == {'train/nonfinite': 0.0}
 
 
-def test_more_in_a_row_than_allowed_stop_also_over_writes_and_restarts():
+def test_consecutive_skips_are_counted_across_writes_and_restarts():
   w = _window({}, 2, print)
   w.add(1, _out(math.nan))
   w.take()
@@ -82,7 +82,7 @@ def test_more_in_a_row_than_allowed_stop_also_over_writes_and_restarts():
     w.add(3, _out(math.nan))
 
 
-def test_achieved_speed_is_operations_over_time():
+def test_mfu_is_operations_over_time():
   work = train_metrics.StepWork(100, flops=6e12, peak_flops=10e12)
   times = {'perf/step_time_s': 1.5}
   assert work.with_achieved(times) == {

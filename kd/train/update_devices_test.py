@@ -267,7 +267,7 @@ def test_no_target_changes_no_parameter():
   np.testing.assert_array_equal(norm, np.zeros_like(norm))
 
 
-def test_non_finite_loss_leaves_parameters_alone():
+def test_nonfinite_losses_change_no_parameter():
   batch = _batch()
   weights = batch.weights.copy()
   weights[0, np.argmax(weights[0] > 0)] = np.inf

@@ -120,7 +120,7 @@ def test_frozen_parameters_have_no_gradient_and_no_state():
   assert not _tables(run[3])
 
 
-def test_rates_and_decays_are_those_of_the_groups():
+def test_rates_and_decays_follow_the_groups():
   groups = {
     'decays': _group(r'layers\.1\.mlp', weight_decay=4.0),
     'slow': _group(r'layers\.2', rate=0.25),

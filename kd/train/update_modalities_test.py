@@ -232,7 +232,7 @@ def test_a_frozen_tower_has_no_backward_pass_and_no_optimizer_state():
   assert (12, _SIZES.embed_dim) in sizes(state)
 
 
-def test_a_shared_tower_runs_in_the_teacher_alone():
+def test_a_shared_tower_runs_only_in_the_teacher():
   sizes = model_sizes.term_sizes(_SIZES)
   context = terms_lib.Context(steps=9, student=sizes, teacher=sizes)
   terms = term_builder.build({'kl': base.term('forward_kl').to_dict()}, context)

@@ -128,7 +128,7 @@ def _check_resumed(state, folder):
   jax.tree.map(np.testing.assert_array_equal, *after)
 
 
-def test_an_update_that_is_not_finite_changes_no_range():
+def test_nonfinite_updates_change_no_range():
   _, _, step = _built()
   state, _ = step(_first(), update_cases.batch(_VOCAB), None)
   batch = update_cases.batch(_VOCAB)

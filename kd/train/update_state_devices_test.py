@@ -15,7 +15,7 @@ from kd.train import update
 Spec = jax.sharding.PartitionSpec
 
 
-def test_adafactors_factors_are_split_as_their_parameters_are():
+def test_adafactors_factors_are_split_like_their_parameters():
   mesh = mesh_lib.make({'data': 1, 'fsdp': 4, 'tensor': 2}, jax.devices()[:8])
   place = lambda *axes: jax.sharding.NamedSharding(mesh, Spec(*axes))
   params = {

@@ -156,7 +156,7 @@ def test_each_micro_batch_and_each_step_has_its_own_random_key():
   assert len(set(noisy)) == len(noisy), noisy
 
 
-def test_each_row_runs_a_layer_or_skips_it():
+def test_layers_are_skipped_per_row():
   rate, batch, losses = 0.5, _batch(4), {}
   step, state = _make('float32', 2, _LABELS, rate)
   model = families.build(_SIZES, 'float32', 'none', '')

@@ -64,7 +64,7 @@ def two(registry):
   return registry
 
 
-def test_a_version_holds_what_was_exported(registry):
+def test_versions_contain_the_exported_files(registry):
   model = registry.export('a')
   registry.add(model, 'ship')
   (version,) = changes.read(registry.folder).versions.values()
@@ -96,7 +96,7 @@ def test_a_version_holds_what_was_exported(registry):
   assert os.listdir(os.path.join(registry.folder, 'versions')) == ['v1']
 
 
-def test_stages(two):
+def test_promotions_and_rollbacks_change_stages(two):
   assert two.stages() == {'v1': 'production', 'v2': 'candidate'}
   two.promote('v2', 'canary')
   two.promote('v2', 'canary')
@@ -140,7 +140,7 @@ def test_a_promotion_needs_a_verdict(registry):
     changes.add(registry.folder, model, f.name, print)
 
 
-def test_a_promotion_needs_the_running_version_s_clients_served(two):
+def test_promotions_must_be_compatible_with_the_running_version(two):
   short = two.export('c', max_position_embeddings=256)
   two.add(short, 'ship')
   with pytest.raises(errors.ConfigError, match='v3 cannot replace v1.*context'):
@@ -196,7 +196,7 @@ def test_damage_is_found_and_never_promoted(two):
       changes.read(two.folder)
 
 
-def test_a_report_is_about_the_model(registry):
+def test_reports_must_be_about_the_model(registry):
   model = registry.export('a')
   with open(os.path.join(model, 'provenance.json')) as f:
     weights = json.load(f)['student']['weights']
@@ -217,7 +217,7 @@ def test_a_report_is_about_the_model(registry):
     add('fe')
 
 
-def test_other_files_stay(registry):
+def test_files_of_others_are_kept(registry):
   own = []
   for name in ('reports/2026.md', 'versions/v1/notes', 'reports/12ab.json'):
     own.append(os.path.join(registry.folder, name))
@@ -234,7 +234,7 @@ def test_other_files_stay(registry):
   assert os.path.exists(own[0]) and not os.path.exists(own[2])
 
 
-def test_the_report_that_admitted_a_version_stays(registry):
+def test_reports_of_admitted_versions_are_kept(registry):
   model = registry.export('a')
   registry.add(model, 'ship')
   registry.promote('v1')
@@ -244,7 +244,7 @@ def test_the_report_that_admitted_a_version_stays(registry):
   assert os.path.isfile(os.path.join(registry.folder, check['report']))
 
 
-def test_prune_keeps_what_is_used(two):
+def test_prune_keeps_versions_in_use(two):
   two.promote('v2')
   for name in 'cdef':
     two.add(two.export(name))

@@ -244,7 +244,7 @@ def test_float16_and_unknown_names_are_refused():
     _build(remat='blocks')
 
 
-def test_bfloat16_parameters_are_used_unchanged():
+def test_bfloat16_scales_are_not_rounded_after_adding_one():
   """1 + scale has more bits than a bfloat16 scale: it is not rounded to one."""
   kinds = (gemma3_config.LOCAL, gemma3_config.GLOBAL)
   config = dataclasses.replace(_CONFIG, layer_kinds=kinds)

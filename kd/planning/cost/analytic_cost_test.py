@@ -80,7 +80,7 @@ def test_gradients_and_moments_are_those_of_trained_parameters():
   assert resident.optimizer == 2 * trained + 4  # And a counter.
 
 
-def test_parts_of_a_mesh_hold_parts():
+def test_meshes_divide_resident_memory():
   whole, parts = (
     costs.resident_memory(planned_run.on_abstract_mesh(_config(), chips))
     for chips in (1, 8)
@@ -90,7 +90,7 @@ def test_parts_of_a_mesh_hold_parts():
   assert abs(parts.teachers[0] - whole.teachers[0] / 8) < norms
 
 
-def test_a_table_that_is_cut_lies_there_twice():
+def test_copies_of_split_tables_are_counted():
   changes = {'teacher.variant': '4b', 'student.variant': '1b'}
   resident = costs.resident_memory(
     planned_run.on_abstract_mesh(_config(**changes), 8)
@@ -149,7 +149,7 @@ def test_reserved_chips_that_a_run_would_refuse_are_not_planned(changes, words):
     _estimate(**changes)
 
 
-def test_money_and_time_by_hand():
+def test_cost_and_time_equal_a_manual_calculation():
   estimate = _estimate(**{'plan.price': 2.0, 'steps': 7200})
   hours = 7200 * estimate.seconds / 3600
   assert estimate.limit.dollars == pytest.approx(hours * 8 * 2.0)
@@ -163,7 +163,7 @@ def test_money_and_time_by_hand():
   assert estimate.seconds >= sum(slowest)
 
 
-def test_the_expected_speed_is_that_of_its_mfu_and_never_above_the_roofline():
+def test_the_expected_speed_follows_its_mfu_below_the_roofline():
   chip, config = _CHOSEN.chip, {'plan.price': 2.0, 'steps': 7200}
   slow = _estimate(**config, **{'plan.mfu': 0.01})
   needed = costs.model_flops(slow.run)
@@ -179,7 +179,7 @@ def test_the_expected_speed_is_that_of_its_mfu_and_never_above_the_roofline():
   )
 
 
-def test_decoding_holds_the_student_once_and_the_copy_that_it_reads():
+def test_decoding_stores_the_student_and_a_copy_for_reading():
   run = _estimate().run
   resident = costs.resident_memory(run)
   params = programs.decode(run).arguments[:2]
@@ -201,7 +201,7 @@ def test_decoding_reads_codes_of_a_quantized_student():
 
 
 @pytest.mark.parametrize('prompt', [16, 2048])
-def test_local_layers_keep_no_more_of_a_long_prompt_than_their_window(prompt):
+def test_local_layers_cache_only_their_window_of_a_long_prompt(prompt):
   changes = {'student.variant': '1b', 'plan.prompt_length': prompt}
   config = _config(**changes, **{'evaluation.batch_size': 8})
   estimate = suggestions.estimate(config, _CHOSEN)
@@ -212,7 +212,7 @@ def test_local_layers_keep_no_more_of_a_long_prompt_than_their_window(prompt):
   assert estimate.phases[programs.DECODE]['kv_cache'] == size
 
 
-def test_every_mesh_of_a_slice_has_all_its_chips():
+def test_every_mesh_of_a_slice_uses_all_its_chips():
   meshes = list(search.meshes(8))
   ones = dict.fromkeys(mesh_lib.AXES, 1)
   assert ones | {'fsdp': 8} in meshes
@@ -227,7 +227,7 @@ def test_every_mesh_of_a_slice_has_all_its_chips():
   )
 
 
-def test_a_search_ranks_what_fits_and_its_lines_can_be_pasted():
+def test_searches_rank_fitting_configs_and_print_them_as_flags():
   config = _config(**{'teacher.variant': '4b', 'student.variant': '1b'})
   chosen = chips.parse('v5e:2x2')
   ranked = search.ranked(config, chosen)
@@ -261,13 +261,13 @@ def test_a_search_ranks_what_fits_and_its_lines_can_be_pasted():
   assert remats == {'none', 'dots', 'block', 'block_offload'}
 
 
-def test_a_search_without_a_way_says_how_near_it_came():
+def test_a_search_without_a_fit_reports_the_closest_one():
   config = _config(**{'teacher.variant': '27b', 'student.variant': '12b'})
   with pytest.raises(errors.ConfigError, match='nothing fits v5e:1x1.*GiB'):
     search.ranked(config, chips.parse('v5e:1x1'))
 
 
-def test_advice_says_what_helps_and_whether_it_is_enough():
+def test_advice_lists_changes_and_whether_they_suffice():
   config = _config(
     **{
       'teacher.variant': '4b',
@@ -293,7 +293,7 @@ def test_27b_into_4b_fits_16_chips_of_v5e():
   assert not estimate.does_not_fit
 
 
-def test_tables_have_a_cell_for_each_column():
+def test_table_rows_have_a_cell_for_each_column():
   estimate = _estimate()
   row = tables.record(estimate, estimate, ['more chips'])
   lines = tables.markdown([row, row]).splitlines()
@@ -311,7 +311,7 @@ def test_tables_have_a_cell_for_each_column():
     ('hidden', dense_distributions.DenseMixture),
   ],
 )
-def test_a_cached_teacher_is_no_program_and_few_bytes(method, kind):
+def test_a_cached_teacher_has_no_program_and_few_bytes(method, kind):
   config = gemma3_tpu.get_config()
   with config.unlocked():
     config.cache.method = base.cache_method(method)
@@ -330,7 +330,7 @@ def test_a_cached_teacher_is_no_program_and_few_bytes(method, kind):
   assert step.bytes['teacher'] == programs.local_bytes(targets)
 
 
-def test_a_run_of_rollouts_decodes_what_it_samples():
+def test_plans_of_rollouts_include_decoding():
   config = gemma3_tpu.get_config()
   changes = {'teacher.variant': 'tiny', 'student.variant': 'nano'}
   config.update_from_flattened_dict(changes | {'data.length': 256})

@@ -12,7 +12,7 @@ from kd.planning.cost import chips
   'name,count',
   [('v5e:4x4', 16), ('v5e:8x8', 64), ('v5p:2x2x2', 8), ('v4:2x2x1', 4)],
 )
-def test_slices_have_the_chips_that_their_shape_says(name, count):
+def test_slices_have_the_number_of_chips_of_their_shape(name, count):
   assert chips.parse(name).count == count
 
 
@@ -27,7 +27,7 @@ def test_slices_have_the_chips_that_their_shape_says(name, count):
     ('v5p:2x2', 'v5p:2x2x1'),
   ],
 )
-def test_a_wrong_name_tells_what_was_meant(name, meant):
+def test_wrong_names_are_refused_with_a_suggestion(name, meant):
   with pytest.raises(errors.ConfigError) as e:
     chips.parse(name)
   assert 'plan.topology' in str(e.value) and f'{meant!r}' in str(e.value)
@@ -61,7 +61,7 @@ def test_no_slice_is_refused():
     chips.parse('')
 
 
-def test_figures_agree_with_each_other():
+def test_specifications_are_consistent():
   for name, chip in chips.CHIPS.items():
     # Operations for each byte: all generations were built for about the same.
     assert 100 < chip.flops / chip.hbm_bandwidth < 700, name
@@ -73,7 +73,7 @@ def test_figures_agree_with_each_other():
     assert counts == sorted(counts) and math.log2(counts[-1]).is_integer()
 
 
-def test_devices_are_recognized_by_what_jax_calls_them():
+def test_devices_are_recognized_by_their_jax_name():
   assert chips.of_devices('TPU v5 lite', 8) == chips.parse('v5e:2x4')
   assert chips.of_devices('TPU v6 lite', 3) == chips.Slice('', 'v6e', 3)
   assert chips.of_devices('cpu', 1) is None

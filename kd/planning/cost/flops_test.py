@@ -168,7 +168,7 @@ def test_the_teacher(length):
 
 
 @pytest.mark.parametrize('length', [384, 2048])
-def test_a_kernel_computes_the_blocks_in_which_something_is_seen(length):
+def test_kernels_compute_only_blocks_with_visible_pairs(length):
   block = {384: 128, 2048: 512}[length]
   work = flops.as_computed(_TEACHER, length, attention.SPLASH)
   places = np.arange(length)
@@ -180,7 +180,7 @@ def test_a_kernel_computes_the_blocks_in_which_something_is_seen(length):
     assert work.pairs[window] == count * block**2, window
 
 
-def test_scores_are_repeated_in_long_rows_alone():
+def test_scores_are_recomputed_only_in_long_rows():
   again = [
     flops.repeated_scores(_STUDENT, 2, length, attention.XLA)
     for length in (1024, 1300)

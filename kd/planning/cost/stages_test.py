@@ -13,7 +13,7 @@ def _table(count, micro_batches):
 
 
 @pytest.mark.parametrize('count, micro_batches', [(2, 4), (2, 8), (4, 4)])
-def test_a_pass_takes_until_the_last_stage_has_the_last_part(
+def test_ticks_bubble_and_gathers_equal_a_simulated_schedule(
   count, micro_batches
 ):
   busy = _table(count, micro_batches)
@@ -27,7 +27,7 @@ def test_a_pass_takes_until_the_last_stage_has_the_last_part(
   assert found.gathers == pytest.approx(len(busy) / count)
 
 
-def test_a_stage_receives_a_part_at_each_tick():
+def test_stages_receive_a_micro_batch_at_each_tick():
   # 96 tokens on each of 2 x 2 devices: a part is a quarter of 192.
   two = stages.Stages(2, 4, 1.0)
   assert two.at_a_time(96) == 48

@@ -28,7 +28,7 @@ _CONFIG = config_lib.VisionConfig(
 _WHOLE, _TEXT = 4_300_079_472, 3_880_263_168
 
 
-def test_the_formula_counts_the_products_that_the_compiler_counts():
+def test_the_formula_equals_the_compilers_count():
   module = vision.Vision(_CONFIG, 128, 1.0, jnp.float32, 'none')
   pixels = jax.ShapeDtypeStruct((1, 1, 64, 64, 3), np.uint8)
   index = jax.ShapeDtypeStruct((1, 1), np.int32)
@@ -58,7 +58,7 @@ def _step(**changes):
   return tower_flops.step(planned_run.on_abstract_mesh(config, 1))
 
 
-def test_a_step_counts_the_towers_that_run_in_it():
+def test_steps_count_the_towers_that_run():
   sizes = families.variant('nano', '', with_vision=True)
   tower = tower_flops.tower(sizes.vision)
   projector = tower_flops.projector(sizes.vision, sizes.embed_dim)

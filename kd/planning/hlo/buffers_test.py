@@ -111,7 +111,7 @@ metadata={op_name="jit(f)/while"}
 @pytest.mark.parametrize(
   'scope,kind', [('kv_cache', 'kv_cache'), ('other', 'temporaries')]
 )
-def test_a_carried_value_is_of_its_initial_values_kind(scope, kind):
+def test_carried_values_have_the_kind_of_their_initial_value(scope, kind):
   text = _LOOP.replace('SCOPE', scope)
   memory = buffers.Memory({'a': 400}, 0, 400, {'p{1}': 400})
   sizes = buffers.by_kind(memory, text, {'cache': kind})
@@ -185,9 +185,7 @@ def _argument_trees_by_kind(run):
 
 
 @pytest.mark.parametrize('name', ['teacher', 'step', 'decode'])
-def test_arguments_of_each_program_are_sorted_by_what_they_hold(
-  run, lowered, name
-):
+def test_arguments_are_classified_by_their_contents(run, lowered, name):
   program, text = lowered[name][0], _text(lowered[name][1])
   parsed = hlo_text.parse(text)
   sizes = {
@@ -207,9 +205,7 @@ def test_arguments_of_each_program_are_sorted_by_what_they_hold(
   assert set(kinds.values()) == {0} and batch <= every
 
 
-def test_inputs_of_layers_that_the_backward_pass_reads_are_activations(
-  run, lowered
-):
+def test_saved_inputs_of_layers_are_activations(run, lowered):
   program, text = lowered['step'][0], _text(lowered['step'][1])
   model = run.student.module.config
   saved = model.scan_groups, 3, 64, model.embed_dim
@@ -221,7 +217,7 @@ def test_inputs_of_layers_that_the_backward_pass_reads_are_activations(
     assert kinds['activations'] == memory.heap
 
 
-def test_the_kv_cache_of_the_decoding_program_is_found(run, lowered):
+def test_the_kv_cache_of_the_decoding_program_is_recognized(run, lowered):
   options = {'xla_backend_optimization_level': 0}  # Faster, the same HLO.
   text = lowered['decode'][1].compile(options).as_text()
   cache = jax.eval_shape(lambda: decoding.empty(run.student.module, 3, 16 + 5))

@@ -34,7 +34,7 @@ def test_products():
   assert _flops(two, batched, batched) == 2 * 3 * 8 * 32 * 32
 
 
-def test_scans_run_their_bodies_again_and_again():
+def test_scans_count_their_bodies_once_per_iteration():
   assert _flops(_layers, _X, _STACK) == 5 * _ONE
 
   def nested(x, stack):
@@ -44,7 +44,7 @@ def test_scans_run_their_bodies_again_and_again():
   assert _flops(nested, _X, _STACK) == 3 * (5 + 1) * _ONE
 
 
-def test_gradients_and_rematerialisation():
+def test_gradients_and_rematerialization():
   loss = lambda x, stack: jnp.sum(_layers(x, stack) ** 2)
   # Both gradients of each product are as large as it.
   assert _flops(jax.grad(loss, (0, 1)), _X, _STACK) == 3 * 5 * _ONE

@@ -63,7 +63,7 @@ copy-start(%finish)
 """
 
 
-def test_counted_by_hand():
+def test_traffic_equals_a_manual_count():
   counted = traffic.count(_PROGRAM, None)
   # Three of four parts of 256 bytes come in, once.
   assert counted.ici == 3 * 256
@@ -77,7 +77,7 @@ def test_counted_by_hand():
   )
 
 
-def test_sums_that_are_scattered_go_one_way():
+def test_reduce_scatter_counts_half_of_all_reduce():
   whole = """\
 ENTRY %main (a: bf16[64]) -> bf16[64] {
   %a = bf16[64]{0} parameter(0)
@@ -91,7 +91,7 @@ ENTRY %main (a: bf16[64]) -> bf16[64] {
   assert traffic.count(parts, None).ici == 64
 
 
-def test_what_other_slices_send_is_counted_as_often_as_it_is_received():
+def test_traffic_between_slices_is_counted_per_receiver():
   receive = """\
   %%received.%d = (f32[4,16]{1,0:T(8,128)}, u32[], token[]) recv(%%token), \
 channel_id=3, is_host_transfer=true, frontend_attributes={\

@@ -70,7 +70,7 @@ from kd.reasoning.arithmetic import answers
     (' 3+4=7 #### 7\nQ: 1+1=?\nA: #### 2', '7'),
   ],
 )
-def test_reads(text, value):
+def test_answers_are_extracted(text, value):
   assert answers.extract(text).value == fractions.Fraction(value)
 
 
@@ -95,13 +95,13 @@ def test_reads(text, value):
     "__import__('os').system('touch X')",
   ],
 )
-def test_never_guesses(text):
+def test_texts_without_an_answer_have_a_reason(text):
   answer = answers.extract(text)
   assert answer.value is None
   assert answer.reason
 
 
-def test_sign_decides():
+def test_answers_of_different_sign_differ():
   assert answers.exact_match('-3', '#### -3')
   assert answers.exact_match('#### \u22123', '#### -3')
   assert not answers.exact_match('3', '#### -3')
@@ -115,7 +115,7 @@ def test_comparison_is_exact():
   assert not answers.exact_match('nothing', 'nothing either')
 
 
-def test_ten_markers_are_flagged():
+def test_replies_with_many_markers_are_counted():
   reply = '\n'.join(f'#### {i}' for i in range(10))
   assert answers.extract(reply).markers == 10
   replies = [answers.extract(x) for x in (reply, '#### 9', '#### ,')]
@@ -213,13 +213,13 @@ def test_a_reference_without_a_number_is_an_error():
     '{' * 20_000,
   ],
 )
-def test_never_hangs(text):
+def test_extraction_is_fast_for_hostile_texts(text):
   begin = time.process_time()
   answers.extract(text)
   assert time.process_time() - begin < 2
 
 
-def test_noise_never_raises():
+def test_extraction_of_random_text_does_not_raise():
   rng = random.Random(0)
   pieces = (
     *'0123456789.,:+-*/^()[]{}%$=x \n',
@@ -232,7 +232,7 @@ def test_noise_never_raises():
     assert (answer.value is None) == bool(answer.reason), text
 
 
-def test_private_characters_of_a_text_have_no_meaning():
+def test_private_use_characters_are_not_interpreted():
   """Tests private-use characters, some of which the reader uses as marks."""
   for code in (*range(0xE000, 0xE010), 0xE123, 0xF8FF, 0xF0000, 0x10FFFD):
     for text in ('3{}1/2', '3{}1/2 hours', '12{}000', '4{}'):
@@ -240,7 +240,7 @@ def test_private_characters_of_a_text_have_no_meaning():
       assert answers.extract(f'#### {text}').value is None, (hex(code), text)
 
 
-def test_nothing_is_evaluated():
+def test_no_code_of_the_package_executes_text():
   """Tests that no file of the package executes text."""
   folder = os.path.dirname(os.path.dirname(inspect.getsourcefile(answers)))
   files = [

@@ -86,7 +86,7 @@ def test_values(text, value):
     ('12:30 - 1', 'symbolic'),
   ],
 )
-def test_problems_are_verdicts(text, problem):
+def test_problems_are_reported(text, problem):
   begin = time.process_time()
   evaluation = expressions.evaluate(text)
   assert (evaluation.value, evaluation.problem) == (None, problem)
@@ -129,7 +129,7 @@ def _tree(rng, depth):
   return text, value
 
 
-def test_agrees_with_pythons_fractions_on_trees():
+def test_values_equal_pythons_fractions_on_random_trees():
   rng = random.Random(0)
   zero = 0
   for _ in range(3000):
@@ -146,7 +146,7 @@ def test_agrees_with_pythons_fractions_on_trees():
   assert zero > 3
 
 
-def test_precedence_agrees_with_python():
+def test_precedence_equals_pythons():
   rng = random.Random(1)
   for _ in range(2000):
     numbers = [rng.randrange(1, 30) for _ in range(rng.randrange(2, 7))]
@@ -159,7 +159,7 @@ def test_precedence_agrees_with_python():
     assert expressions.evaluate(text).value == expected, text
 
 
-def test_noise_neither_raises_nor_hangs():
+def test_random_text_neither_raises_nor_hangs():
   rng = random.Random(2)
   pieces = (
     *'0123456789.,:+-*/^()[]{}%$=x \n',

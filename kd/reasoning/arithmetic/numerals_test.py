@@ -222,7 +222,7 @@ FORMS = [
 
 
 @pytest.mark.parametrize('text, value', FORMS)
-def test_form(text, value):
+def test_numerals_in_each_form(text, value):
   answer = answers.extract(text)
   assert answer.value == (value and fractions.Fraction(value)), answer
   assert (answer.value is None) == bool(answer.reason)
@@ -258,7 +258,7 @@ def _written(rng, whole, decimals, separator):
   return separator.join(groups) + (f'.{decimals}' if decimals else '')
 
 
-def test_a_number_is_read_as_itself_or_not_at_all():
+def test_numbers_are_read_exactly_or_rejected():
   rng = random.Random(0)
   right = dict.fromkeys(_SEPARATORS, 0)
   for _ in range(30_000):

@@ -79,12 +79,12 @@ def test_verdicts(text, kinds):
   assert not os.path.exists('X')
 
 
-def test_step_says_what_was_wanted():
+def test_steps_contain_the_expected_value():
   (step,) = steps.check('so 2 + 2 = 5 apples')
   assert (step.text, step.expected, step.is_mark) == ('2 + 2 = 5', 4, False)
 
 
-def test_made_up_statements_in_prose():
+def test_generated_statements_in_prose():
   """Tests sentences with generated numbers, right and wrong."""
   rng = random.Random(0)
   for _ in range(2000):
@@ -125,7 +125,7 @@ def test_worked_solutions_of_gsm8k():
   assert (prose['right'] + prose['rounded']) / checked > 0.995
 
 
-def test_noise_neither_raises_nor_hangs():
+def test_random_text_neither_raises_nor_hangs():
   rng = random.Random(0)
   pieces = (
     *'0123456789.,:+-*/^()[]{}%$=<>x ',

@@ -98,11 +98,11 @@ GOOD = 'We add: 2 + 3 = 5.\n#### 5'
     ('2 + 4 = 6\n#### 6', 'wrong_answer'),
   ],
 )
-def test_each_kind_of_reply_has_its_reason(reply, reason):
+def test_replies_are_rejected_with_a_reason(reply, reason):
   assert _reasons(_judge(reply)) == [reason]
 
 
-def test_missing_references_are_a_reason_unless_votes_decide():
+def test_missing_references_are_rejected_unless_votes_decide():
   question = _question(solution='nobody knows')
   group = _judge(
     GOOD, '2 + 3 = 5 too.\n#### 5', '3+3=6\n#### 6', question=question
@@ -141,7 +141,7 @@ def test_vote_is_the_strict_majority():
       assert vote.fraction == values.count(vote.winner) / given
 
 
-def test_a_whole_text_is_the_answer_where_no_number_is():
+def test_texts_without_a_number_are_answers_as_a_whole():
   kind = answer_kinds.KINDS['text']
   question = _question(solution='Bonjour le monde')
   replies = ('Bonjour  le monde', 'Salut 2+2=5', 'Bonjour le\nmonde', ' ')
@@ -222,7 +222,7 @@ def _run(folder, kill_after=None, prompts=None, identity=None, samples=3):
   )
 
 
-def test_a_killed_run_ends_as_one_that_was_not(tmp_path):
+def test_killed_and_uninterrupted_runs_write_equal_files(tmp_path):
   whole = _run(tmp_path / 'whole')
   wanted = (tmp_path / 'whole' / chains.SAMPLES).read_bytes()
   assert (
@@ -270,7 +270,7 @@ def test_damaged_lines_are_named(tmp_path):
     _run(tmp_path)
 
 
-def test_what_is_written_can_be_read_and_counted(tmp_path):
+def test_written_traces_are_read_and_counted(tmp_path):
   prompts = _prompts(40)
   sampled = _run(tmp_path, prompts=prompts)
   groups = [
@@ -304,7 +304,7 @@ def test_what_is_written_can_be_read_and_counted(tmp_path):
   assert 'wrong: `2+3=6` (is 5)' in page
 
 
-def test_a_chat_that_a_server_answers_keeps_its_turns(tmp_path):
+def test_chats_answered_by_a_server_keep_their_turns(tmp_path):
   chat = (
     {'role': 'system', 'content': 'Be brief.'},
     {'role': 'user', 'content': '2 + 3?'},
@@ -330,7 +330,7 @@ def test_a_chat_that_a_server_answers_keeps_its_turns(tmp_path):
   assert roles == [tuple(m.values()) for m in (*chat, said)]
 
 
-def test_nothing_stops_on_noise():
+def test_random_text_does_not_stop_a_run():
   rng = random.Random(0)
   pieces = (*'0123456789+-*/=() \n', '####', '\\boxed{', '}', '<<', '>>', 'is ')
   question = _question()

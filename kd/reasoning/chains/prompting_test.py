@@ -41,7 +41,7 @@ def test_lines_of_gsm8k_are_problems(problems):
   assert problems[4].inputs == 'Question: {x}\nAnswer:\n'
 
 
-def test_few_shot_prompts_and_what_ends_a_reply(problems):
+def test_few_shot_prompts_and_their_stop_strings(problems):
   shots, rest = questions.split_shots(problems, 2)
   assert [q.id for q in rest] == ['line-3', 'me', 'line-5']
   (message,) = prompting.messages('few_shot', 'unused', shots, rest[1])
@@ -56,7 +56,7 @@ def test_few_shot_prompts_and_what_ends_a_reply(problems):
   assert prompting.stop_strings('chat', problems) == ()
 
 
-def test_chats_are_turns_that_the_template_writes(problems):
+def test_chats_are_rendered_by_the_template(problems):
   shots, rest = questions.split_shots(problems, 1)
   messages = prompting.messages('chat', 'Think.', shots, rest[0])
   text, turns = templates.render('gemma', messages, generate=True)

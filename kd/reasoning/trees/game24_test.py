@@ -190,7 +190,7 @@ def test_verdicts(question, reply, reason):
     "4*6 if open('X', 'w') else 24",
   ],
 )
-def test_nothing_is_executed(code, tmp_path, monkeypatch):
+def test_text_is_not_executed(code, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   assert game24_answers.check('4 6 1 1', code).reason == 'no_parse'
   with pytest.raises(tree_problem.Fault):
@@ -223,13 +223,13 @@ def test_nothing_is_executed(code, tmp_path, monkeypatch):
     ('4 * 6 = 24 left 1 1 1 24', 'wrong_left'),
   ],
 )
-def test_bad_thoughts_have_a_kind(thought, kind):
+def test_invalid_thoughts_have_a_kind(thought, kind):
   with pytest.raises(tree_problem.Fault) as e:
     GAME.apply(GAME.root(_puzzle('4 6 1 1')), thought)
   assert e.value.kind == kind
 
 
-def test_dividing_by_a_zero_that_was_made():
+def test_division_by_a_computed_zero_is_refused():
   state = _after('4 6 1 1', '1 - 1 = 0')
   assert not any(' / 0 ' in thought for thought in GAME.propose(state))
   with pytest.raises(tree_problem.Fault) as e:
@@ -237,7 +237,7 @@ def test_dividing_by_a_zero_that_was_made():
   assert e.value.kind == 'division_by_zero'
 
 
-def test_a_path_ends_with_one_number_alone():
+def test_paths_end_with_a_single_number():
   """Tests that [24] ends a path, but not 24 with other numbers left."""
   state = _after('1 1 4 6', '4 * 6 = 24')
   assert not GAME.is_terminal(state) and not GAME.is_solution(state)
@@ -260,7 +260,7 @@ def test_equal_multisets_are_one_state():
   assert GAME.key(one) != GAME.key(_after('1 5 1 7', '1 + 7 = 8'))
 
 
-def test_expressions_come_to_what_their_steps_come_to():
+def test_expressions_equal_the_result_of_their_steps():
   rng = random.Random(2)
   for _ in range(200):
     numbers = rng.choices(range(1, 14), k=4)
@@ -271,7 +271,7 @@ def test_expressions_come_to_what_their_steps_come_to():
     assert verdict.value == state.position[0].value
 
 
-def test_examples_for_other_models_are_right():
+def test_examples_in_prompts_are_correct():
   examples = GAME.examples(GAME.max_examples)
   for example in examples.split('\n\n')[1:-1]:
     first, _, reply = example.partition('\n')

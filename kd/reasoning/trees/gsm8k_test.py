@@ -42,7 +42,7 @@ def test_the_marked_line_ends_a_path(line, right, tmp_path, monkeypatch):
   assert not os.listdir(tmp_path)
 
 
-def test_a_right_answer_behind_a_wrong_step_is_no_solution():
+def test_a_correct_answer_after_a_wrong_step_is_not_a_solution():
   state = _state('12-3=10', '#### 10')
   assert PROBLEM.is_terminal(state) and not PROBLEM.is_solution(state)
   assert PROBLEM.verify(state) == 0
@@ -50,12 +50,12 @@ def test_a_right_answer_behind_a_wrong_step_is_no_solution():
   assert PROBLEM.verify(_state('12-2=10')) > PROBLEM.verify(_state('Hm.')) > 0
 
 
-def test_without_a_reference_any_number_ends_well():
+def test_without_a_reference_any_number_is_a_solution():
   assert PROBLEM.is_solution(_state('#### 3', answer=''))
   assert not PROBLEM.is_solution(_state('#### none', answer=''))
 
 
-def test_states_that_say_the_same_are_equal():
+def test_equivalent_states_are_equal():
   key = lambda *lines: PROBLEM.key(_state(*lines))
   assert key('He has 3*4=12 pens.') == key('So there are 3 * 4 = 12.')
   assert key('3*4=12') == key('3*4=12', 'Thus 3*4=12')
@@ -63,7 +63,7 @@ def test_states_that_say_the_same_are_equal():
   assert key('3*4=12') != key('4*4=16') and key('Hm.') != key('No.')
 
 
-def test_lines_that_are_none():
+def test_invalid_lines_have_a_kind():
   for line, kind in (
     ('', 'empty'),
     (' \t\n', 'empty'),
@@ -121,7 +121,7 @@ def test_a_wrong_line_is_named(line, tmp_path):
     gsm8k.read(str(path))
 
 
-def test_instances_are_found_or_missed_by_name(tmp_path, monkeypatch):
+def test_instances_are_read_from_files_or_refused(tmp_path, monkeypatch):
   source = problems.SOURCES['gsm8k']
   monkeypatch.delenv('KD_DATA_DIR', raising=False)
   with pytest.raises(errors.ConfigError, match=r'search\.data.*KD_DATA_DIR'):

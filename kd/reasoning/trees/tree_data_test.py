@@ -40,7 +40,7 @@ def sampled():
   return tree
 
 
-def test_paths_are_right_and_linear(sampled):
+def test_paths_are_correct_and_linear(sampled):
   records = list(tree_data.paths(_reader(sampled), contrast=0))
   assert len(records) == len(sampled.solutions)
   assert len({record['id'] for record in records}) == len(records)
@@ -55,7 +55,7 @@ def test_paths_are_right_and_linear(sampled):
     assert GAME.is_solution(state)
 
 
-def test_contrast_tells_of_lost_branches(sampled):
+def test_contrast_adds_rejected_branches(sampled):
   reader = _reader(sampled)
   plain = {r['id']: r for r in tree_data.paths(reader, contrast=0)}
   rejected = 0
@@ -77,7 +77,7 @@ def test_contrast_tells_of_lost_branches(sampled):
   assert rejected
 
 
-def test_pairs_are_one_good_and_one_lost_thought_of_one_state(sampled):
+def test_pairs_are_a_good_and_a_bad_thought_of_one_state(sampled):
   records = list(tree_data.pairs(_reader(sampled)))
   reasons = {record['why'] for record in records}
   assert reasons >= {'pruned', 'not_left'}
@@ -133,7 +133,7 @@ def test_files_are_json_lines_with_provenance(sampled, tmp_path):
     assert all(json.loads(line)['model'] == 'm' for line in lines)
 
 
-def test_a_tree_file_gives_the_tree_again(sampled):
+def test_trees_are_read_back_from_files(sampled):
   text = sampled.to_json()
   again = tree_lib.from_json(text)
   assert again == sampled and again.to_json() == text
@@ -151,7 +151,7 @@ def _pictured(tree):
   return root, texts, boxes
 
 
-def test_a_picture_shows_every_path_and_loads_nothing(sampled):
+def test_pictures_contain_every_path_and_load_no_resources(sampled):
   root, texts, boxes = _pictured(sampled)
   text = ElementTree.tostring(root).decode()
   assert 'href' not in text and '<script' not in text and 'url(' not in text
@@ -167,7 +167,7 @@ def test_a_picture_shows_every_path_and_loads_nothing(sampled):
       assert x != other_x or abs(y - other_y) >= h
 
 
-def test_a_large_tree_is_cut_and_says_so():
+def test_large_trees_are_truncated_with_a_note():
   tree = _tree(None, proposals='enumerated', breadth=99, deduplicate=False)
   for node in tree.nodes[1:]:
     node.status = 'expanded'
@@ -176,7 +176,7 @@ def test_a_large_tree_is_cut_and_says_so():
   assert any('are not drawn' in text for text in texts)
 
 
-def test_model_text_in_a_picture_is_text():
+def test_model_text_in_a_picture_is_escaped():
   evil = '<script>alert(1)</script>\x00\x1b\ud800'
   answer = lambda prompt, request: [searches.sample('x')] * request.samples
   tree = _tree(answer)

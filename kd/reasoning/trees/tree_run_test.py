@@ -93,7 +93,7 @@ def _files(folder):
   return {p.name: p.read_bytes() for p in sorted((folder / 'trees').iterdir())}
 
 
-def test_all_trees_states_go_through_one_call(tmp_path):
+def test_states_of_all_trees_share_calls(tmp_path):
   player = Player()
   trees = search(tmp_path, player, together=len(PUZZLES))
   assert player.batches[0] == len(PUZZLES)
@@ -120,7 +120,7 @@ def _killed(folder, at):
   return process.returncode
 
 
-def test_kills_change_nothing(tmp_path):
+def test_killed_searches_end_with_equal_trees(tmp_path):
   undisturbed = Player()
   search(tmp_path / 'whole', undisturbed)
   calls = len(undisturbed.batches)
@@ -143,7 +143,7 @@ def test_kills_change_nothing(tmp_path):
   assert not done.batches
 
 
-def test_more_instances_go_on_in_the_same_folder(tmp_path):
+def test_more_instances_continue_in_the_same_folder(tmp_path):
   search(tmp_path, Player(), PUZZLES[:2])
   player = Player()
   trees = search(tmp_path, player)

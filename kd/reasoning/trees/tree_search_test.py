@@ -91,7 +91,7 @@ def player(prompt, request):
   return [sample(rng.choice(legal)) for _ in range(request.samples)]
 
 
-def test_enumerated_beam_finds_what_brute_force_knows():
+def test_enumerated_beam_search_equals_brute_force():
   for question, solvable in (('3 3 8 8', True), ('1 1 1 1', False)):
     for method in ('beam', 'depth_first', 'best_first'):
       the_plan = plan(method=method, proposals='enumerated', breadth=99)
@@ -99,7 +99,7 @@ def test_enumerated_beam_finds_what_brute_force_knows():
       assert bool(tree.solutions) == solvable and not batches
 
 
-def test_a_level_is_one_batch_and_the_best_are_kept():
+def test_each_level_is_one_batch_and_keeps_the_best():
   the_plan = plan(evaluator='likelihood', solutions=0, breadth=2)
 
   def answer(prompt, request):
@@ -119,7 +119,7 @@ def test_a_level_is_one_batch_and_the_best_are_kept():
     assert len(kept) == 2 and len(left) > 2 and min(kept) >= max(left)
 
 
-def test_depth_first_goes_back_to_the_next_best():
+def test_depth_first_returns_to_the_next_best():
   order = []
 
   def answer(prompt, request):
@@ -142,7 +142,7 @@ def test_depth_first_goes_back_to_the_next_best():
   assert not tree.solutions and not tree.stopped
 
 
-def test_best_first_expands_the_best_anywhere():
+def test_best_first_expands_the_best_of_all_nodes():
   tree, _ = grow(
     GAME,
     plan(method='best_first', breadth=1, evaluator='likelihood', max_calls=60),
@@ -157,7 +157,7 @@ def test_best_first_expands_the_best_anywhere():
   assert expanded[-1].value == math.exp(mean)
 
 
-def test_equal_states_go_on_once_and_equal_thoughts_are_counted():
+def test_equal_states_are_expanded_once_and_equal_thoughts_counted():
   texts = ['4 * 6 = 24', '6 * 4 = 24', '4 * 6 = 24 left 1 1 24'] * 2
   answer = lambda prompt, request: [sample(t) for t in texts]
   tree, _ = grow(GAME, plan(depth=1), answer)
@@ -168,7 +168,7 @@ def test_equal_states_go_on_once_and_equal_thoughts_are_counted():
   assert [n.status for n in tree.nodes[1:]] == ['deep', 'deep']
 
 
-def test_the_exact_verifier_prunes():
+def test_the_exact_verifier_prunes_unsolvable_states():
   tree, _ = grow(GAME, plan(solutions=0), player)
   assert tree.solutions
   for node in tree.nodes[1:]:
@@ -176,7 +176,7 @@ def test_the_exact_verifier_prunes():
     assert lost == (node.status == 'pruned')
 
 
-def test_values_and_votes_are_the_models():
+def test_values_and_votes_are_parsed_from_the_model():
   def judge(prompt, request):
     if prompt.startswith('Can these'):
       sure = prompt.splitlines()[-1] == '1 1 24'
@@ -199,7 +199,7 @@ def test_values_and_votes_are_the_models():
   assert len(batches[1]) == 1 and tree.faults['unread_vote'] == 2
 
 
-def test_no_judgement_is_asked_for_when_a_solution_is_there():
+def test_no_judgment_is_requested_once_a_solution_exists():
   answer = lambda prompt, request: [
     sample(text) for text in ('#### 10', '3*4=12', '5+5=10') * 2
   ]
@@ -210,7 +210,7 @@ def test_no_judgement_is_asked_for_when_a_solution_is_there():
     assert (node.status, node.value) == ('open', None)
 
 
-def test_judgements_that_cannot_be_read_do_not_end_a_search():
+def test_unreadable_judgments_do_not_end_a_search():
   def judge(prompt, request):
     if prompt.startswith(('Can these', 'Which')):
       return [sample('???')] * request.samples
@@ -234,7 +234,7 @@ BAD = {
 
 
 @pytest.mark.parametrize('kind', BAD)
-def test_bad_answers_are_counted_and_stop_nothing(kind):
+def test_bad_answers_are_counted_and_do_not_end_a_search(kind):
   def answer(prompt, request):
     return [BAD[kind], *player(prompt, request)][: request.samples]
 
@@ -288,7 +288,7 @@ def test_budgets_are_never_exceeded(method, evaluator):
   assert len(tree.nodes) <= 5
 
 
-def test_the_seed_decides():
+def test_searches_depend_on_the_seed():
   trees = [
     grow(GAME, plan(seed=seed, solutions=0), player)[0].to_json()
     for seed in (0, 0, 1)

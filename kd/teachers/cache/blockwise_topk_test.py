@@ -42,7 +42,7 @@ _SIZES = [(5, 3), (128, 128), (130, 130), (263, 20), (1000, 1), (1000, 1000)]
 
 
 @pytest.mark.parametrize(('vocab_size', 'size'), _SIZES)
-def test_the_most_likely_and_all_others(vocab_size, size):
+def test_most_likely_ids_entropy_and_tail_equal_float64(vocab_size, size):
   logits = _logits(vocab_size)
   whole = _logprobs(logits)
   seen = blockwise_topk.split(jnp.asarray(logits))
@@ -66,7 +66,7 @@ def test_the_most_likely_and_all_others(vocab_size, size):
   np.testing.assert_allclose(logprobs, expected, rtol=1e-6, atol=1e-5)
 
 
-def test_tails_are_relative_to_themselves():
+def test_tails_have_a_small_relative_error():
   # The tail has 0.99 or 1e-9 of the mass.
   for share in (0.99, 1e-9):
     p = np.full(4000, share / 3999)
@@ -109,7 +109,7 @@ def test_draws_have_the_teachers_frequencies():
   assert abs(square - degrees) < 5 * np.sqrt(2 * degrees), (square, degrees)
 
 
-def test_draws_depend_on_their_keys_alone():
+def test_draws_depend_only_on_their_keys():
   logits = _logits(263)
   ids, counts = _draw(logits, 3, 50)
   keys = jax.random.split(jax.random.key(3), len(logits))
@@ -155,7 +155,7 @@ def test_a_nucleus_is_the_fewest_ids_with_its_mass(mass, cap):
     np.testing.assert_allclose(tail, rest, 1e-4, 1e-4)
 
 
-def test_more_entries_than_ids_are_all_ids():
+def test_more_entries_than_ids_return_all_ids():
   logits = _logits(130)
   compressed = _compress(
     compression.Method('top_k', 'float16', 5000, 1.0, 0), logits
@@ -167,7 +167,7 @@ def test_more_entries_than_ids_are_all_ids():
 
 
 @pytest.mark.parametrize('drawn_at', [1.0, 2.0])
-def test_stratified_keeps_the_likely_ones_and_draws_from_the_rest(drawn_at):
+def test_stratified_keeps_likely_ids_and_draws_from_the_rest(drawn_at):
   exact, draws, repeats = 5, 50, 300
   rng = np.random.default_rng(7)
   one = rng.normal(0, 2, 200).astype(np.float32)

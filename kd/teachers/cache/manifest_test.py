@@ -38,7 +38,7 @@ def value(tmp_path):
   return json.loads((tmp_path / manifest.FILE).read_text())
 
 
-def test_a_manifest_is_read_as_it_was_written(value, tmp_path):
+def test_manifests_are_read_back_unchanged(value, tmp_path):
   assert manifest.read(str(tmp_path), 'cache.folder') == value
 
 
@@ -98,7 +98,7 @@ def test_a_change_of_any_field_is_noticed(value, tmp_path):
     manifest.read(str(tmp_path), 'cache.folder')
 
 
-def test_a_file_that_is_no_json_is_named(value, tmp_path):
+def test_files_without_json_are_refused_by_name(value, tmp_path):
   (tmp_path / manifest.FILE).write_bytes(b'{"format": Infinity}')
   with pytest.raises(errors.ConfigError, match='manifest.json.*Infinity'):
     manifest.read(str(tmp_path), 'cache.folder')

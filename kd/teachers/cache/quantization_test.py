@@ -13,7 +13,7 @@ def _naive_bits(ids, bits):
 
 @pytest.mark.parametrize('vocab_size', [1, 2, 3, 256, 257, 262144, 2**31])
 @pytest.mark.parametrize('count', [0, 1, 7, 64])
-def test_ids_come_back_from_as_many_bits_as_they_need(vocab_size, count):
+def test_ids_are_decoded_from_the_bits_they_need(vocab_size, count):
   bits = quantization.id_bits(vocab_size)
   assert 2**bits >= vocab_size > 2 ** (bits - 1) - (vocab_size == 1)
   rng = np.random.default_rng(count)
@@ -27,7 +27,7 @@ def test_ids_come_back_from_as_many_bits_as_they_need(vocab_size, count):
   assert _naive_bits(found, bits) == _naive_bits(ids, bits)
 
 
-def test_gaps_start_anew_at_each_position():
+def test_gaps_restart_at_each_position():
   rows = [[3, 7, 8], [], [0], [262143], [], [5, 6]]
   counts = np.array([len(row) for row in rows])
   ids = np.array(sum(rows, []), np.uint32)
@@ -60,7 +60,7 @@ def test_logprobs_stay_within_the_bound():
   assert (found[logprobs == 0] == 0).all()
 
 
-def test_a_position_of_certainties_has_code_0():
+def test_log_probabilities_of_zero_have_code_0():
   logprobs, counts = np.zeros(3, np.float32), np.array([3])
   lowest = np.repeat(
     quantization.lowest(logprobs, counts).astype(np.float32), 3

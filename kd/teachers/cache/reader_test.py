@@ -78,7 +78,7 @@ def _through_files(folder, name, method, logits):
     ('stratified', 5, 8, 2.0),
   ],
 )
-def test_weights_of_drawn_ids_have_the_teacher_as_their_mean(
+def test_weights_of_drawn_ids_are_unbiased(
   name, exact, draws, drawn_at, stored_as, tmp_path
 ):
   logits = np.random.default_rng(0).normal(0, 2, _VOCAB).astype(np.float32)

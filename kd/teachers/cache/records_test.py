@@ -62,7 +62,7 @@ def _by_position(row, values):
 
 
 @pytest.mark.parametrize('stored_as', ['uint8', 'float16'])
-def test_kept_ids_and_tail_come_back_as_one_distribution(stored_as):
+def test_kept_ids_and_tail_are_read_as_a_distribution(stored_as):
   method = compression.Method('top_k', stored_as, 20, 1.0, 0)
   row = _row(np.random.default_rng(0))
   found = _through_bytes(row, method)
@@ -137,7 +137,7 @@ def test_a_digest_depends_on_everything_in_a_row():
   assert records.digest_of(reverse, 0) in digests
 
 
-def test_hidden_states_stay_within_half_a_step():
+def test_decoded_hidden_states_are_within_half_a_step():
   row = _row(np.random.default_rng(2), hidden=24)
   for stored_as in ('bfloat16', 'int8'):
     method = compression.Method('hidden', stored_as, 0, 1.0, 0)
@@ -172,7 +172,7 @@ def test_a_row_without_targets_has_a_record():
     assert not found.counted.any() and not len(found.target_logprob)
 
 
-def test_every_flipped_bit_and_every_cut_is_found():
+def test_flipped_bits_and_truncation_are_detected():
   method = compression.Method('top_k', 'uint8', 20, 1.0, 0)
   data = records.encode(_row(np.random.default_rng(4), n=3), method, V, 'a')
   for at in range(len(data)):

@@ -112,7 +112,7 @@ def _check(found, shares):
     assert (compressed.counts[counted].sum(-1) == 40).all()
 
 
-def test_a_mesh_changes_nothing():
+def test_targets_do_not_depend_on_the_mesh():
   for method in (_TOP, _DRAWN):
     found = _scored({'data': 2, 'fsdp': 2, 'tensor': 2}, (1.0,), method)
     _check(found, (1.0,))

@@ -24,7 +24,7 @@ def _params(model, seed):
   )
 
 
-def test_ids_that_are_left_out_tell_which_teacher_is_bad():
+def test_nonfinite_logits_of_omitted_ids_identify_the_teacher():
   tokens = np.random.default_rng(0).integers(4, 250, (2, _ROWS, _LENGTH))
   ones = np.ones((_ROWS, _LENGTH), np.int32)
   batch = types.Batch(

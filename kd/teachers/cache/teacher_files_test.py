@@ -16,7 +16,7 @@ def _cache(tmp_path, init):
   )
 
 
-def test_other_bytes_and_other_files_are_named(tmp_path):
+def test_changed_and_missing_files_are_named(tmp_path):
   folder = tmp_path / 'teacher'
   folder.mkdir()
   (folder / 'config.json').write_text('{}')
@@ -59,7 +59,7 @@ def test_all_parts_of_a_split_gguf_model(tmp_path):
   assert 'a-00001' not in line.partition('differ')[2]
 
 
-def test_a_workdir_that_was_trained_further(tmp_path):
+def test_a_workdir_with_further_training(tmp_path):
   workdir = tmp_path / 'run'
 
   def save(step):

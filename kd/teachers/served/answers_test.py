@@ -29,7 +29,7 @@ def _texts(replies):
   return [answer.text for reply in replies for answer in reply.answers]
 
 
-def test_each_api_is_asked_as_it_wants(tmp_path):
+def test_requests_follow_each_api(tmp_path):
   with served_cases.running() as server:
     for api in (answers.CHAT, answers.COMPLETIONS):
       with _open(server, tmp_path / api, api=api) as answerer:
@@ -45,7 +45,7 @@ def test_each_api_is_asked_as_it_wants(tmp_path):
   assert server.asked == [common | chat, common | text]
 
 
-def test_what_a_server_does_not_take_is_left_out_and_said(tmp_path):
+def test_unsupported_fields_are_left_out_and_reported(tmp_path):
   said = []
 
   def write(prompt, seed):
@@ -78,7 +78,7 @@ def test_what_a_server_does_not_take_is_left_out_and_said(tmp_path):
     assert len(server.asked) == count
 
 
-def test_no_answer_is_asked_for_twice(tmp_path):
+def test_answers_are_requested_only_once(tmp_path):
   prompts = [f'{i}?' for i in range(6)]
   with served_cases.running() as server:
     with _open(server, tmp_path) as answerer:
@@ -111,7 +111,7 @@ def test_another_model_ends_the_run(tmp_path):
 @pytest.mark.parametrize(
   'name, most', [('requests', 3), ('tokens', 700), ('money', 1.4e-3)]
 )
-def test_a_budget_stops_in_time_and_counts_what_was_used(tmp_path, name, most):
+def test_budgets_count_used_tokens_and_stop_in_time(tmp_path, name, most):
   plan = {1: (429, {}), 2: (500, {})}
   price = {'prompt': 1.0, 'generated': 2.0}
   spec = {'price': price, 'budget': {**_LIMITS, name: most}}

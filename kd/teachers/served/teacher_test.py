@@ -75,7 +75,7 @@ def _check(targets, batch, model, most):
 
 
 @pytest.mark.parametrize('api', ['prompt_logprobs', 'echo', 'sglang'])
-def test_apis_tell_the_models_likeliest_ids(tmp_path, api):
+def test_apis_return_the_models_most_likely_ids(tmp_path, api):
   batch, said = _batch(), []
   with served_cases.running(apis=(api,)) as server:
     # Ids with unique texts; 'echo' counts all others to the tail.
@@ -101,7 +101,7 @@ def test_apis_tell_the_models_likeliest_ids(tmp_path, api):
   assert api in said[0]
 
 
-def test_a_server_that_tells_no_prompts_is_asked_by_position(tmp_path):
+def test_servers_that_do_not_score_prompts_are_queried_by_position(tmp_path):
   batch, said = _batch(rows=1), []
   with served_cases.running(apis=('llama_cpp',), owner='llamacpp') as server:
     teacher = _open(server, tmp_path, said)
@@ -110,7 +110,7 @@ def test_a_server_that_tells_no_prompts_is_asked_by_position(tmp_path):
   assert 'one request per token' in ' '.join(said)
 
 
-def test_a_prefix_is_read_by_the_teacher_alone(tmp_path):
+def test_only_the_teacher_reads_the_prefix(tmp_path):
   batch, prefix = _batch(rows=1), 'Add with care. '
   batch.tokens[0, 0] = 2  # The first example has a BOS.
   batch.weights[0, 0] = 1
@@ -132,7 +132,7 @@ def test_a_prefix_is_read_by_the_teacher_alone(tmp_path):
     _check(targets, batch, server.model, _K)
 
 
-def test_less_than_was_wanted_is_said_and_used(tmp_path):
+def test_lower_limits_of_a_server_are_reported_and_used(tmp_path):
   batch, said = _batch(), []
   with served_cases.running(most=5, zero=False) as server:
     teacher = _open(server, tmp_path, said)
@@ -149,7 +149,7 @@ def test_less_than_was_wanted_is_said_and_used(tmp_path):
   assert 'ignore the temperature' in told
 
 
-def test_ids_that_the_student_lacks_are_left_out(tmp_path):
+def test_ids_missing_in_the_student_are_left_out(tmp_path):
   batch = _batch()
   with served_cases.running() as server:
     teacher = _open(server, tmp_path, vocab_size=200)
@@ -162,7 +162,7 @@ def test_ids_that_the_student_lacks_are_left_out(tmp_path):
   np.testing.assert_allclose(total, 1, rtol=1e-5)
 
 
-def test_faults_of_servers_are_waited_for(tmp_path):
+def test_faults_of_servers_are_retried(tmp_path):
   plan = {2: (500, {}), 4: 'cut', 5: (429, {'Retry-After': '0.05'}), 7: 2.0}
   batch = _batch()
   with served_cases.running(fault=plan.get) as server:
@@ -197,7 +197,7 @@ def test_another_model_stops_the_run(tmp_path):
       _open(server, tmp_path / 'other')
 
 
-def test_a_key_that_cannot_be_sent_is_not_shown(tmp_path, monkeypatch, caplog):
+def test_invalid_keys_are_not_shown(tmp_path, monkeypatch, caplog):
   with served_cases.running() as server:
     monkeypatch.setenv('KD_TEACHER_KEY', 'sk-secret\n')
     _open(server, tmp_path).close()  # A trailing newline is stripped.
@@ -207,7 +207,7 @@ def test_a_key_that_cannot_be_sent_is_not_shown(tmp_path, monkeypatch, caplog):
   assert 'secret' not in str(error.value) + caplog.text
 
 
-def test_what_is_under_way_ends_with_the_run(tmp_path):
+def test_pending_requests_end_with_the_run(tmp_path):
   with served_cases.running() as server:
     teacher = _open(server, tmp_path, concurrency=1, wait_s=60.0)
     server.fault = lambda number: (503, {})

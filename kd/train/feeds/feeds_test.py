@@ -10,7 +10,7 @@ from kd.run import source
 from kd.train.feeds import cached
 
 
-def test_every_legal_source_has_its_feed():
+def test_every_source_has_its_feed():
   legal = models.TEACHER.children['source'].legal
   for name in legal.names:
     config = base.get_config()
@@ -42,7 +42,7 @@ def test_every_legal_source_has_its_feed():
   ],
 )
 @pytest.mark.parametrize('method', ['sampled', 'stratified', 'top_k'])
-def test_drawn_ids_serve_their_temperature_and_1_alone(term, path, method):
+def test_drawn_ids_support_only_their_temperature_and_1(term, path, method):
   config = base.get_config()
   config.losses = dict(kl=term)
   kept = base.cache_method(method).to_dict()
