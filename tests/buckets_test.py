@@ -217,7 +217,7 @@ def test_a_replaced_folder_is_complete_or_says_that_it_is_not(bucket):
   folder = _begin_anew(url)
   assert sorted(os.listdir(f'{folder}/export/hf')) == ['a', 'c']
   objects.write(f'{url}/export/hf/c', b'x')
-  with pytest.raises(errors.ConfigError, match='another c than was written'):
+  with pytest.raises(errors.ConfigError, match='a c that differs from what'):
     _begin_anew(url)
 
 

@@ -65,7 +65,7 @@ def _body(path, node):
 
 def _options(choice):
   if choice.common:
-    yield 'Whatever its name:'
+    yield 'Common to all names:'
     yield ''
     yield from _table(choice.common)
   for names, fields in _by_fields(choice):

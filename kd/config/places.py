@@ -63,8 +63,8 @@ def place_fault(value: str) -> str:
     return path_fault(value)
   if not _BUCKET.fullmatch(value):
     return (
-      f'found {legal.shown(value)}; after the name of the bucket comes that of '
-      'a folder or file, of letters, digits and . = + , @ _ -'
+      f'found {legal.shown(value)}; the name of the bucket is followed by the '
+      'path of a folder or file, of letters, digits and . = + , @ _ -'
     )
   return ''
 

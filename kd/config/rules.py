@@ -122,7 +122,7 @@ def rollouts_are_rows(config: Any) -> None:
   if rollout.every > 1 and rollout.buffer < needed:
     raise errors.ConfigError(
       'rollout.buffer',
-      f'found {rollout.buffer}, and a step takes {needed} rows of it',
+      f'found {rollout.buffer}, and a step takes {needed} rows from it',
       legal=f'{needed} or more: rollout.fraction x data.batch_size',
     )
 

@@ -233,7 +233,7 @@ def _schedule_choice():
     ),
   }
   return Choice(
-    doc='A number that changes with the updates.',
+    doc='A number that depends on the update.',
     kind='schedule',
     options={
       'warmup_cosine': dict(peak=peak, warmup_steps=warmup, final=final),

@@ -87,7 +87,7 @@ def routes_have_examples(config: Any) -> None:
     if (spec['tasks'] or spec['field_values']) and 'teacher' in teacher.others:
       raise errors.ConfigError(
         'teacher.others',
-        "found 'teacher', which is what metrics call the first one",
+        "found 'teacher', the name of the first teacher in metrics",
         legal='another name',
       )
     if spec['field_values'] and not teacher.field:
@@ -101,7 +101,7 @@ def routes_have_examples(config: Any) -> None:
     raise errors.ConfigError(
       'teacher.field',
       f'found {legal.shown(teacher.field)}, and no teacher has `field_values`',
-      legal="'', or teacher.field_values of the examples that it teaches",
+      legal="'', or teacher.field_values with the values that select a teacher",
     )
 
 

@@ -269,6 +269,6 @@ class Copy:
         problem = f'lacks {name}'
         continue
       if _size_and_digest(path) != [size, digest]:
-        problem = f'has another {name} than was written'
+        problem = f'has a {name} that differs from what was written'
     if problem:
       raise errors.ConfigError(url, problem, legal='write it again')

@@ -34,7 +34,7 @@ CONFIG_OPTIONAL = True
 
 _COMMAND = re.compile(r'/(\w*)(?:\s+(.*))?', re.DOTALL)
 _HELP = """\
-/system TEXT  put TEXT in front of the first message; /system alone removes it
+/system TEXT  put TEXT in front of the first message; without TEXT, remove it
 /reset        forget all messages and answers
 /help         list the commands
 /exit         leave, as Ctrl-D does

@@ -156,7 +156,7 @@ def compiled(
 def _search(config, chosen, workdir):
   """Compiles the best candidates by analytic estimate, and ranks them."""
   ranked = search.ranked(config, chosen)
-  session.say(f'{len(ranked)} different ways fit by formula; trying the best')
+  session.say(f'{len(ranked)} candidates fit by formula; trying the best')
   tried = []
   for candidate in ranked[: config.plan.compiled]:
     session.say(candidate.flags)

@@ -226,7 +226,7 @@ class _Training:
       return
     if own_tokenizer.is_used(run.config):
       session.say(
-        'the teacher is not evaluated: its tokens are not those of the rows'
+        'the teacher is not evaluated: its tokenizer is not that of the rows'
       )
       return
 

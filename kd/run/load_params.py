@@ -251,8 +251,8 @@ def _without_ties(model, params, seed, path):
   if share > rounding_ties.MANY:
     log.info(
       'warning: %s: %.0f%% of the rounded weights lie halfway between two '
-      'codes, as weights do that have been rounded before: the first update '
-      'moves each by a whole code; student.quantize.dither=0.25 avoids that',
+      'codes, as in weights that were already rounded: the first update moves '
+      'each by a whole code; student.quantize.dither=0.25 avoids that',
       *(path, 100 * share),
     )
   return params

@@ -89,12 +89,12 @@ def text(
     '---\n' + '\n'.join(_yaml(front)) + '\n---',
     f'# {name(workdir)}',
     f'A {chosen.title} model of {count:,} parameters{made}.',
-    '## How it was made',
+    '## Training',
     _made(run, claims),
   ]
   if result is not None:
     note = (
-      'Of the parameters as trained; the files hold them in '
+      'Metrics of the parameters as trained; the files contain them in '
       f'{run.config.export.dtype}.'
     )
     parts += ['## Evaluation', _table(result), note]

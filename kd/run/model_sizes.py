@@ -120,7 +120,7 @@ def source_config(
       raise errors.ConfigError(
         f'{path}.vision',
         f'found {NO_VISION!r}, and the model of {where!r} has a vision tower',
-        legal="'own'; or an export of it, of which the text model can be read",
+        legal="'own'; or an export of it, which can be read without its tower",
       )
   else:
     config = weights.model_config(spec['init'], f'{path}.init', has_tower)
@@ -129,7 +129,7 @@ def source_config(
     raise errors.ConfigError(
       f'{path}.vision',
       f'found {spec["vision"]!r}, and {where!r} has no tower of these sizes',
-      legal='an export of it as init, of which the text model can be read',
+      legal='an export of it as init, which can be read without its tower',
     )
   _check_variant(config, spec['variant'], f'{path}.variant')
   return config

@@ -123,8 +123,8 @@ def _check_has_weights(config: Config, workdir: str) -> None:
     raise errors.ConfigError(
       '--workdir',
       f'{workdir!r} contains no checkpoint, and student.vision is '
-      f"{config.student.vision!r}: the teacher's tower is part of a student "
-      'that has been trained',
+      f'{config.student.vision!r}: only a trained student contains the '
+      "teacher's tower",
       legal="the workdir of a run, or student.vision='own' with the tower in "
       'student.vision_init',
     )

@@ -139,7 +139,7 @@ def load(
   if not fits:
     logging.getLogger(__name__).info(
       "vision: the projector of %s maps to another width than the model's %d: "
-      'a random one is trained',
+      'a new one is trained',
       *(model.vision_init, model.config.embed_dim),
     )
     make = jax.jit(

@@ -84,8 +84,8 @@ class Changes:
       for field, (old, new) in self.fields.items()
     ]
     lines += [
-      f'{field} was {old!r} and is {new!r}: must have the same content, which '
-      'is checked when it is loaded'
+      f'{field} was {old!r} and is {new!r}: the content must be the same, '
+      'which is checked when it is loaded'
       for field, (old, new) in self.paths.items()
     ]
     return lines
