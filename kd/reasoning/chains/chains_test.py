@@ -249,7 +249,7 @@ def test_killed_and_uninterrupted_runs_write_equal_files(tmp_path):
   'changes, words',
   [
     (dict(identity={'model': 'other'}), "model: recorded 'm', now 'other'"),
-    (dict(prompts=_prompts(6)), 'prompts: there'),
+    (dict(prompts=_prompts(6)), 'prompts: recorded'),
     (dict(samples=2), 'jsonl:1: has samples of'),
   ],
 )
