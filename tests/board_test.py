@@ -13,7 +13,7 @@ from tests import command
 from tests import page_commands
 
 
-def test_the_commands_of_the_page_list_runs(tmp_path, capsys):
+def test_commands_on_the_page_list_runs(tmp_path, capsys):
   for i, peak in enumerate((1e-4, 3e-4)):
     fields = board_cases.config(steps=100, optimizer__lr__peak=peak)
     board_cases.write(tmp_path / f'r{i}', fields, scale=1 + i)

@@ -64,7 +64,7 @@ def _steps(store):
   return {name.split('/')[2] for name in store.names('bucket', 'run/check')}
 
 
-def test_the_latest_and_the_best_stay_and_come_back(bucket, tmp_path):
+def test_the_latest_and_the_best_are_kept_and_restored(bucket, tmp_path):
   store, url = bucket
   workdir = paths.expand(url)
   assert _steps(store) == {'', '2', '4'}
@@ -84,7 +84,7 @@ def test_the_latest_and_the_best_stay_and_come_back(bucket, tmp_path):
 
 
 @pytest.mark.parametrize('name', ['digests.json', '_CHECKPOINT_METADATA'])
-def test_a_store_with_faults_damages_no_checkpoint(bucket, name):
+def test_faults_of_the_store_damage_no_checkpoint(bucket, name):
   store, url = bucket
   store.forbidden = f'4/{name}'
   with pytest.raises(PermissionError):
@@ -93,7 +93,7 @@ def test_a_store_with_faults_damages_no_checkpoint(bucket, name):
   assert not store.names('bucket', 'run/damaged')
 
 
-def test_a_checkpoint_without_its_commit_object_is_none(bucket):
+def test_checkpoints_without_a_commit_object_are_ignored(bucket):
   store, url = bucket
   workdir = paths.expand(url)
   objects.remove([f'{url}/checkpoints/4/{layout.COMMIT}'])

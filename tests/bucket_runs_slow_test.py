@@ -35,7 +35,7 @@ _CHANGES = (
 
 
 @pytest.mark.parametrize('scheme', ['gs', 's3'][: 1 if _KILLS < 3 else 2])
-def test_a_run_killed_at_random_uploads_ends_as_on_disk(tmp_path, scheme):
+def test_runs_killed_at_random_uploads_equal_a_run_on_disk(tmp_path, scheme):
   seed = int(os.environ.get('KD_FUZZ_SEED', random.randrange(10**6)))
   print(f'KD_FUZZ_SEED={seed}')
   chance = random.Random(seed)

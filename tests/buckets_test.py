@@ -42,7 +42,7 @@ def bucket(request, monkeypatch):
     yield store, f'{request.param}://bucket/run'
 
 
-def test_objects_survive_faults_and_are_whole(bucket):
+def test_objects_are_complete_despite_faults(bucket):
   store, url = bucket
   store.inject(object_store.FAULTS)
   written = {f'{url}/{i:02}': os.urandom(2000) for i in range(60)}
@@ -58,7 +58,7 @@ def test_objects_survive_faults_and_are_whole(bucket):
   assert store.names('bucket') == ['run2/a']
 
 
-def test_a_refusal_is_an_error_of_the_user(bucket):
+def test_refused_requests_are_user_errors(bucket):
   store, url = bucket
   missing = url.replace('bucket', 'other-bucket')
   with pytest.raises(FileNotFoundError):
@@ -104,7 +104,7 @@ def test_epath_reads_and_writes_objects(bucket):
   assert bucket[0].names('bucket') == []
 
 
-def test_a_copy_uploads_in_the_order_of_writing(bucket):
+def test_files_are_uploaded_in_the_order_of_writing(bucket):
   store, url = bucket
   for name in ('run/../../outside', 'run/a//b'):  # Outside the copy.
     store.put('bucket', name, b'', lambda generation: True)
@@ -181,7 +181,7 @@ def _begin_anew(url):
   return folder
 
 
-def test_a_replaced_folder_is_complete_or_says_that_it_is_not(bucket):
+def test_replaced_folders_are_complete_or_marked_incomplete(bucket):
   store, url = bucket
   folder = paths.expand(url)
   _replace(folder, ['a', 'b'])
@@ -221,7 +221,7 @@ def test_a_replaced_folder_is_complete_or_says_that_it_is_not(bucket):
     _begin_anew(url)
 
 
-def test_a_file_and_a_bucket_that_may_not_be_read(bucket):
+def test_unreadable_files_and_buckets_are_refused(bucket):
   store, url = bucket
   objects.write(f'{url}/model.gguf', b'GGUF')
   with open(paths.expand(f'{url}/model.gguf'), 'rb') as f:
@@ -274,7 +274,7 @@ def _hold(folder, said=None):
   return lease.hold(folder, '--workdir', say, every_s=0.1, dead_after_s=1.0)
 
 
-def test_one_run_at_a_time_holds_a_folder(bucket):
+def test_only_one_run_holds_a_folder(bucket):
   store, url = bucket
   folder = paths.expand(url)
   said = []
@@ -308,7 +308,7 @@ def test_one_run_at_a_time_holds_a_folder(bucket):
     assert len(said) == 3 and not store.faults_left
 
 
-def test_of_several_runs_one_takes_a_dead_lease_over(bucket):
+def test_only_one_of_several_runs_takes_over_an_expired_lease(bucket):
   store, url = bucket
   folder = paths.expand(url)
   value = {'host': 'elsewhere', 'pid': 1, 'token': 'x', 'renewals': 3}
@@ -332,7 +332,7 @@ def test_of_several_runs_one_takes_a_dead_lease_over(bucket):
   assert sorted(ended) == ['held', 'refused']
 
 
-def test_who_lost_the_lease_writes_nothing(bucket):
+def test_runs_without_the_lease_write_nothing(bucket):
   store, url = bucket
   folder = paths.expand(url)
   with pytest.raises(errors.KdError, match='taken it over'), _hold(folder):
@@ -356,7 +356,7 @@ def test_writes_wait_while_the_lease_is_overdue(bucket):
     assert answers.is_set()
 
 
-def test_data_files_are_read_and_known(bucket, tmp_path):
+def test_data_files_are_read_and_identified(bucket, tmp_path):
   _, url = bucket
   line = '{"prompt": "%s", "completion": "b"}\n'
   for name in ('one', 'two'):

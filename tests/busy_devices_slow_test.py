@@ -18,7 +18,7 @@ _SMALL = (
 )
 
 
-def test_a_mesh_of_two_axes_trains_while_others_use_the_processors(tmp_path):
+def test_a_mesh_of_two_axes_trains_on_busy_processors(tmp_path):
   """With XLA's default of PJRT_NPROC=8 the run aborted in 3 of 3 trials."""
   spin = [sys.executable, '-c', 'while True: pass']
   forks, others = warm.Warm(command.environment()), []

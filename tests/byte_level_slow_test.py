@@ -67,7 +67,7 @@ def _losses(workdir):
   return [x['train/loss/kl'] for x in lines if x['phase'] == 'train']
 
 
-def test_a_run_keeps_the_files_and_begins_another(folder, trained):
+def test_runs_keep_the_tokenizer_files_and_initialize_others(folder, trained):
   config, workdir = trained
   assert len(_losses(workdir)) == 2
   for name in ('tokenizer.json', 'tokenizer_config.json'):
@@ -83,7 +83,7 @@ def test_a_run_keeps_the_files_and_begins_another(folder, trained):
     check_mode.main(again, str(folder / 'other'))
 
 
-def test_a_cache_keeps_the_files(folder, trained):
+def test_caches_keep_the_tokenizer_files(folder, trained):
   cache = folder / 'cache'
   cache_runs.write(folder, cache, **_changes(folder))
   moved = folder / 'moved'

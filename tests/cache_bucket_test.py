@@ -20,7 +20,7 @@ from tests import command
 from tests import object_store
 
 
-def test_a_cache_in_a_bucket_is_the_same(tmp_path, monkeypatch):
+def test_caches_in_a_bucket_are_the_same(tmp_path, monkeypatch):
   url = 'gs://bucket/cache'
   method = {'cache.method': base.cache_method('hidden')}
   local = tmp_path / 'local'
@@ -63,7 +63,7 @@ def test_a_cache_in_a_bucket_is_the_same(tmp_path, monkeypatch):
       )
 
 
-def test_a_teacher_that_is_a_run_in_a_bucket_is_known(tmp_path, monkeypatch):
+def test_files_of_a_teacher_in_a_bucket_are_recorded(tmp_path, monkeypatch):
   url = 's3://bucket/run'
   with object_store.serve_here(monkeypatch):
     step = f'{url}/checkpoints/4'
@@ -83,7 +83,7 @@ def test_a_teacher_that_is_a_run_in_a_bucket_is_known(tmp_path, monkeypatch):
     assert f'(SHA-256 {digest[:16]} then, ' in line
 
 
-def test_what_a_store_cannot_take_is_an_error(monkeypatch, tmp_path):
+def test_files_too_large_for_a_store_are_errors(monkeypatch, tmp_path):
   monkeypatch.setattr(objects, '_MOST_S3', 3)
   (tmp_path / 'a').write_bytes(b'1234')
   with object_store.serve_here(monkeypatch), open(tmp_path / 'a', 'rb') as f:

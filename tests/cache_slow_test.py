@@ -114,12 +114,14 @@ def codes(driver, straight):
 
 
 @pytest.mark.parametrize('name', [*_KILLED, *(f'event-{n}' for n in _EVENTS)])
-def test_a_killed_one_ends_as_an_undisturbed_one(name, driver, straight, codes):
+def test_killed_and_uninterrupted_runs_write_equal_caches(
+  name, driver, straight, codes
+):
   assert codes[name] == [-9, 0], driver.log(name, 0) + driver.log(name, 1)
   assert _bytes(driver.cache(name)) == straight[0]
 
 
-def test_a_notice_ends_it_at_once(driver, straight, codes):
+def test_a_notice_ends_the_run_at_once(driver, straight, codes):
   assert codes['told'] == [42, 0], driver.log('told', 0)
   assert driver.log('told', 0).endswith('run the same command to resume\n')
   assert _bytes(driver.cache('told')) == straight[0]
@@ -182,7 +184,7 @@ def _start(forks, driver, name, count, faults):
   ]
 
 
-def test_two_processes_write_shards_of_their_own(driver, straight):
+def test_two_processes_write_separate_shards(driver, straight):
   forks = warm.Warm(command.environment())
   start = functools.partial(_start, forks, driver, 'two')
   kill = {'where': _WRITE, 'number': 4, 'name': 'SIGKILL'}
@@ -214,7 +216,7 @@ def test_two_processes_write_shards_of_their_own(driver, straight):
       )
 
 
-def test_the_page_s_commands_run(tmp_path):
+def test_commands_on_the_page_run(tmp_path):
   text = pathlib.Path('docs/cache.md').read_text()
   (block,) = re.findall(r'^```\n(.*?)^```', text, re.M | re.S)
   lines = block.replace('\\\n', '').splitlines()

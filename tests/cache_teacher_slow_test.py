@@ -57,7 +57,7 @@ def _set_norm(teacher, value):
   safetensors.save_file(tensors, file, {'format': 'pt'})
 
 
-def test_a_teacher_that_was_trained_further_in_place(folder, teacher, capsys):
+def test_a_teacher_with_further_training_in_place(folder, teacher, capsys):
   init = {'teacher.init': f'hf:{teacher}'}
   assert not _warnings(folder, **init)
   # Other modification times with the same bytes, as after a copy.

@@ -84,7 +84,7 @@ def _bytes(cache):
   return {p.name: p.read_bytes() for p in sorted(cache.iterdir())}
 
 
-def test_a_report_and_a_cache_that_knows_its_rows(folder, caches, capsys):
+def test_report_and_rows_of_a_cache(folder, caches, capsys):
   for name in caches:
     method = base.cache_method(name, **_METHODS[name])
     changes = {'cache.method': method, 'cache.verify': 6}
@@ -100,9 +100,7 @@ def test_a_report_and_a_cache_that_knows_its_rows(folder, caches, capsys):
     assert report['nll'] == pytest.approx(0.0015, abs=0.01)
 
 
-def test_a_record_says_what_a_forward_pass_says_of_the_next_token(
-  folder, caches
-):
+def test_records_equal_a_forward_pass(folder, caches):
   """The order and size of batches do not matter."""
   run = resolve.resolve(
     cache_runs.config(folder, caches['top_k']), jax.devices()
@@ -188,7 +186,7 @@ def live(folder):
     ('sampled', (0, 4), 0.05),
   ],
 )
-def test_losses_are_the_live_runs(name, case, far, folder, caches, live):
+def test_losses_equal_the_live_runs(name, case, far, folder, caches, live):
   seed, size = case
   changes = {'seed': seed, 'data.batch_size': size}
   config = cache_runs.cached(folder, caches[name], **changes)
@@ -197,7 +195,7 @@ def test_losses_are_the_live_runs(name, case, far, folder, caches, live):
   np.testing.assert_allclose(found, live[case], far)
 
 
-def test_a_cached_run_that_was_stopped_ends_alike(folder, caches):
+def test_a_stopped_cached_run_ends_with_equal_results(folder, caches):
   changes = {'checkpoint.every': 1, 'checkpoint.keep': 4}
   config = cache_runs.cached(folder, caches['top_k'], **changes)
   straight, stopped = folder / 'straight', folder / 'stopped'
@@ -209,7 +207,7 @@ def test_a_cached_run_that_was_stopped_ends_alike(folder, caches):
   command.assert_ended_alike(str(stopped), str(straight), 4)
 
 
-def test_a_cache_of_something_else_is_refused(folder, caches):
+def test_caches_of_other_settings_are_refused(folder, caches):
   c = caches['top_k']
   workdir = folder / 'refused'
   for changes, words in (
@@ -282,7 +280,7 @@ def _break(how, path):
 
 
 @pytest.mark.parametrize('how', ['flipped', 'cut', 'missing'])
-def test_damage_is_named_and_mended(how, folder, own):
+def test_damage_is_named_and_repaired(how, folder, own):
   c = own('hidden')
   method = {'cache.method': base.cache_method('hidden')}
   before = _bytes(c)
@@ -314,7 +312,7 @@ def test_damage_is_named_and_mended(how, folder, own):
       assert path.stat().st_mtime_ns == times[path.name], path
 
 
-def test_a_changed_table_ends_training_before_its_first_step(folder, own):
+def test_a_changed_unembedding_is_refused_before_training(folder, own):
   c = own('hidden')
   _flip(c / 'unembedding.safetensors', 0.9)
   with cache_runs.refused('unembedding.safetensors', 'was changed'):
@@ -351,7 +349,7 @@ def _adopt(cache, other):
   _publish(cache, mine)
 
 
-def test_verification_finds_another_teachers_targets(folder, own):
+def test_verification_detects_another_teachers_targets(folder, own):
   c = own('top_k')
   method = {'cache.method': base.cache_method('top_k', **_METHODS['top_k'])}
   teacher = folder / 'other-teacher'
@@ -393,7 +391,7 @@ def test_a_shard_of_another_teachers_cache_is_refused(folder, own, tmp_path):
     train_mode.main(cache_runs.cached(folder, c), str(tmp_path / 'run'))
 
 
-def test_a_folder_that_cannot_be_written(folder):
+def test_folders_without_write_access_are_refused(folder):
   (folder / 'file').write_text('')
   with cache_runs.refused('cache.folder', 'cannot be written'):
     cache_runs.write(folder, folder / 'file' / 'cache')

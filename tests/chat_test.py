@@ -152,7 +152,7 @@ def test_a_dialogue_on_a_terminal(tmp_path):
   assert _generated(tmp_path, *dialogues) == [second, third]
 
 
-def test_a_pipe_gets_answers_alone(tmp_path, monkeypatch, capsys):
+def test_a_pipe_receives_only_answers(tmp_path, monkeypatch, capsys):
   """Ends with a line that is too long. The stop string spans four slices."""
   question = 'Q: 42+15-9=?\\\nA:\\\n\n'
   data = f'{question}/reset\n{question}{"x" * _ROOM}'
@@ -170,7 +170,7 @@ def test_a_pipe_gets_answers_alone(tmp_path, monkeypatch, capsys):
   assert 'answered without the earlier' in err and 'forgotten' in err
 
 
-def test_without_a_config_a_workdir_s_own_is_meant(tmp_path):
+def test_without_a_config_the_workdirs_config_is_used(tmp_path):
   assert workdirs.recorded_config(str(tmp_path)) is None
   config = command_line.load('configs/all_terms.py')
   text = config_lib.to_json(base.checked(config))

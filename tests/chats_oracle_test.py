@@ -127,7 +127,7 @@ def _chats(folder):
   return [row['messages'] for row in rows]
 
 
-def test_transformers_reads_and_answers_the_chats_alike(folder, tmp_path):
+def test_chats_and_answers_equal_transformers(folder, tmp_path):
   chats = _chats(folder)
   assert len(chats) == 50
   workdir = folder / 'out' / 'kd-chats'
@@ -165,7 +165,7 @@ def test_transformers_reads_and_answers_the_chats_alike(folder, tmp_path):
   assert got == results['answers']
 
 
-def test_the_rows_weigh_each_message(folder):
+def test_weights_of_rows_count_each_messages_tokens(folder):
   """The expected weights count the messages' bytes and end-of-turn tokens."""
   (manifest,) = (folder / 'rows').glob('chats.jsonl-train-*/manifest.json')
   (part,) = prepared.read_manifest(str(manifest.parent))['parts']
@@ -201,7 +201,7 @@ def _json(arguments):
   return arguments if isinstance(arguments, str) else json.dumps(arguments)
 
 
-def test_the_page_shows_what_is_printed(folder, capsys, monkeypatch):
+def test_the_page_shows_the_printed_output(folder, capsys, monkeypatch):
   shown, counts, held_out = (b.rstrip() for b in _blocks('text'))
   write, _, commands = _blocks('')[0].partition('\nEND\n')
   alone = folder / 'alone'
@@ -233,7 +233,7 @@ def test_the_page_shows_what_is_printed(folder, capsys, monkeypatch):
   assert str(e.value) == _REFUSED
 
 
-def test_the_page_s_config_is_the_command_s():
+def test_the_config_on_the_page_equals_the_commands():
   scope = {}
   exec(_blocks('python')[0], scope)
   data = scope['get_config']().data

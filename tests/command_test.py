@@ -126,26 +126,26 @@ def test_refused_with_exit_code_2(name, refusals):
   assert 'Traceback' not in err, err
 
 
-def test_a_workdir_that_is_not_given_has_the_configs_name():
+def test_the_default_workdir_has_the_configs_name():
   code, out, err = command.run([CONFIG, '--mode=check'])
   assert code == 0, err
   assert 'workdir: kd-quickstart: ' in out
 
 
-def test_a_bucket_is_no_workdir():
+def test_buckets_are_refused_as_workdirs():
   """Otherwise each machine would create its own folder named gs:."""
   code, _, err = command.run([CONFIG, '--mode=check', '--workdir=gs://bucket'])
   assert code == 2 and "'gs://bucket'" in err
 
 
-def test_a_fork_has_the_variables_of_its_start(monkeypatch):
+def test_forks_have_the_environment_of_their_start(monkeypatch):
   monkeypatch.setattr(os, 'environ', {'same': '1', 'removed': '2', 'new': '0'})
   now = {'same': '1', 'new': '3'}
   warm.set_variables(command.changed(os.environ, now))
   assert os.environ == now
 
 
-def test_a_config_is_read_before_devices_are_touched():
+def test_configs_are_read_before_devices_are_used():
   """A process must join the run's other processes before it uses devices."""
   script = (
     'import sys; from kd.config import base, command_line; '
@@ -157,7 +157,7 @@ def test_a_config_is_read_before_devices_are_touched():
   assert subprocess.run(python, env=command.environment()).returncode == 0
 
 
-def test_check_prints_what_the_config_means_and_writes_nothing(tmp_path):
+def test_check_prints_the_resolved_config_and_writes_nothing(tmp_path):
   teacher = tmp_path / 'teacher'
   teacher.mkdir()
   for name in ('config.json', 'model.safetensors'):
@@ -197,7 +197,7 @@ def test_check_prints_what_the_config_means_and_writes_nothing(tmp_path):
   assert os.listdir(tmp_path) == ['teacher']
 
 
-def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+def test_tildes_expand_to_the_home_folder(tmp_path, monkeypatch):
   """This holds for --config, --workdir and a model's folder."""
   home = tmp_path / 'home'
   shutil.copytree('data/fixtures/quickstart_teacher', home / 'teacher')
@@ -216,7 +216,7 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
   assert f'workdir: {home}/run: ' in out
 
 
-def test_help_names_the_modes_and_the_flags():
+def test_help_lists_modes_and_flags():
   _, out, _ = command.run_python(['--help'])
   for flag in ('--config=', '--mode=', '--workdir=', '--config.FIELD='):
     assert flag in out

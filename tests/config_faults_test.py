@@ -45,7 +45,7 @@ def _assert_refused(config, field, workdir):
 
 
 @pytest.mark.parametrize('change, field', refused_configs.CHANGES)
-def test_refused_by_the_fields_name(change, field, tmp_path):
+def test_invalid_fields_are_refused_by_name(change, field, tmp_path):
   _assert_refused(_changed(change), field, tmp_path / 'run')
 
 
@@ -57,18 +57,18 @@ def test_modules_without_tasks(module, tmp_path, nothing_registered):
 
 
 @pytest.mark.parametrize('file, change, field', refused_configs.OF_OTHERS)
-def test_other_configs_are_refused_by_the_fields_name(
+def test_invalid_fields_of_other_configs_are_refused_by_name(
   file, change, field, tmp_path
 ):
   _assert_refused(_changed(change, file), field, tmp_path / 'run')
 
 
-def test_a_config_without_fields(tmp_path):
+def test_configs_without_fields_are_refused(tmp_path):
   _assert_refused(ml_collections.ConfigDict(), '', tmp_path / 'run')
 
 
 @pytest.mark.parametrize('workdir', refused_configs.WORKDIRS)
-def test_workdirs_that_no_run_can_write_to(workdir):
+def test_workdirs_without_write_access_are_refused(workdir):
   _assert_refused(_quickstart(), '--workdir', workdir)
 
 
@@ -93,7 +93,7 @@ def get_config():
     (_CHANGE.format('c.data.lenght = 9'), ":4: .*mean 'length'"),
   ],
 )
-def test_a_file_that_fails_is_named_with_its_line(text, words, tmp_path):
+def test_failing_config_files_are_named_with_their_line(text, words, tmp_path):
   file = tmp_path / 'c.py'
   file.write_text(text)
   with pytest.raises(errors.ConfigError) as e:
@@ -101,7 +101,7 @@ def test_a_file_that_fails_is_named_with_its_line(text, words, tmp_path):
   assert str(file) in str(e.value) and re.search(words, str(e.value))
 
 
-def test_former_names_are_answered_with_todays():
+def test_former_names_are_refused_with_the_current_ones():
   """This includes entries and parts that are built separately."""
   for change, new in (
     ("c.objective.positions = base.positions('all', share=1.0)", 'fraction'),
@@ -111,7 +111,7 @@ def test_former_names_are_answered_with_todays():
       base.checked(_changed(change))
 
 
-def test_an_argument_that_get_config_does_not_take():
+def test_unexpected_arguments_of_get_config_are_refused():
   with pytest.raises(errors.ConfigError, match='too many positional'):
     command_line.load('configs/quickstart.py:foo')
 
@@ -122,7 +122,7 @@ def _overridden(*arguments, file='configs/quickstart.py'):
   return base.checked(config)
 
 
-def test_a_name_brings_its_defaults_whatever_the_order():
+def test_names_set_their_defaults_in_any_order_of_flags():
   config = _overridden(
     '--config.losses.kl.beta=0.25',
     '--config.losses.kl.temperature=2',
@@ -149,7 +149,7 @@ def test_a_name_brings_its_defaults_whatever_the_order():
   assert config.cache.method.to_dict() == method.to_dict()
 
 
-def test_values_are_read_by_the_field_s_type():
+def test_values_are_parsed_by_the_fields_type():
   config = _overridden(
     '--config.data.pack',
     '--noconfig.log.tensorboard',
@@ -184,7 +184,7 @@ def test_values_are_read_by_the_field_s_type():
     ('--config.teacher.source=rollout', ("did you mean 'on_policy'",)),
   ],
 )
-def test_flags_that_are_wrong(argument, words):
+def test_wrong_flags_are_refused(argument, words):
   with pytest.raises(errors.ConfigError) as e:
     _overridden(argument)
   assert all(word in str(e.value) for word in words), str(e.value)
@@ -198,7 +198,7 @@ _VALUES = (
 )
 
 
-def test_mutated_configs_are_legal_or_name_the_field():
+def test_mutated_configs_are_valid_or_refused_by_field():
   """Tries every field with every value, then random changes."""
   draw = _draw()
   paths = [path for _, path, _ in schema.leaves(base.ROOT, base.get_config())]
@@ -214,7 +214,7 @@ def test_mutated_configs_are_legal_or_name_the_field():
     _mutate({path: draw.choice((*_VALUES, _DELETED)) for path in chosen})
 
 
-def test_what_the_fields_allow_is_a_run_or_names_the_field():
+def test_valid_fields_resolve_or_are_refused_by_field():
   """Legal fields are also resolved to models, losses, devices and tokenizer."""
   draw, built = _draw(), 0
   paths = [path for _, path, _ in schema.leaves(base.ROOT, _quickstart())]
@@ -294,7 +294,7 @@ def _names(error, changed):
   return re.search(rf'(?<![\w.]){re.escape(changed)}(?!\w)', str(error))
 
 
-def test_one_changed_field_is_the_one_that_is_named():
+def test_errors_name_the_changed_field():
   for path, value in (('data.length', 10**400), ('log.every', float('nan'))):
     config = base.get_config()
     config.update_from_flattened_dict({path: value})
@@ -303,7 +303,7 @@ def test_one_changed_field_is_the_one_that_is_named():
     assert e.value.path == path and len(str(e.value)) < 200
 
 
-def test_numbers_are_compared_as_float32_and_as_they_stand():
+def test_limits_hold_in_float32_and_float64():
   assert legal.Number(above=0).fault(1e-60)
   assert legal.Number(below=1).fault(1 - 1e-12)
   assert not legal.Number(above=0, below=1).fault(0.5)

@@ -10,7 +10,7 @@ from kd.input_pipeline import preparation
 from kd.input_pipeline import skipping
 
 
-def test_the_schema_knows_the_arguments_of_every_part():
+def test_schema_arguments_match_builders():
   """Builders take exactly the arguments that the schema declares."""
   from kd.config.fields import data
   from kd.config.fields import losses
@@ -65,7 +65,7 @@ def _named_choices(node, path=''):
         yield from _named_choices(child, schema.join(path, key))
 
 
-def test_choices_are_those_of_the_code():
+def test_choices_equal_those_of_the_code():
   """Covers every field with names, including fields added later."""
   from kd.checkpoints import gguf_writer
   from kd.checkpoints import weights

@@ -117,7 +117,7 @@ def _trace(run):
 
 
 @pytest.mark.parametrize('file', FILES)
-def test_resolves_and_traces(file, tmp_path):
+def test_configs_resolve_and_trace(file, tmp_path):
   run = resolve.resolve(_load(file, tmp_path), jax.devices()[:1])
   before, after, out = _trace(run)
   same = lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype)
@@ -216,7 +216,7 @@ def _quickstart(**changes):
     ),
   ],
 )
-def test_refused_with_its_path(path, value, words):
+def test_conflicting_fields_are_refused_with_their_path(path, value, words):
   config = _quickstart(**{path: value})
   if words[0].startswith('no error'):
     resolve.resolve(config, jax.devices()[:1])
@@ -226,7 +226,7 @@ def test_refused_with_its_path(path, value, words):
   assert all(word in str(e.value) for word in words), str(e.value)
 
 
-def test_a_row_that_devices_cannot_share_is_refused():
+def test_indivisible_row_lengths_are_refused():
   """The mesh of four devices is abstract, since the check computes nothing."""
   config = _quickstart(
     **{'mesh.sequence': 4, 'mesh.fsdp': 1, 'data.length': 250}
@@ -247,7 +247,7 @@ def test_a_row_that_devices_cannot_share_is_refused():
     ('student.quantize.activation_range', 'running', ("'position'",)),
   ],
 )
-def test_a_pipeline_says_what_it_cannot_run(field, value, words):
+def test_settings_without_pipeline_support_are_refused(field, value, words):
   changes = {
     'mesh.pipeline': 2,
     'mesh.fsdp': 2,
@@ -276,7 +276,7 @@ def _four(sizes, *_):
   )
 
 
-def test_keep_layers_out_of_range_and_order():
+def test_keep_layers_out_of_range_or_order_are_refused():
   for layers in ((0, 6), (3, 1), (-1,)):
     config = _quickstart(
       **{
@@ -318,7 +318,7 @@ def test_another_tokenizer_is_refused_by_its_first_id(tmp_path):
     assert word in str(e.value)
 
 
-def test_open_parts_are_checked_too():
+def test_parts_with_free_keys_are_checked():
   config = _quickstart()
   config.losses.kl.temprature = 1.0
   with pytest.raises(errors.ConfigError, match='losses.kl.temprature'):

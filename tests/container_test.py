@@ -20,7 +20,7 @@ def _steps():
   return [tuple(line.split(None, 1)) for line in lines if line]
 
 
-def test_the_recipe_is_locked_and_not_run_by_root():
+def test_the_image_is_pinned_and_does_not_run_as_root():
   steps = _steps()
   for _, argument in (s for s in steps if s[0] == 'COPY'):
     for name in argument.split()[:-1]:
@@ -33,7 +33,7 @@ def test_the_recipe_is_locked_and_not_run_by_root():
   assert [i for i, _ in steps][-2:] == ['USER', 'ENTRYPOINT']
 
 
-def test_the_entry_point_takes_modes():
+def test_the_entry_point_accepts_modes():
   (entry,) = (json.loads(a) for i, a in _steps() if i == 'ENTRYPOINT')
   done = subprocess.run(
     [*entry, 'trian', '--config=quickstart'],
@@ -47,7 +47,7 @@ def test_the_entry_point_takes_modes():
   assert "unknown mode 'trian'" in done.stderr and 'train' in done.stderr
 
 
-def test_the_devcontainer_is_built_from_it():
+def test_the_devcontainer_uses_the_same_image():
   with open(
     os.path.join(_ROOT, '.devcontainer', 'devcontainer.json'), encoding='utf-8'
   ) as f:

@@ -64,7 +64,7 @@ def _write_split_gguf(path):
 
 
 @pytest.mark.parametrize('kind', ['folder', 'tokenizer', 'gguf'])
-def test_damaged_files_load_or_are_named(kind, tmp_path):
+def test_damaged_files_load_or_are_refused_by_name(kind, tmp_path):
   load, files = {
     'folder': (_load_folder, ['config.json', 'model.safetensors']),
     'tokenizer': (
@@ -95,7 +95,7 @@ def test_damaged_files_load_or_are_named(kind, tmp_path):
   )
 
 
-def test_damaged_byte_level_tokenizers_load_or_are_named(tmp_path):
+def test_damaged_byte_level_tokenizers_load_or_are_refused(tmp_path):
   folder = tmp_path / 'model'
   folder.mkdir()
   spec = trained_byte_level.write(folder)

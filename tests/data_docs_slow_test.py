@@ -89,7 +89,7 @@ def _assert_printed(block, out):
   assert places == sorted(places)
 
 
-def test_the_commands_run_and_print_what_the_page_shows(folder, capsys):
+def test_commands_print_the_output_on_the_page(folder, capsys):
   checked, trained = _blocks('')[1].splitlines()
   assert not _run(folder, checked).exists()
   assert 'my_data.my_tasks registers answers, sums' in capsys.readouterr().out
@@ -133,7 +133,7 @@ def _refusal(folder):
   return str(e.value).replace(str(folder), '/home/me') + '\n'
 
 
-def test_wrong_data_is_refused_as_the_page_says(folder):
+def test_wrong_data_is_refused_as_documented(folder):
   of_line, of_code, of_feature = _blocks('text')[3:6]
   data, module = (
     folder / 'my_data' / name for name in ('sums.train.jsonl', 'my_tasks.py')
@@ -151,7 +151,7 @@ def test_wrong_data_is_refused_as_the_page_says(folder):
   _forget_module()
 
 
-def test_examples_that_are_too_long_are_named_as_the_page_says(folder):
+def test_too_long_examples_are_named_as_documented(folder):
   (shown,) = _blocks('text')[6:]
   _assert_printed(shown, _prepare(folder, **{'data.length': '48'}))
   with pytest.raises(errors.ConfigError, match='too short for every.*13 or mo'):

@@ -94,7 +94,7 @@ def test_decoding_gathers_no_weights(mesh, sizes):
   'mesh, sizes, scheme',
   [*((*case, 'none') for case in _CASES), (_MESHES[1], None, 'int4')],
 )
-def test_decoding_weights_are_split_as_the_plan_says(mesh, sizes, scheme):
+def test_decoding_weights_are_split_as_planned(mesh, sizes, scheme):
   few_bits = {f'student.quantize.{x}': scheme for x in ('weights', 'tables')}
   run = _run(mesh, sizes, **few_bits)
   params = saved_params.abstract(run.student)

@@ -42,7 +42,7 @@ def _objects(tmp_path):
   return objects
 
 
-def test_manifests_are_what_the_api_takes(tmp_path):
+def test_manifests_conform_to_the_api(tmp_path):
   objects = _objects(tmp_path)
   kinds = [x['kind'] for x in objects]
   assert (
@@ -63,7 +63,7 @@ def test_manifests_are_what_the_api_takes(tmp_path):
   assert 'readynessProbe' in faults[-1]
 
 
-def test_alarms_are_comparisons_with_their_limits(tmp_path):
+def test_alarms_compare_metrics_with_their_limits(tmp_path):
   config = base.get_config()
   alarms = rules.alarms(config)
   expressions = [alarm.expression for alarm in alarms]

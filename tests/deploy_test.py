@@ -20,7 +20,7 @@ _VLLM = (
 )
 
 
-def test_the_page_s_commands(tmp_path, monkeypatch, capsys):
+def test_commands_on_the_page(tmp_path, monkeypatch, capsys):
   (tmp_path / 'kd-run' / 'export').mkdir(parents=True)
   version_cases.export(tmp_path / 'kd-run' / 'export' / 'hf')
   commands = page_commands.commands('docs/deploy.md')
@@ -45,7 +45,7 @@ def test_the_page_s_commands(tmp_path, monkeypatch, capsys):
   assert flags['--dtype'] == 'float32'
 
 
-def test_the_container_s_arguments_are_the_config(tmp_path):
+def test_the_containers_arguments_set_the_config(tmp_path):
   config = base.get_config()
   changed = {
     'serve.max_batch': 7,
@@ -98,7 +98,7 @@ def test_the_container_s_arguments_are_the_config(tmp_path):
     assert there[section].to_dict() == config[section].to_dict()
 
 
-def test_what_is_refused(tmp_path):
+def test_invalid_deployments_are_refused(tmp_path):
   config = base.get_config()
   config.deploy.folder = str(tmp_path / 'deploy')
   model = version_cases.export(tmp_path / 'model')

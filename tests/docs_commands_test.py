@@ -57,7 +57,7 @@ _COMMANDS = [
 @pytest.mark.parametrize(
   'arguments', [c for _, c in _COMMANDS], ids=[place for place, _ in _COMMANDS]
 )
-def test_a_command_names_a_config_and_fields_that_exist(arguments):
+def test_configs_and_fields_of_commands_exist(arguments):
   if _WRITTEN in arguments:
     arguments.remove(_WRITTEN)
   _, flags = page_commands.parse(arguments)
@@ -73,7 +73,7 @@ def test_every_page_with_commands_has_a_test_that_runs_them():
 
 
 @pytest.mark.parametrize('page', ['docs/objective.md', 'docs/partition.md'])
-def test_check_mode_accepts_a_command(page, tmp_path):
+def test_check_mode_accepts_each_command(page, tmp_path):
   """objective_slow_test and processes_slow_test train with such configs."""
   (arguments,) = page_commands.commands(page)
   config, _ = page_commands.parse(arguments)

@@ -112,7 +112,7 @@ def planted(healthy, tmp_path):
 
 
 @pytest.mark.parametrize('name', planted_faults.FAULTS)
-def test_a_planted_fault_is_named_and_no_other(name, planted):
+def test_only_the_planted_fault_is_named(name, planted):
   plant, cause = planted_faults.FAULTS[name]
   plant(planted)
   found = _causes(planted)
@@ -122,7 +122,7 @@ def test_a_planted_fault_is_named_and_no_other(name, planted):
     assert '--config.' in found[cause].remedy
 
 
-def test_every_cause_has_a_fault_and_a_line_in_the_page():
+def test_every_cause_has_a_fault_and_is_documented():
   causes = {*findings.DIAGNOSES.names()}
   assert {cause for _, cause in planted_faults.FAULTS.values()} == causes
   with open('docs/doctor.md', encoding='utf-8') as f:
@@ -173,7 +173,7 @@ def test_a_plugin_adds_a_diagnosis(planted, tmp_path, monkeypatch):
   ]
 
 
-def test_a_rate_that_is_100_times_too_high_is_named(start):
+def test_a_learning_rate_100_times_too_high_is_named(start):
   workdir = start('rate', rate=0.5, sets=False)
   assert list(_causes(workdir)) == [training.HIGH]
   # Two operations per weight of the teacher, six per weight of the student, and
@@ -191,9 +191,7 @@ def test_a_rate_that_is_100_times_too_high_is_named(start):
   assert 1.0 < done / flops < 1.25 and 'perf/mfu' not in line
 
 
-def test_rows_that_are_not_finite_are_named_after_the_error(
-  start, folder, monkeypatch
-):
+def test_nonfinite_rows_are_named_after_the_error(start, folder, monkeypatch):
   read = rows_lib.Rows.__call__
 
   def poisoned(self, step, numbers):
@@ -215,9 +213,7 @@ def test_rows_that_are_not_finite_are_named_after_the_error(
   ]
 
 
-def test_parameters_that_are_not_finite_are_named_by_layer(
-  start, folder, monkeypatch
-):
+def test_nonfinite_parameters_are_named_by_layer(start, folder, monkeypatch):
   load = load_params.load
 
   def poisoned(model, seed, path, *args):

@@ -12,7 +12,7 @@ from tests import command
 _NLL = 'eval/held_out/nll'
 
 
-def test_a_run_that_no_longer_improves_ends(tmp_path, capsys):
+def test_runs_without_improvement_end(tmp_path, capsys):
   c, workdir = quickstart.get_config(), str(tmp_path / 'run')
   c.update(steps=9)
   c.teacher.update(source='none', init='')

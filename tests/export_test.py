@@ -37,7 +37,7 @@ def exported(tmp_path_factory):
   return workdir
 
 
-def test_the_page_s_commands_write_and_verify_files(exported):
+def test_commands_on_the_page_write_and_verify_files(exported):
   folder = exported / 'export'
   files = sorted(path.name for path in (folder / 'gguf').iterdir())
   models = ['model-F32.gguf', 'model-Q4_0.gguf']
@@ -81,7 +81,7 @@ def _write_folder(folder, **changes):
   huggingface.write(folder, params, config, 'float32', 2, [1], 0, write)
 
 
-def test_files_have_the_permissions_of_the_umask(tmp_path):
+def test_file_permissions_follow_the_umask(tmp_path):
   data = tmp_path / 'large'
   data.write_bytes(bytes(9 << 20))
   os.utime(data, (0, 0))
@@ -98,7 +98,7 @@ def test_files_have_the_permissions_of_the_umask(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o640, path
 
 
-def test_what_cannot_be_loaded_is_refused_before_anything_is_written(tmp_path):
+def test_unloadable_exports_are_refused_before_writing(tmp_path):
   folder = str(tmp_path / 'hf')
   _write_folder(folder, mlp_dim=48)
   config = command_line.load('configs/quickstart.py')

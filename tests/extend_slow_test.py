@@ -38,7 +38,7 @@ def _command():
   return shlex.split(text.replace('\\\n', ''))[1:]
 
 
-def test_a_run_with_one_of_each(run):
+def test_a_run_with_one_plugin_of_each_kind(run):
   run, folder = run
   code, out, err = run(*_command(), '--workdir=run', *_SMALL)
   assert code == 0, err
@@ -110,7 +110,7 @@ json.dump(messages, sys.stdout)
 """
 
 
-def test_messages(run):
+def test_messages_about_wrong_plugins(run):
   _, folder = run
   (folder / 'broken.py').write_text('import math\n\nmath.sqrt(-1)\n')
   messages = _python(_TELL, list(_REFUSALS), folder)
@@ -150,7 +150,7 @@ json.dump([float(total(student)), jax.grad(total)(student).tolist(),
 """
 
 
-def test_values_are_those_of_float64_formulas(run):
+def test_values_equal_float64_formulas(run):
   _, folder = run
   logits = np.random.default_rng(0).normal(size=(2, 7)) * 2
   value, slope, penalty = _python(_VALUES, logits.tolist(), folder)

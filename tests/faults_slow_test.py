@@ -197,7 +197,7 @@ def codes(driver, straight):
 
 
 @pytest.mark.parametrize('name', _POINTS)
-def test_killed_or_told_to_end(name, driver, straight, codes):
+def test_killed_and_preempted_runs_end_alike(name, driver, straight, codes):
   assert codes[name] == [_POINTS[name][3], 0], driver.log(name, 1)
   fault_chains.assert_same(driver.workdir(name), straight[0])
   if 'SIGTERM' in name:
@@ -205,7 +205,7 @@ def test_killed_or_told_to_end(name, driver, straight, codes):
 
 
 @pytest.mark.parametrize('item', _DAMAGE)
-def test_a_damaged_checkpoint(item, driver, straight, codes):
+def test_damaged_checkpoints(item, driver, straight, codes):
   name = f'damaged-{item}'
   assert codes[name] == [42, 0], driver.log(name, 1)
   for words in (f'checkpoint 5 is damaged: {item}/', 'resumes from step 4'):
@@ -217,7 +217,7 @@ def test_a_damaged_checkpoint(item, driver, straight, codes):
 
 
 @pytest.mark.parametrize('name', _DISKS)
-def test_a_disk_that_cannot_be_written(name, driver, straight, codes):
+def test_disks_without_write_access(name, driver, straight, codes):
   if name not in codes:
     pytest.skip('only a user who may mount has a disk like this')
   code = _DISKS[name][1]
@@ -228,7 +228,7 @@ def test_a_disk_that_cannot_be_written(name, driver, straight, codes):
   fault_chains.assert_same(driver.workdir(name, 'disk'), straight[0])
 
 
-def test_readers(driver, straight, codes):
+def test_failing_and_hanging_readers(driver, straight, codes):
   assert codes['reader-fails'] == [0] and codes['reader-hangs'] == [1]
   assert codes['reader-broken'] == [1, 0]
   for words in ('array_record: row', '5 attempts', 'Input/output error'):
@@ -239,7 +239,7 @@ def test_readers(driver, straight, codes):
     fault_chains.assert_same(driver.workdir(f'reader-{name}'), straight[0])
 
 
-def test_steps_that_are_not_finite(driver, straight, codes):
+def test_nonfinite_steps(driver, straight, codes):
   assert codes['nan-skipped'] == [0], driver.log('nan-skipped', 0)
   assert codes['nan-stopped'] == [3, 0], driver.log('nan-stopped', 1)
   assert codes['nan-preempted'] == [42, 0], driver.log('nan-preempted', 1)
@@ -256,7 +256,7 @@ def test_steps_that_are_not_finite(driver, straight, codes):
     fault_chains.assert_same(driver.workdir(name), skipped)
 
 
-def test_a_clock_that_jumps(driver, straight, codes):
+def test_clock_jumps(driver, straight, codes):
   name = 'clock-preempted'
   assert codes[name] == [42, 0]
   fault_chains.assert_same(driver.workdir(name), straight[0])

@@ -66,7 +66,7 @@ class _Client(threading.Thread):
     raise AssertionError((models, self.replies[-10:], self._server.text))
 
 
-def test_versions_are_switched_without_a_lost_request(registry):
+def test_versions_are_switched_without_losing_requests(registry):
   with server_lib.running(
     'serve',
     f'tiny={registry.folder}',
@@ -140,7 +140,7 @@ def followed(registry):
     scheduler.join(60)
 
 
-def test_a_version_that_is_not_well_is_out_until_probes_pass(followed):
+def test_unhealthy_versions_are_out_of_service_until_probes_pass(followed):
   follower, said = followed
   router = follower.router
   answers = lambda: router.pick('tiny').name

@@ -30,7 +30,7 @@ def _shown():
   return commands.splitlines(), dict(table)
 
 
-def test_the_page_s_commands_run(tmp_path):
+def test_commands_on_the_page_run(tmp_path):
   (write, run, talk), fields = _shown()
   subprocess.run(write, shell=True, check=True, cwd=tmp_path)
   program, *arguments = run.split('-m kd ')
@@ -75,7 +75,7 @@ def _config(folder, **changes):
   return config
 
 
-def test_settings_come_from_the_config_alone(tmp_path, capsys):
+def test_settings_come_only_from_the_config(tmp_path, capsys):
   """The model's generation config, such as top_p 0.95, is not used."""
   folder = tmp_path / 'hf'
   shutil.copytree(_TEACHER, folder)
@@ -123,7 +123,7 @@ def test_answers_of_another_model_are_not_continued(tmp_path):
     ({'max_new_tokens': 9999}, ('generate.max_new_tokens', 'context of 1024')),
   ],
 )
-def test_refused_with_its_path(change, words, tmp_path):
+def test_invalid_requests_are_refused_with_their_path(change, words, tmp_path):
   config = _config(_TEACHER, prompts='nowhere')
   config.generate.update(change)
   with pytest.raises(errors.ConfigError) as e:

@@ -66,7 +66,7 @@ def test_gsm8k_is_evaluated_on_its_test_file(tmp_path, monkeypatch):
   assert "did you mean 'test'?" in str(e.value)
 
 
-def test_data_that_is_not_there_is_refused_by_check(monkeypatch):
+def test_missing_data_is_refused_by_check(monkeypatch):
   monkeypatch.delenv('KD_TRACES', raising=False)
   config = command_line.load('configs/quickstart.py')
   config.data.mixture = 'traces_cot'

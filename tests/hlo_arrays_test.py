@@ -25,7 +25,7 @@ def test_arrays_inside_a_fusion_do_not_count():
   assert sizes == sorted(sizes, reverse=True)
 
 
-def test_what_the_backward_pass_reads_counts():
+def test_arrays_saved_for_the_backward_pass_count():
   def loss(x, stack):
     step = lambda x, w: (jnp.tanh(x @ w), ())
     return jnp.sum(jax.lax.scan(step, x, stack)[0] ** 2)

@@ -132,7 +132,7 @@ def test_paths_steps_and_cadence_may_change(folder, stopped, tmp_path, capsys):
     _train(folder, stopped, 'steps=7')
 
 
-def test_extended_run_equals_one_of_that_length(folder, stopped, tmp_path):
+def test_extended_runs_equal_runs_of_that_length(folder, stopped, tmp_path):
   """A constant learning rate does not depend on the number of steps."""
   same = (
     *('optimizer.lr.final=5e-3', 'optimizer.lr.warmup_steps=0'),

@@ -73,7 +73,7 @@ def check(storage, folder, owner='me', takeover='no', workdir='runs/a'):
   return done.returncode, done.stderr
 
 
-def test_what_is_synced_must_be_in_the_bucket(storage, tmp_path):
+def test_fsynced_files_must_be_in_the_bucket(storage, tmp_path):
   assert check(storage, tmp_path) == (0, '')
   storage.stored = False
   code, err = check(storage, tmp_path, workdir='runs/b')
@@ -97,14 +97,14 @@ def test_what_is_synced_must_be_in_the_bucket(storage, tmp_path):
     lambda handler: handler.connection.close(),
   ],
 )
-def test_a_bucket_that_cannot_be_asked_is_a_warning(storage, tmp_path, answer):
+def test_unreachable_buckets_are_a_warning(storage, tmp_path, answer):
   storage.stored = answer
   code, err = check(storage, tmp_path)
   assert (code, 'could not be asked' in err) == (0, True), err
   assert 'Traceback' not in err
 
 
-def test_a_mount_that_fails_ends_with_1(storage, tmp_path):
+def test_a_failed_mount_ends_with_1(storage, tmp_path):
   code, err = check(storage, tmp_path / 'no such folder')
   assert code == 1
   assert err.startswith('kd: error: ') and 'No such file' in err

@@ -47,7 +47,7 @@ def read_log(c, line):
   process.wait()
 
 
-def test_the_commands_run_in_order(tmp_path):
+def test_commands_on_the_page_run_in_order(tmp_path):
   with cloud_lib.maker(tmp_path) as make:
     # There is a second life because the run is preempted once.
     first = ['WAITING_FOR_RESOURCES', 'PROVISIONING', *['ACTIVE'] * 4]
@@ -83,7 +83,7 @@ def test_the_commands_run_in_order(tmp_path):
     assert list((c.root / 'slices').iterdir()) == [], 'all of it is deleted'
 
 
-def test_dry_runs_of_the_commands_run_nothing(tmp_path):
+def test_dry_runs_execute_nothing(tmp_path):
   with cloud_lib.maker(tmp_path) as make:
     c = make()
     write_settings(c, c.root)
@@ -99,7 +99,7 @@ def test_dry_runs_of_the_commands_run_nothing(tmp_path):
     assert c.calls() == []
 
 
-def test_the_lines_name_configs_and_fields_that_are_there():
+def test_configs_and_fields_of_lines_exist():
   found = 0
   for line in commands():
     if '--config=' not in line:

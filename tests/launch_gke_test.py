@@ -71,7 +71,7 @@ def expanded(text):
   return out
 
 
-def test_a_line_arrives_as_it_was_written(cloud):
+def test_arguments_reach_kd_unchanged(cloud):
   line = [*LINE, '--a="x" \\ @NAME@ @TOKEN@ & $(HOME) {}: #', "--b='", '--c=é']
   dollars = [''.join(p) for p in itertools.product('$(x', repeat=4)]
   line += ['--d=$$', '--e=$$(HOME)', '--f=$$$(HOME)$', f'--g={dollars}']
@@ -161,7 +161,7 @@ def played(manifest, code, disrupted=False):
   return f'all again, {policy["maxRestarts"]} times'
 
 
-def test_exit_codes_decide(cloud):
+def test_exit_codes_decide_about_restarts(cloud):
   manifest = render(cloud, '--failures=05', '--', *LINE)
   assert played(manifest, 2) == 'FailJobSet'
   assert played(manifest, 3) == 'FailJobSet'
@@ -171,7 +171,7 @@ def test_exit_codes_decide(cloud):
   assert played(manifest, 137) == 'all again, 5 times'
 
 
-def test_apply_and_delete_what_is_ours(cloud):
+def test_apply_and_delete_only_our_own_jobset(cloud):
   code, _, err = cloud.gke('apply', '--', *LINE)
   assert code == 0, err
   here = yaml.safe_load(cloud.slice('kd-1b')['manifest'])
@@ -192,7 +192,7 @@ def test_apply_and_delete_what_is_ours(cloud):
   assert (code, 'there is no JobSet' in err) == (0, True), err
 
 
-def test_the_jobset_of_someone_else_is_left_alone(cloud):
+def test_jobsets_of_others_are_left_alone(cloud):
   cloud.put_slice('kd-1b', {'manifest': 'kd_launch: "another"'})
   for verb in (['apply', '--', *LINE], ['delete']):
     assert cloud.gke(*verb)[0] == 1
@@ -200,7 +200,7 @@ def test_the_jobset_of_someone_else_is_left_alone(cloud):
   assert not cloud.calls('kubectl', 'delete')
 
 
-def test_a_dry_run_and_a_cluster_that_does_not_answer(cloud):
+def test_dry_runs_and_unreachable_clusters(cloud):
   first = f'--settings={cloud.settings}'
   for verb in (
     *('create-pools', 'render', 'apply', 'status', 'logs', 'delete'),

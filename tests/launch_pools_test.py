@@ -55,7 +55,7 @@ def pools(c, verb, *arguments):
     ),
   ],
 )
-def test_a_pool_has_the_slice_that_was_asked_for(cloud, flags, wanted):
+def test_pools_have_the_requested_slice(cloud, flags, wanted):
   code, _, err = pools(cloud, 'create-pools', *flags)
   assert code == 0, err
   (call,) = cloud.calls('node-pools', 'create')
@@ -93,7 +93,7 @@ def test_pools_are_created_and_deleted_for_each_slice(cloud):
   assert (code, 'there is no node pool kd-0' in err) == (0, True), err
 
 
-def test_the_pool_of_someone_else_is_left_alone(cloud):
+def test_pools_of_others_are_left_alone(cloud):
   cloud.put_slice('pool.kd-0', {'token': 'another'})
   for verb in ('create-pools', 'delete-pools'):
     code, _, err = pools(cloud, verb)
@@ -110,7 +110,7 @@ def test_all_pools_that_were_created_are_deleted(cloud):
   assert deleted == ['kd-0', 'kd-1']
 
 
-def test_a_policy_that_was_not_created_here_stays(cloud):
+def test_policies_of_others_are_kept(cloud):
   tpu7x = '--machine_type=tpu7x-standard-4t', '--topology=2x2x4'
   assert pools(cloud, 'create-pools', *tpu7x)[0] == 0
   code, _, err = pools(cloud, 'delete-pools', *tpu7x)

@@ -131,7 +131,7 @@ def test_a_wrong_setting_is_named(cloud, arguments, words):
   assert c.calls() == []
 
 
-def test_an_integer_is_decimal(cloud):
+def test_integers_are_decimal(cloud):
   """Bash would read 08 as an invalid octal number."""
   c = cloud(create_fails=99)
   code, _, err = c.tpu('create', '--failures=08')
@@ -144,7 +144,7 @@ def test_an_integer_is_decimal(cloud):
   assert (code, '--worker=8' in out) == (0, True), out
 
 
-def test_a_flag_of_gcloud_may_be_repeated(cloud):
+def test_flags_of_gcloud_may_be_repeated(cloud):
   c = cloud(workers=1)
   c.settings.write_text(
     c.settings.read_text()
@@ -186,7 +186,7 @@ def test_workers_without_external_addresses(cloud, connect, words):
   assert (code, 'no external IP' in err) == (1, True), err
 
 
-def test_settings_come_from_a_file_and_flags_win(cloud):
+def test_flags_override_settings_of_the_file(cloud):
   c = cloud()
   c.settings.write_text(
     c.settings.read_text() + '\n# text\n  capacity=spot  \nnetwork=n$(id)\n'
@@ -200,7 +200,7 @@ def test_settings_come_from_a_file_and_flags_win(cloud):
   assert (code, f'{c.settings}:1' in err) == (2, True), err
 
 
-def test_a_line_that_cannot_be_right_is_refused(cloud):
+def test_invalid_lines_are_refused(cloud):
   c = cloud()
   for line, word in (
     ([], "kd's flags are missing"),

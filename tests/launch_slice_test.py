@@ -33,7 +33,7 @@ def table(states, capacity='on-demand'):
   return dict(zip(states, done.stdout.split(), strict=True))
 
 
-def test_every_state_has_one_meaning():
+def test_every_state_has_one_action():
   meaning = {
     'READY': 'ready',
     'ACTIVE': 'ready',
@@ -73,7 +73,7 @@ def test_every_state_has_one_meaning():
   assert table(['STOPPED'], 'queued') == {'STOPPED': 'stop'}
 
 
-def test_suspended_is_deleted_by_its_name_and_created_again(cloud):
+def test_suspended_requests_are_deleted_and_created_again(cloud):
   c = cloud(
     lives=[
       ['WAITING_FOR_RESOURCES', 'PROVISIONING', 'SUSPENDING', 'SUSPENDED'],
@@ -102,7 +102,7 @@ def test_an_active_request_without_its_slice_is_created_again(cloud):
   assert c.verbs().count('delete') == 2
 
 
-def test_failed_requests_are_tried_so_often(cloud):
+def test_failed_requests_are_retried_a_limited_number_of_times(cloud):
   c = cloud(lives=[['FAILED']] * 9)
   code, _, err = c.tpu('create', '--capacity=queued', '--failures=2')
   assert (code, 'given up' in err) == (1, True), err
@@ -111,7 +111,7 @@ def test_failed_requests_are_tried_so_often(cloud):
   assert c.slice('kd-1b') is None
 
 
-def test_creating_fails_for_lack_of_capacity(cloud):
+def test_creations_are_retried_without_capacity(cloud):
   c = cloud(create_fails=2)
   assert c.tpu('create')[0] == 0
   assert c.verbs().count('create') == 3
@@ -122,7 +122,7 @@ def test_creating_fails_for_lack_of_capacity(cloud):
 
 
 @pytest.mark.parametrize('state', ['BRAND_NEW', 'UNKNOWN', 'EMPTY', 'ERROR'])
-def test_what_is_not_understood_is_asked_again_but_not_for_ever(cloud, state):
+def test_unknown_states_are_queried_a_limited_number_of_times(cloud, state):
   c = cloud(lives=[['CREATING', state, state, 'READY']])
   code, _, err = c.tpu('create')
   assert code == 0, err
@@ -134,7 +134,7 @@ def test_what_is_not_understood_is_asked_again_but_not_for_ever(cloud, state):
   assert c.calls('delete') == []
 
 
-def test_who_stopped_it(cloud):
+def test_only_preempted_slices_are_created_again(cloud):
   c = cloud(lives=[['STOPPED'], ['STOPPED'], ['READY']])
   code, _, err = c.tpu('create')
   assert (code, 'someone has to look' in err) == (1, True), err
@@ -146,7 +146,7 @@ def test_who_stopped_it(cloud):
 
 @pytest.mark.parametrize('owner', ['', 'someone'])
 @pytest.mark.parametrize('state', ['READY', 'PREEMPTED', 'FAILED', 'CREATING'])
-def test_what_was_not_created_here_is_left_alone(cloud, owner, state):
+def test_slices_of_others_are_left_alone(cloud, owner, state):
   c = cloud(lives=[[state]])
   theirs = {'group': 'tpu-vm', 'token': owner, 'life': 0, 'looks': 0}
   c.put_slice('kd-1b', theirs)
@@ -160,7 +160,7 @@ def test_what_was_not_created_here_is_left_alone(cloud, owner, state):
   assert not {'create', 'delete'} & set(c.verbs())
 
 
-def test_a_name_that_was_taken_over_is_left_alone(cloud):
+def test_names_taken_over_by_others_are_left_alone(cloud):
   c = cloud(lives=[['READY']])
   assert c.tpu('create')[0] == 0
   c.put_slice('kd-1b', {**c.slice('kd-1b'), 'token': 'another'})
@@ -183,7 +183,7 @@ def test_delete(cloud):
 
 
 @pytest.mark.parametrize('sent', [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_says_what_is_left(cloud, sent):
+def test_interrupts_report_remaining_resources(cloud, sent):
   c = cloud(lives=[['WAITING_FOR_RESOURCES']])
   command = c.tpu_command('create', '--capacity=queued', '--poll_seconds=30')
   process = c.start(*command)
@@ -199,7 +199,7 @@ def test_an_interrupt_says_what_is_left(cloud, sent):
   assert c.slice('kd-1b') is None
 
 
-def test_waiting_ends(cloud):
+def test_waiting_ends_after_the_limit(cloud):
   c = cloud(lives=[['WAITING_FOR_RESOURCES']])
   code, _, err = c.tpu('create', '--capacity=queued', '--wait_seconds=1')
   assert (code, 'no slice within 1 seconds' in err) == (1, True), err

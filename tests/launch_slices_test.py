@@ -61,7 +61,7 @@ def test_a_silent_worker_of_another_slice_is_named(cloud):
   assert 'run: done' in err
 
 
-def test_all_slices_are_created_again_when_one_is_taken_away(cloud):
+def test_all_slices_are_created_again_if_one_is_preempted(cloud):
   c = cloud(
     lives=[[*['ACTIVE'] * 4, 'ACTIVE/READY,PREEMPTED'], ['ACTIVE']],
     workers=1,

@@ -21,7 +21,7 @@ def cloud(tmp_path):
     yield make
 
 
-def test_a_dry_run_prints_what_an_execution_runs(cloud):
+def test_dry_runs_print_the_executed_commands(cloud):
   c = cloud()
   dry = [f'--settings={c.settings}']
   commands = []
@@ -94,7 +94,7 @@ def test_setup_and_run_reach_every_worker(cloud):
 
 
 @pytest.mark.parametrize('how', ['mute', 'fail'])
-def test_a_start_that_missed_a_worker_is_taken_back(cloud, how):
+def test_incomplete_starts_are_stopped(cloud, how):
   c = cloud(workers=3, codes=[['hang'] * 3], **{how: [['start.sh', 1, 1]]})
   for verb in ('create', 'setup'):
     assert c.tpu(verb)[0] == 0
@@ -109,7 +109,7 @@ def test_a_start_that_missed_a_worker_is_taken_back(cloud, how):
   assert c.tpu('status')[1].count(' running -') == 3
 
 
-def test_a_refused_start_leaves_the_run_that_is_there(cloud):
+def test_refused_starts_keep_the_existing_run(cloud):
   c = cloud(workers=2, codes=[['hang'] * 2])
   for verb in (['create'], ['setup'], ['run', '--', *LINE]):
     assert c.tpu(*verb)[0] == 0
@@ -118,7 +118,7 @@ def test_a_refused_start_leaves_the_run_that_is_there(cloud):
   assert c.tpu('status')[1].count(' running -') == 2
 
 
-def test_a_start_that_gcloud_repeats_has_started(cloud):
+def test_starts_repeated_by_gcloud_succeed(cloud):
   c = cloud(workers=1, codes=[['hang']])
   for verb in (['create'], ['setup'], ['run', '--', *LINE]):
     assert c.tpu(*verb)[0] == 0
@@ -132,7 +132,7 @@ def test_a_start_that_gcloud_repeats_has_started(cloud):
   assert c.tpu('run', '--', *LINE)[0] == 1
 
 
-def test_a_set_up_that_missed_a_worker_fails(cloud):
+def test_incomplete_setups_fail(cloud):
   c = cloud(workers=3, mute=[['setup.sh', 2, 1]])
   assert c.tpu('create')[0] == 0
   code, _, err = c.tpu('setup')
@@ -140,7 +140,7 @@ def test_a_set_up_that_missed_a_worker_fails(cloud):
   assert c.tpu('setup')[0] == 0
 
 
-def test_stop_ends_what_does_not_end_itself(cloud):
+def test_stop_kills_runs_that_do_not_end(cloud):
   c = cloud(workers=1, codes=[['deaf']])
   assert c.tpu('create')[0] == 0
   assert c.tpu('setup')[0] == 0
@@ -150,7 +150,7 @@ def test_stop_ends_what_does_not_end_itself(cloud):
   assert 'lost -' in c.tpu('status')[1]
 
 
-def test_a_machine_with_an_old_python_gets_one(cloud):
+def test_setup_installs_python_on_machines_with_an_old_one(cloud):
   c = cloud(workers=1, missing=['python3.11', 'python3.12'])
   assert c.tpu('create')[0] == 0
   code, _, err = c.tpu('setup')
@@ -164,7 +164,7 @@ def test_a_machine_with_an_old_python_gets_one(cloud):
   c.wait_for(lambda: 'ended 0' in c.tpu('status')[1])
 
 
-def test_a_machine_without_gcsfuse_gets_it(cloud):
+def test_setup_installs_gcsfuse(cloud):
   c = cloud(workers=1, missing=['gcsfuse'])
   assert c.tpu('create')[0] == 0
   code, _, err = c.tpu('setup', '--bucket=gs://bkt')

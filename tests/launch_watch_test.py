@@ -74,7 +74,7 @@ def starts_by_worker(c):
 
 
 @pytest.mark.parametrize('state', ['PREEMPTED', 'NOT_FOUND'])
-def test_after_a_preemption_the_same_line_runs_on_a_new_slice(running, state):
+def test_preempted_runs_continue_on_a_new_slice(running, state):
   c = running(
     lives=[['READY'] * 4 + [state], ['CREATING', 'READY']],
     codes=[['hang'] * 4, [0] * 4],
@@ -108,7 +108,7 @@ def test_after_a_preemption_the_same_line_runs_on_a_new_slice(running, state):
     ([137, 137], 0, 2),
   ],
 )
-def test_an_exit_code_decides(running, first, code, starts):
+def test_exit_codes_decide_about_restarts(running, first, code, starts):
   c = running(workers=2, codes=[first, [0, 0]])
   returned, _, err = c.tpu('watch')
   assert returned == code, err
@@ -117,7 +117,7 @@ def test_an_exit_code_decides(running, first, code, starts):
   assert 'gcloud compute tpus tpu-vm delete kd-1b' in err, 'it still costs'
 
 
-def test_failures_are_tried_so_often_and_preemptions_as_often_as_it_takes(
+def test_retries_are_limited_for_failures_but_not_preemptions(
   running,
 ):
   c = running(workers=1, codes=[[1]])
@@ -135,7 +135,7 @@ def test_failures_are_tried_so_often_and_preemptions_as_often_as_it_takes(
   assert len(c.starts()) == 4, 'the first was not started by the watch'
 
 
-def test_workers_that_outlive_a_failed_one_are_ended(running):
+def test_workers_are_stopped_after_one_has_failed(running):
   c = running(workers=3, codes=[['hang', 1, 'hang'], [0, 0, 0]])
   code, _, err = c.tpu('watch', '--grace_seconds=1')
   assert code == 0, err
@@ -144,7 +144,7 @@ def test_workers_that_outlive_a_failed_one_are_ended(running):
   assert starts_by_worker(c) == [[list(LINE)] * 2] * 3
 
 
-def test_a_start_that_reached_some_workers_is_taken_back(running):
+def test_incomplete_starts_are_stopped(running):
   c = running(workers=2, codes=[[1, 1], ['hang', 0], [0, 0]])
   c.replan(fail=[['start.sh', 1, 1]])
   code, _, err = c.tpu('watch', '--grace_seconds=1')
@@ -154,7 +154,7 @@ def test_a_start_that_reached_some_workers_is_taken_back(running):
   assert stops
 
 
-def test_a_machine_that_was_replaced_is_set_up(running):
+def test_replaced_machines_are_set_up(running):
   c = running(workers=2, codes=[[1, 1], [0, 0]])
   c.wait_for(lambda: c.tpu('status')[1].count('ended 1') == 2)
   shutil.rmtree(c.home('kd-1b', 1))
@@ -164,7 +164,7 @@ def test_a_machine_that_was_replaced_is_set_up(running):
   assert len(c.starts()) > 3
 
 
-def test_a_worker_that_lost_its_run_counts_as_failed(running):
+def test_workers_without_their_run_count_as_failed(running):
   c = running(workers=2, codes=[['hang'] * 2, [0, 0]])
   c.wait_for(lambda: len(c.starts()) == 2)
   # As after a crash of the machine, there is no process and no exit code.
@@ -175,7 +175,7 @@ def test_a_worker_that_lost_its_run_counts_as_failed(running):
   assert '1:lost' in err
 
 
-def test_the_end_of_a_machine_leaves_the_exit_code(running):
+def test_a_machine_shutdown_records_the_exit_code(running):
   c = running(workers=1, codes=[['hang']])
   c.wait_for(lambda: c.starts())
   run = c.home('kd-1b', 0) / 'kd' / 'run'
@@ -186,7 +186,7 @@ def test_the_end_of_a_machine_leaves_the_exit_code(running):
   assert 'ended 42' in c.tpu('status')[1]
 
 
-def test_workers_that_do_not_answer(running):
+def test_workers_without_an_answer(running):
   c = running(workers=2, codes=[['hang'] * 2])
   c.replan(fail=[['status.sh', 0, 99]])
   code, _, err = c.tpu('watch', '--failures=1')
@@ -195,7 +195,7 @@ def test_workers_that_do_not_answer(running):
 
 
 @pytest.mark.parametrize('how', ['mute', 'fail'])
-def test_a_run_is_done_when_every_worker_has_said_so(running, how):
+def test_a_run_is_done_when_all_workers_report_it(running, how):
   """gcloud returns 0 or an error, and worker 2 prints nothing."""
   c = running(workers=3, codes=[[0, 0, 0]])
   c.wait_for(lambda: c.tpu('status')[1].count('ended 0') == 3)
@@ -209,7 +209,7 @@ def test_a_run_is_done_when_every_worker_has_said_so(running, how):
   assert 'run: done 0:ended:0 1:ended:0 2:ended:0' in err
 
 
-def test_a_worker_that_never_answers_is_named(running):
+def test_workers_that_never_answer_are_named(running):
   c = running(workers=3, codes=[[0, 0, 0]], mute=[['status.sh', 2, 99]])
   code, _, err = c.tpu('watch', '--failures=1')
   assert (code, 'run: done' in err) == (1, False), err
@@ -217,14 +217,14 @@ def test_a_worker_that_never_answers_is_named(running):
 
 
 @pytest.mark.parametrize('endpoints', [0, ''])
-def test_a_slice_of_unknown_size_is_not_ready(running, endpoints):
+def test_slices_of_unknown_size_are_not_ready(running, endpoints):
   c = running(workers=2, codes=[[0, 0]])
   c.replan(endpoints=endpoints)
   code, _, err = c.tpu('watch', '--failures=1')
   assert (code, 'kd-1b is EMPTY' in err) == (1, True), err
 
 
-def test_a_slice_without_a_run_gets_it(running):
+def test_the_run_is_started_on_slices_without_it(running):
   # Ctrl-C between creation and start, then the same command again.
   c = running(workers=2)
   assert c.tpu('delete')[0] == 0
@@ -235,7 +235,7 @@ def test_a_slice_without_a_run_gets_it(running):
   assert starts_by_worker(c) == [[list(LINE)] * 2] * 2
 
 
-def test_an_interrupted_watch_leaves_the_run(running):
+def test_an_interrupted_watch_keeps_the_run(running):
   c = running(workers=1, codes=[['hang']])
   process = c.start(*c.tpu_command('watch', '--poll_seconds=30'))
   # This line is followed by the wait of 30 seconds.

@@ -47,7 +47,7 @@ def distilled(tmp_path_factory):
     yield result
 
 
-def test_metrics_and_report_are_those_of_the_workdir(distilled):
+def test_metrics_and_report_equal_the_workdirs(distilled):
   last = [
     x for x in command.metrics(distilled.workdir) if x['phase'] != 'train'
   ]
@@ -89,7 +89,7 @@ def test_an_export_is_the_same_model(distilled):
     assert one.nll == pytest.approx(other.nll, rel=0.02)
 
 
-def test_errors_are_exceptions(distilled, tmp_path):
+def test_errors_are_raised_as_exceptions(distilled, tmp_path):
   student = distilled.student
   cases = {
     'nearest config': (lambda: kd.get_config('quikstart'), "mean 'quickstart'"),

@@ -42,7 +42,7 @@ def _draw(model):
   return jax.tree_util.tree_map_with_path(one, model.abstract_params())
 
 
-def test_llama_reads_a_picture_as_we_do(tmp_path):
+def test_answers_about_images_equal_llama_cpps(tmp_path):
   model = families.build(_CONFIG, 'float32', 'none', 'student')
   params = _draw(model)
   tokenizer = tokenizers.load('bytes')

@@ -64,7 +64,7 @@ def driver(tmp_path_factory, bad):
   return driver
 
 
-def test_a_bad_teacher_of_a_mixture_is_named_before_any_number(driver, bad):
+def test_a_nonfinite_teacher_of_a_mixture_is_named_first(driver, bad):
   assert driver.error('mixture') == (
     'kd: error: step 1: the targets of the teacher (teacher.others.second.init '
     f'hf:{bad}) are not finite; the student was not changed by it: repair the '
@@ -73,7 +73,7 @@ def test_a_bad_teacher_of_a_mixture_is_named_before_any_number(driver, bad):
   assert command.metrics(driver.workdir('mixture')) == []
 
 
-def test_a_run_that_diverged_names_the_step_and_the_checkpoint(driver):
+def test_errors_of_diverged_runs_name_step_and_checkpoint(driver):
   assert driver.error('rate') == (
     'kd: error: evaluation after step 2: the parameters of the student have no '
     'finite norm: nothing was recorded; checkpoint 1 was saved before and gave '

@@ -66,7 +66,7 @@ def test_metrics_of_terms_and_schedules(straight):
   assert 0 <= maps[0] < maps[1] <= 5
 
 
-def test_a_killed_run_ends_as_an_undisturbed_one(folder, straight):
+def test_killed_and_uninterrupted_runs_end_alike(folder, straight):
   workdir = f'{folder}/killed'
   process = command.start(_arguments(folder, 'killed'), command.ALTERNATING)
   command.wait(process, workdir)
@@ -86,7 +86,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(folder, straight):
   assert command.metrics(workdir) == command.metrics(straight[0])
 
 
-def test_paths_are_left_out_of_the_export(folder, straight):
+def test_projections_are_left_out_of_the_export(folder, straight):
   code, _, err = command.run(
     [*_arguments(folder, 'straight'), '--mode=export'], command.ALTERNATING
   )

@@ -15,7 +15,7 @@ def start(tmp_path_factory):
     yield start
 
 
-def test_two_write_the_rows_that_one_writes(start):
+def test_two_processes_write_the_rows_of_one(start):
   """The number of processes does not affect the samples."""
   changes = (
     '--config.teacher.source=on_policy',
@@ -40,7 +40,7 @@ def test_two_write_the_rows_that_one_writes(start):
   process_runs.assert_as_alone(again, expected)
 
 
-def test_two_sample_ahead_of_training_and_resume_alike(start):
+def test_two_processes_sample_ahead_and_resume_identically(start):
   """One of each process's four devices samples; rows are 1 or 2 steps old."""
   changes = (
     '--config.teacher.source=on_policy',

@@ -76,7 +76,7 @@ def replayed(folder):
   return config, folder / 'replayed'
 
 
-def test_labels_are_never_what_the_student_wrote(replayed):
+def test_sampled_answers_are_never_labels(replayed):
   """The metrics show that each term counts its own targets."""
   _, workdir = replayed
   lines = _lines(workdir, 'train')
@@ -91,7 +91,7 @@ def test_labels_are_never_what_the_student_wrote(replayed):
     assert not any('rollout' in key for key in line)
 
 
-def test_rows_say_how_old_they_are_and_the_student_is_heard(replayed):
+def test_rollout_age_and_texts_are_logged(replayed):
   _, workdir = replayed
   lines = _lines(workdir, 'train')
   assert all(line['train/rollout/fraction'] == 0.5 for line in lines)
@@ -115,7 +115,9 @@ def test_rows_say_how_old_they_are_and_the_student_is_heard(replayed):
   assert len({line['rollout/answer'] for line in texts}) > 1
 
 
-def test_a_run_that_was_stopped_between_samplings_ends_alike(replayed, folder):
+def test_runs_stopped_between_samplings_end_with_equal_results(
+  replayed, folder
+):
   config, straight = replayed
   stopped = folder / 'stopped'
   shutil.copytree(straight, stopped)
@@ -143,7 +145,7 @@ def test_the_settings_are_printed_and_a_changed_one_is_refused(
     train_mode.main(other, str(workdir))
 
 
-def test_a_student_that_says_nothing_learns_from_where_it_stopped(folder):
+def test_empty_answers_train_on_the_stop_id(folder):
   config = _config(folder)
   config.steps = 1
   config.optimizer.lr.warmup_steps = 0
@@ -181,7 +183,7 @@ def _silent(folder):
   return there
 
 
-def test_the_page_s_commands_run_and_its_table_is_right(tmp_path):
+def test_commands_on_the_page_run_and_its_table_is_correct(tmp_path):
   text = pathlib.Path('docs/on_policy.md').read_text()
   block, *_ = re.findall(r'^```\n(.*?)^```', text, re.M | re.S)
   lines = block.splitlines()
@@ -223,14 +225,14 @@ def test_the_page_s_commands_run_and_its_table_is_right(tmp_path):
     ({'losses.labels.part': 'sampled'}, 'losses.labels.part.*are no labels'),
   ],
 )
-def test_refused_beside_the_rest_of_the_config(folder, changes, words):
+def test_conflicting_settings_are_refused(folder, changes, words):
   config = _config(folder)
   config.update_from_flattened_dict(changes)
   with pytest.raises(errors.ConfigError, match=words):
     check_mode.main(config, str(folder / 'refused'))
 
 
-def test_a_workdir_of_a_run_without_rollouts_knows_none(folder):
+def test_old_workdirs_have_no_rollouts(folder):
   """The workdir is from a version without rollouts."""
   config = _config(folder)
   config.teacher.source = 'live'
@@ -248,7 +250,7 @@ def test_a_workdir_of_a_run_without_rollouts_knows_none(folder):
     check_mode.main(config, str(workdir))
 
 
-def test_a_served_teacher_scores_what_the_student_sampled(folder):
+def test_served_teachers_score_sampled_answers(folder):
   config = _config(folder)
   with served_cases.running() as server:
     config.teacher.source = 'on_policy_server'

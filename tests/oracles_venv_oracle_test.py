@@ -15,7 +15,7 @@ json.dump(versions, sys.stdout)
 """
 
 
-def test_environment_has_what_its_lock_says():
+def test_the_environment_matches_its_lock():
   command = [os.environ['KD_ORACLES_PYTHON'], '-c', _SCRIPT]
   installed = json.loads(subprocess.check_output(command))
   locked = {}

@@ -47,7 +47,7 @@ def _config(folder, tokenizer):
   return c
 
 
-def test_the_student_learns_and_resumes_to_the_same_bits(
+def test_the_loss_falls_and_runs_resume_bit_identically(
   tmp_path, tokenizer, capsys
 ):
   c, run = _config(tmp_path, tokenizer), str(tmp_path / 'run')
@@ -72,7 +72,7 @@ def test_the_student_learns_and_resumes_to_the_same_bits(
   command.assert_ended_alike(resumed, run, _STEPS)
 
 
-def test_distributions_are_compared_where_both_begin_a_token(
+def test_distributions_are_compared_at_common_token_starts(
   tmp_path, tokenizer, capsys
 ):
   c, run = _config(tmp_path, tokenizer), str(tmp_path / 'run')
@@ -122,7 +122,7 @@ def test_distributions_are_compared_where_both_begin_a_token(
     ),
   ],
 )
-def test_what_does_not_fit_is_refused(tmp_path, tokenizer, changes, path):
+def test_incompatible_settings_are_refused(tmp_path, tokenizer, changes, path):
   c = _config(tmp_path, tokenizer)
   with c.unlocked():
     for name, value in changes.items():

@@ -130,7 +130,7 @@ def test_logits_equal_transformers(name, oracle):
 
 
 @pytest.mark.parametrize('name', ['deep', 'kinds', 'window'])
-def test_packed_rows_equal_texts_run_alone(name, oracle):
+def test_packed_rows_equal_separate_texts(name, oracle):
   directories, arrays = oracle
   texts = [_TEXTS[key] for key in 'abc']
   padding = np.full(5, 7, np.int32)
@@ -150,7 +150,7 @@ def test_packed_rows_equal_texts_run_alone(name, oracle):
     assert np.abs(difference).max() < 1e-4, key
 
 
-def test_file_that_transformers_wrote_has_these_kinds_and_constants(oracle):
+def test_configs_written_by_transformers_are_read_correctly(oracle):
   directories, _ = oracle
   local, full = gemma3_config.LOCAL, gemma3_config.GLOBAL
   kinds = weights.model_config(

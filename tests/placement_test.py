@@ -23,7 +23,7 @@ def _shardings(variant, **shape):
   )
 
 
-def test_placement_of_1b_over_fsdp_tensor_and_sequence():
+def test_placement_of_1b_on_fsdp_tensor_and_sequence():
   placed = _shardings('1b', fsdp=2, sequence=2, tensor=4)
   attention = placed['pattern']['layer_5']['attention']
   spec = jax.sharding.PartitionSpec
@@ -37,7 +37,7 @@ def test_placement_of_1b_over_fsdp_tensor_and_sequence():
   assert mlp['down'].spec == spec('pipeline', 'tensor', whole)
 
 
-def test_periods_of_layers_lie_on_stages_that_divide_them():
+def test_periods_of_layers_are_divided_among_stages():
   def first(stages):
     placed = _shardings('1b', pipeline=stages, fsdp=2)
     return placed['pattern']['layer_0']['mlp']['up'].spec[0]

@@ -82,7 +82,7 @@ def _bound(slices):
   return int(re.search(rf'within (\d+){words}', _PAGES['plan'])[1]) / 100
 
 
-def test_the_table_is_what_its_commands_print(tmp_path):
+def test_the_table_equals_its_commands_output(tmp_path):
   lines = _PAGES['plan'].splitlines()
   header, rule = tables.markdown([]).splitlines()
   start = lines.index(header)
@@ -127,7 +127,7 @@ def _values(text):
   return [(line[:30].strip(), line[30:].strip()) for line in text.splitlines()]
 
 
-def test_the_example_is_what_its_command_prints(tmp_path):
+def test_the_example_equals_its_commands_output(tmp_path):
   (config,) = _configs(_block('plan', './bazelw run'), tmp_path)
   (estimate,) = _estimates(config)
   now = tables.terminal([estimate], [estimate])
@@ -143,7 +143,7 @@ def test_the_example_is_what_its_command_prints(tmp_path):
       assert float(new) == pytest.approx(float(old), rel=bound), title
 
 
-def test_the_advice_is_todays_scaled_to_what_was_compiled(tmp_path):
+def test_the_advice_equals_the_current_one_scaled(tmp_path):
   configs = _configs(_block('plan', 'plan() {'), tmp_path)
   (config,) = [
     c
@@ -165,7 +165,7 @@ def test_the_advice_is_todays_scaled_to_what_was_compiled(tmp_path):
     assert effect.endswith('fits') == (compiled - saved <= limit)
 
 
-def test_what_a_launch_will_cost_is_the_plans(tmp_path):
+def test_the_cost_of_a_launch_equals_the_plans(tmp_path):
   (config,) = _configs(_block('plan', './bazelw run'), tmp_path)
   text = re.search(r'^\./bazelw run //:plan .*$', _PAGES['launch'], re.M)[0]
   assert _configs(text, tmp_path) == [config]

@@ -21,7 +21,7 @@ _SEARCH = (
 _GENERATE = 'generate.samples=2', 'generate.max_new_tokens=6'
 
 
-def test_two_answer_as_one_does(tmp_path):
+def test_two_processes_answer_like_one(tmp_path):
   """Process 0 reads prompts and writes; the parameters are sharded over both.
 
   Each process has four of eight devices, or one of two.

@@ -43,7 +43,7 @@ def _checkpoints(run):
   return sorted(os.listdir(f'{run.workdir}/checkpoints'), key=int)
 
 
-def test_two_read_their_own_rows_and_wait_for_a_slow_one(start, alone):
+def test_two_processes_read_separate_rows_and_wait_for_each_other(start, alone):
   run = start('two', 2, sleeps={f'1:{_SLOW}': 8.0})
   assert run.finish() == [0, 0], run.text(0, 'err') + run.text(1, 'err')
   process_runs.assert_as_alone(run, alone)
@@ -64,13 +64,13 @@ def test_two_read_their_own_rows_and_wait_for_a_slow_one(start, alone):
   assert met.count('jit(update)') == 6 and 'from_first' in met, met
 
 
-def test_four_change_nothing(start, alone):
+def test_four_processes_change_nothing(start, alone):
   run = start('four', 4, '--config.mesh.data=2', '--config.mesh.tensor=2')
   assert run.finish() == [0] * 4, run.text(0, 'err')
   process_runs.assert_as_alone(run, alone)
 
 
-def test_two_stages_resume_bit_by_bit(start, folder):
+def test_two_stages_resume_bit_identically(start, folder):
   """Each process has one stage of the student's layers on four devices."""
   changes = (
     *('--config.mesh.pipeline=2', '--config.teacher.mesh.fsdp=8'),
@@ -92,7 +92,9 @@ def test_two_stages_resume_bit_by_bit(start, folder):
 
 
 @pytest.mark.parametrize('victim', [0, 1])
-def test_a_death_ends_the_other_and_one_process_goes_on(victim, start, alone):
+def test_a_dead_process_ends_the_other_and_one_can_continue(
+  victim, start, alone
+):
   run = start(f'killed{victim}', 2, sleeps={f'1:{_SLOW}': 900.0})
   run.wait_for('waiting for process 1')
   died = time.monotonic()
@@ -113,7 +115,7 @@ def test_a_death_ends_the_other_and_one_process_goes_on(victim, start, alone):
   process_runs.assert_as_alone(run, alone)
 
 
-def test_a_notice_to_one_is_obeyed_by_all(start):
+def test_a_notice_to_one_process_ends_all(start):
   run = start('told', 2, sleeps={f'1:{_SLOW + 1}': 10.0})
   run.wait_for('waiting for process 1')
   run.processes[1].send_signal(signal.SIGTERM)
@@ -123,7 +125,7 @@ def test_a_notice_to_one_is_obeyed_by_all(start):
     assert f'{reason}: saved step {saved}' in run.text(i, 'err')
 
 
-def test_two_export_what_one_does(start, alone):
+def test_two_processes_export_like_one(start, alone):
   """Parameters are sharded over both; process 0 writes identical bytes."""
   changes = ['--mode=export', '--config.export.formats=hf,gguf']
   split = ['--config.mesh.data=1', '--config.mesh.tensor=2']
@@ -148,7 +150,7 @@ def test_two_export_what_one_does(start, alone):
   assert written[0] == written[1]
 
 
-def test_two_prune_as_one_does(start):
+def test_two_processes_prune_like_one(start):
   """The same parts are kept, by the same scores up to rounding."""
   changes = (
     *(
@@ -172,7 +174,7 @@ def test_two_prune_as_one_does(start):
     np.testing.assert_allclose(*both, rtol=1e-5)
 
 
-def test_one_goes_on_as_two(start, alone):
+def test_a_run_resumes_with_more_processes(start, alone):
   run = start('grows', 1, sleeps={f'0:{_SLOW}': 15.0})
   # A single process saves at once, even while it waits.
   run.wait_for('student step 3/6')
@@ -183,7 +185,7 @@ def test_one_goes_on_as_two(start, alone):
   process_runs.assert_as_alone(run, alone)
 
 
-def test_a_reader_that_hangs_is_named_by_all(start):
+def test_all_processes_name_a_hanging_reader(start):
   run = start(
     'hangs', 2, '--config.data.read.timeout_s=4', sleeps={f'1:{_SLOW}': 900.0}
   )
@@ -192,7 +194,7 @@ def test_a_reader_that_hangs_is_named_by_all(start):
   assert message in run.text(0, 'err')
 
 
-def test_one_of_four_does_not_wait_for_ever(start, folder):
+def test_a_process_does_not_wait_forever_for_others(start, folder):
   began = time.monotonic()
   run = start('lonely', 4, '--config.processes.start_timeout_s=5')
   for process in run.processes[1:]:
@@ -204,7 +206,7 @@ def test_one_of_four_does_not_wait_for_ever(start, folder):
   assert not os.path.exists(run.workdir)
 
 
-def test_a_run_resumes_with_what_may_change(start, alone, folder):
+def test_a_run_resumes_with_other_changeable_settings(start, alone, folder):
   """Devices, the rows' folder and intervals do not change the result."""
   shutil.copytree(folder / 'alone', folder / 'changed')
   # The workdir after a kill at step 4.
@@ -323,7 +325,7 @@ def test_rows_are_refreshed_in_each_folder(start, folder):
     assert (path / rows.name).read_bytes() != whole
 
 
-def test_a_teacher_on_devices_of_its_own_changes_nothing(start, alone):
+def test_a_teacher_on_separate_devices_changes_nothing(start, alone):
   """Two devices of each process score and two train, also after resuming."""
   changes = (
     '--config.teacher.devices=4',

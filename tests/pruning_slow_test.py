@@ -82,7 +82,7 @@ def test_scores_of_other_weights_are_named(folder, caplog):
   assert 'measured on other weights than student.init: a' in caplog.text
 
 
-def test_scores_and_folder_give_the_same_student(folder):
+def test_students_from_scores_and_from_a_folder_are_equal(folder):
   prune = folder / 'kd-pruned' / 'prune'
   names = ['hf', 'plan.json', 'scores.json', 'scores.png']
   assert sorted(os.listdir(prune)) == names
@@ -94,7 +94,7 @@ def test_scores_and_folder_give_the_same_student(folder):
   jax.tree.map(np.testing.assert_array_equal, by_scores, written)
 
 
-def test_scores_are_reused_and_may_be_named(folder, capsys):
+def test_scores_are_reused_by_default_or_by_path(folder, capsys):
   config, _ = page_commands.parse(['--config=configs/pruned.py'])
   config = _smaller(config, folder)
   first, named = (str(folder / name) for name in ('kd-pruned', 'named'))
@@ -127,7 +127,7 @@ def test_the_second_round_prunes_the_trained_student(folder):
   assert run.student.config.num_layers == 4
 
 
-def test_importance_of_layers_is_the_order_of_brute_force(folder):
+def test_importance_ranks_layers_like_brute_force(folder):
   """Brute force is the NLL without each layer; both orders are the same."""
   run, params = _loaded(folder, _TEACHER, None)
   rows = training_rows.prepare(run, lambda line: None)

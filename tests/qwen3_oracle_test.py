@@ -142,7 +142,7 @@ def test_logits_equal_transformers(name, oracle):
 
 
 @pytest.mark.parametrize('name', [_TIED, _UNTIED])
-def test_packed_rows_equal_texts_run_alone(name, oracle):
+def test_packed_rows_equal_separate_texts(name, oracle):
   directories, (_, arrays) = oracle
   padding = np.full(5, 7, np.int32)
   row = np.concatenate([*(_TEXTS[key] for key in 'abc'), padding])
@@ -156,7 +156,7 @@ def test_packed_rows_equal_texts_run_alone(name, oracle):
 
 
 @pytest.mark.parametrize('name', [_TIED, _UNTIED])
-def test_decoding_greedily_is_transformers_and_the_full_pass(name, oracle):
+def test_greedy_decoding_equals_transformers_and_the_full_pass(name, oracle):
   directories, (results, _) = oracle
   model, params = _load(directories[name])
   text = np.array(results[name]['generated']['a'], np.int32)
@@ -182,7 +182,7 @@ def test_decoding_greedily_is_transformers_and_the_full_pass(name, oracle):
 
 
 @pytest.mark.parametrize('name', [_TIED, _UNTIED])
-def test_transformers_loads_what_we_export(name, tmp_path):
+def test_transformers_loads_exported_models(name, tmp_path):
   config = _small(name)
   model = families.build(config, 'float32', 'none', 'student')
   random = np.random.default_rng(0)
@@ -209,7 +209,7 @@ def test_transformers_loads_what_we_export(name, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, read, params)
 
 
-def test_every_dense_size_has_transformers_shapes(tmp_path):
+def test_shapes_of_every_dense_size_equal_transformers(tmp_path):
   configs = {name: families.variant(name, 'variant') for name in _DENSE}
   cases = {name: _transformers_config(c) for name, c in configs.items()}
   results, _ = client.run('hf', 'shapes', cases, {}, tmp_path / 'run')

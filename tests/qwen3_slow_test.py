@@ -86,7 +86,7 @@ def trained(folder):
   return config, folder / 'student', _train(config, folder / 'student')
 
 
-def test_a_student_with_an_untied_head_learns_and_restores(trained):
+def test_a_student_with_an_untied_head_trains_and_restores(trained):
   config, workdir, lines = trained
   assert len(lines) == 3
   assert all(np.isfinite(line['train/loss/kl']) for line in lines)
@@ -99,7 +99,7 @@ def test_a_student_with_an_untied_head_learns_and_restores(trained):
   check_mode.main(config, str(workdir))
 
 
-def test_another_family_learns_from_it(folder):
+def test_students_of_another_family_are_trained(folder):
   """The student is a Gemma 3 model with the same tokenizer."""
   config = cache_runs.config(
     folder, folder / 'none', **_changes(folder, **{'student.variant': 'nano'})
@@ -110,7 +110,7 @@ def test_another_family_learns_from_it(folder):
 
 
 @pytest.mark.parametrize('method', ['hidden', 'top_k'])
-def test_a_cache_holds_its_targets(folder, trained, method):
+def test_caches_contain_its_targets(folder, trained, method):
   """A cache of hidden states contains the head, not the embedding."""
   del trained
   cache = folder / f'cache_{method}'
@@ -128,7 +128,7 @@ def test_a_cache_holds_its_targets(folder, trained, method):
     )
 
 
-def test_it_answers_is_evaluated_and_exported(folder, trained, capsys):
+def test_the_student_is_evaluated_sampled_and_exported(folder, trained, capsys):
   config, workdir, _ = trained
   prompts = folder / 'prompts.jsonl'
   prompts.write_text('{"prompt": "Q: 1 + 1"}\n')

@@ -131,7 +131,7 @@ def _check_evaluation(workdir, out):
   assert _value(out, 'eval/held_out/nll') == f'{trained:.6g}'
 
 
-def test_each_command_is_run_here_or_has_a_test_of_its_own():
+def test_each_command_is_run_here_or_in_another_test():
   ours = (_BAZEL, _PYTHON, *_OTHERS)
   assert [x for x in _commands() if not x.startswith(ours)] == []
   assert list(_modes(_BAZEL)) == ['train']

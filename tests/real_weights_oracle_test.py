@@ -122,7 +122,7 @@ def test_logits_top_1_and_nll_equal_transformers(ours, oracle, texts):
   assert abs(found_nll - reference_nll) < 5e-5
 
 
-def test_a_gguf_has_the_metadata_of_the_real_one(gguf, tmp_path):
+def test_exported_gguf_metadata_equals_the_original(gguf, tmp_path):
   """The file of the tokenizer does not matter."""
   lists = [f'tokenizer.ggml.{x}' for x in ('tokens', 'token_type', 'scores')]
   real = gguf_parts.read(gguf, lists).metadata

@@ -55,7 +55,7 @@ def straight(tmp_path_factory):
   return folder, out
 
 
-def test_traces_are_right_and_counted(straight):
+def test_traces_are_correct_and_counted(straight):
   folder, out = straight
   files = _files(folder)
   traces = [json.loads(line) for line in files['traces.jsonl'].splitlines()]
@@ -77,7 +77,7 @@ def test_traces_are_right_and_counted(straight):
   assert b'# Chains of thought' in files['report.md']
 
 
-def test_a_killed_run_ends_with_the_same_files(straight, tmp_path):
+def test_killed_and_uninterrupted_runs_write_equal_files(straight, tmp_path):
   process = command.start(_arguments(tmp_path))
   samples = tmp_path / 'traces' / 'samples.jsonl'
   end = time.monotonic() + 900
@@ -118,7 +118,7 @@ def _prepare(config):
   return run, train_mode.prepare(run, lambda line: None)
 
 
-def test_training_rows_lose_their_steps(tmp_path):
+def test_steps_are_dropped_from_training_rows(tmp_path):
   config = _config(tmp_path)
   run, data = _prepare(config)
   rows = training_rows.read(run, data.train)
@@ -148,6 +148,6 @@ def test_training_rows_lose_their_steps(tmp_path):
     ),
   ],
 )
-def test_where_steps_cannot_be_dropped(tmp_path, changes, words):
+def test_dropping_steps_where_impossible_is_refused(tmp_path, changes, words):
   with pytest.raises(errors.ConfigError, match=words):
     _prepare(_config(tmp_path, **changes))

@@ -20,7 +20,7 @@ from tests import object_store
 from tests import page_commands
 
 
-def test_a_killed_command_leaves_the_old_or_the_new_state(tmp_path):
+def test_killed_commands_leave_the_old_or_the_new_state(tmp_path):
   done = subprocess.run(
     [sys.executable, '-m', 'tests.registry_kills', str(tmp_path)],
     env=command.environment(),
@@ -42,7 +42,7 @@ changes.add(folder, model, '', print)
 """
 
 
-def test_of_two_commands_at_once_one_is_refused(tmp_path):
+def test_concurrent_commands_are_refused(tmp_path):
   first, second = (version_cases.export(tmp_path / name) for name in 'ab')
   registry = str(tmp_path / 'registry')
   process = subprocess.Popen(
@@ -64,7 +64,7 @@ def test_of_two_commands_at_once_one_is_refused(tmp_path):
   assert [x['source'] for x in froms] == ['a', 'b']
 
 
-def test_in_a_bucket(tmp_path, monkeypatch):
+def test_registries_in_a_bucket(tmp_path, monkeypatch):
   models = [version_cases.export(tmp_path / name) for name in 'abc']
   report = version_cases.report(tmp_path, 'ship')
   url = 'gs://bucket/registry'
@@ -105,7 +105,7 @@ def test_in_a_bucket(tmp_path, monkeypatch):
     assert buckets.shown(line).startswith(f'gs://bucket/{weights}: its digest')
 
 
-def test_the_page_s_commands(tmp_path, monkeypatch, capsys):
+def test_commands_on_the_page(tmp_path, monkeypatch, capsys):
   (tmp_path / 'kd-run' / 'export').mkdir(parents=True)
   version_cases.export(tmp_path / 'kd-run' / 'export' / 'hf')
   os.rename(version_cases.report(tmp_path, 'ship'), tmp_path / 'benchmark.json')

@@ -101,7 +101,7 @@ def _live(run):
   return live_feed.targets_on(run, live_feed.load(run), run.mesh)
 
 
-def test_routed_targets_are_those_of_each_teacher_alone(folder):
+def test_routed_targets_equal_each_teachers(folder):
   one = {'data.pack': False}
   run, prepared, router = _opened(folder, _routed(folder, **one))
   said = routed_teachers.lines(run.config)
@@ -122,7 +122,7 @@ def test_routed_targets_are_those_of_each_teacher_alone(folder):
   np.testing.assert_allclose(found, np.where(is_long, *alone[::-1]), 1e-5)
 
 
-def test_a_cache_has_the_targets_of_live_teachers(folder):
+def test_cached_targets_equal_live_ones(folder):
   """This includes packed rows with examples of both teachers."""
   method = base.cache_method('top_k', entries=260, logprobs='float16')
   changes = _routed(folder, **{'cache.method': method})

@@ -38,7 +38,9 @@ def _objects(store):
   }
 
 
-def test_what_a_killed_process_completed_is_used(alone, store, monkeypatch):
+def test_completed_shards_of_a_killed_process_are_used(
+  alone, store, monkeypatch
+):
   url = 'gs://bucket/rows'
   store.inject(object_store.FAULTS, every=9)
   process = shard_cases.start(f'killed({url!r})')

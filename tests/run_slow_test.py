@@ -83,7 +83,7 @@ def test_files_and_metrics(straight):
 
 # SIGTERM is tested in tests/faults_slow_test.py.
 @pytest.mark.parametrize('name', ['SIGKILL', 'SIGINT'])
-def test_a_stopped_run_ends_as_an_undisturbed_one(name, folder, straight):
+def test_stopped_and_uninterrupted_runs_end_alike(name, folder, straight):
   workdir = f'{folder}/{name}'
   # Only one of the runs has a baseline.
   parts = ['', '/baseline'] if name == 'SIGKILL' else ['']
@@ -107,7 +107,7 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(name, folder, straight):
     command.assert_ended_alike(workdir + part, straight[0] + part, 6)
 
 
-def test_another_config_on_the_workdir_is_refused(folder, straight):
+def test_another_config_in_the_workdir_is_refused(folder, straight):
   before = sorted(os.listdir(straight[0]))
   code, _, err = _run(
     [*_arguments(folder, 'straight'), '--config.losses.kl.temperature=2']
@@ -117,7 +117,7 @@ def test_another_config_on_the_workdir_is_refused(folder, straight):
   assert sorted(os.listdir(straight[0])) == before
 
 
-def test_non_finite_loss_ends_with_3(folder):
+def test_nonfinite_losses_end_with_3(folder):
   code, _, err = _run(
     [
       *_arguments(folder, 'broken'),
@@ -134,7 +134,7 @@ def test_non_finite_loss_ends_with_3(folder):
   assert os.path.isdir(f'{folder}/broken/checkpoints/1')
 
 
-def test_export_evaluates_and_answers_as_the_run_does(folder, straight):
+def test_exports_evaluate_and_answer_like_the_run(folder, straight):
   run = _arguments(folder, 'straight')
   # Without --config, the config in the workdir is used.
   workdir = f'--workdir={straight[0]}'
@@ -180,7 +180,7 @@ def test_export_evaluates_and_answers_as_the_run_does(folder, straight):
   assert code == 0 and answers.read_text() == first, err
 
 
-def test_verify_finds_what_an_export_no_longer_is(folder, straight):
+def test_verify_detects_changed_exports(folder, straight):
   workdir = f'--workdir={straight[0]}'
   both = '--config.export.formats=hf,gguf'
   code, _, err = _run([workdir, '--mode=export', both])

@@ -67,7 +67,7 @@ def _files(folder):
   return found
 
 
-def test_a_killed_search_comes_to_the_same_trees(questions, tmp_path):
+def test_killed_searches_end_with_equal_trees(questions, tmp_path):
   running = command.start(questions(tmp_path / 'killed'))
   calls = tmp_path / 'killed' / 'search' / 'calls.jsonl'
   for _ in range(30_000):
@@ -99,7 +99,7 @@ def test_a_killed_search_comes_to_the_same_trees(questions, tmp_path):
   assert any(len(t['nodes']) > 1 for t in trees)
 
 
-def test_what_a_real_model_writes_ends_nothing(tmp_path):
+def test_text_of_a_real_model_does_not_end_a_search(tmp_path):
   """The model was trained on sums, not on the game of 24."""
   path = tmp_path / 'puzzles.csv'
   path.write_text('Rank,Puzzles\n1,4 6 1 1\n2,3 3 8 8\n')
@@ -120,7 +120,7 @@ def test_what_a_real_model_writes_ends_nothing(tmp_path):
     assert f'{count} {kind}' in out
 
 
-def test_refused_with_the_fields_name(tmp_path):
+def test_invalid_fields_are_refused_by_name(tmp_path):
   for more, words in (
     (['--config.search.problem=gsm8k'], ['search.data', 'nowhere']),
     (
@@ -138,7 +138,7 @@ def test_refused_with_the_fields_name(tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
-def test_a_question_is_asked_as_the_task_asks_it():
+def test_questions_have_the_format_of_the_task():
   with open(
     os.path.join('data', 'prompts', 'gsm8k_cot.txt'), encoding='utf-8'
   ) as f:
@@ -147,7 +147,7 @@ def test_a_question_is_asked_as_the_task_asks_it():
   assert gsm8k.Gsm8k().inputs(instance) == asked
 
 
-def test_no_code_of_ours_runs_text():
+def test_no_code_of_the_packages_executes_text():
   """These packages process generated text; none of them can execute it."""
   files = [
     f
@@ -166,7 +166,7 @@ def test_no_code_of_ours_runs_text():
     assert not names & banned and not attributes & parsers, file
 
 
-def test_branches_are_learnt_from_through_a_cache(tmp_path, monkeypatch):
+def test_branches_train_a_student_through_a_cache(tmp_path, monkeypatch):
   """The teacher's soft targets are used only at a state's thoughts."""
   puzzles = tmp_path / 'game24' / '24.csv'
   puzzles.parent.mkdir()

@@ -12,7 +12,7 @@ _PROMPT = 'Q: 30-4=?\nA:\n'
 _CONTEXTS = [f'{_PROMPT}3', 'Q: 1+2=?\nA:\n1+2=3']
 
 
-def test_openai_and_lm_eval_get_what_the_model_says(tmp_path):
+def test_openai_and_lm_eval_receive_the_models_answers(tmp_path):
   with server_lib.running() as server, command.compiled_once():
     model = kd.load(server_lib.MODEL)
     answers = model.generate([_PROMPT, *_CONTEXTS], max_new_tokens=20)

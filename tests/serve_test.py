@@ -54,7 +54,7 @@ def _choices(reply):
   ]
 
 
-def test_answers_are_those_of_generate_whatever_shares_the_batch(server, model):
+def test_answers_equal_generates_in_any_batch(server, model):
   settings = [
     dict(temperature=0.0, max_tokens=20),
     dict(temperature=3.0, seed=5, n=3, max_tokens=30),
@@ -92,7 +92,7 @@ def _events(lines):
   return [json.loads(x) for x in data]
 
 
-def test_streams_tell_the_same_and_end_with_usage(server):
+def test_streams_equal_whole_answers(server):
   asked = dict(temperature=1.0, seed=4, n=2, max_tokens=24, logprobs=True)
   whole = server.send(CHAT, _chat(_ASKED, **asked))[1]
   asked |= dict(stream=True, stream_options={'include_usage': True})
@@ -192,15 +192,13 @@ def _refused(server, path, body):
   return status, error['param'], error['message']
 
 
-def test_a_served_teacher_tells_what_the_live_one_does(
-  server, tmp_path, monkeypatch
-):
+def test_served_targets_equal_live_ones(server, tmp_path, monkeypatch):
   """Compares --mode=cache and training at the same K."""
   monkeypatch.setenv('KD_TEACHER_KEY', server_lib.KEY)
   served_runs.check_targets(server.port, tmp_path)
 
 
-def test_a_server_writes_a_student_s_data(server, tmp_path, monkeypatch):
+def test_servers_write_data_for_students(server, tmp_path, monkeypatch):
   """The answers equal those of generate; the kept ones are trained on."""
   monkeypatch.setenv('KD_TEACHER_KEY', server_lib.KEY)
   served_runs.check_answers(server.port, tmp_path)
@@ -247,7 +245,7 @@ def test_wrong_requests_are_named(server, path, body, status, field, message):
   assert found[:2] == (status, field) and message in found[2], found
 
 
-def test_only_the_key_opens_the_server(server):
+def test_requests_without_the_key_are_refused(server):
   for key in ('', 'another'):
     for path, body in ((CHAT, _chat('x')), ('/v1/models', None)):
       status, reply, _ = server.send(path, body, key)
@@ -284,7 +282,7 @@ def _ended(server, code):
   return _metrics(server).get(key, 0)
 
 
-def test_late_and_abandoned_requests_leave_their_slots(server):
+def test_late_and_abandoned_requests_free_their_slots(server):
   long = dict(n=4, max_tokens=110, temperature=1.5)
   late = server.send(CHAT, _chat('x', timeout_ms=1, **long))
   assert late[0] == 504 and late[1]['error']['code'] == 'timeout'
@@ -302,7 +300,7 @@ def test_late_and_abandoned_requests_leave_their_slots(server):
   assert server.send(CHAT, short)[0] == 200
 
 
-def test_a_full_queue_refuses_with_the_time_to_come_again(server):
+def test_full_queues_refuse_with_a_retry_time(server):
   asked = _chat('z', n=4, max_tokens=100, temperature=1.5)
   before = _ended(server, 429)
   with futures.ThreadPoolExecutor(12) as pool:
@@ -323,7 +321,7 @@ def test_a_full_queue_refuses_with_the_time_to_come_again(server):
   assert found['process_resident_memory_bytes',] > 1e8
 
 
-def test_sigterm_ends_after_the_running_requests(server):
+def test_sigterm_ends_the_server_after_running_requests(server):
   """This must be the last test, since it ends the server."""
   body = _chat(_ASKED, stream=True, max_tokens=100, temperature=1.5, seed=1)
   whole = _choices(server.send(CHAT, {**body, 'stream': False}))
@@ -340,7 +338,7 @@ def test_sigterm_ends_after_the_running_requests(server):
   assert re.search(r'/v1/chat/completions 200 [\d.]+ s tiny \d+', server.text)
 
 
-def test_models_have_names_of_their_own(tmp_path):
+def test_models_are_named_by_argument_or_path(tmp_path):
   folder = tmp_path / 'a=b'
   folder.mkdir()
   words = [str(folder), 'x=hf:run/export', 'gguf:dir/m.gguf', 'dir/n.gguf']

@@ -65,7 +65,7 @@ def _batch(length=24):
   )
 
 
-def test_targets_are_those_of_the_weights(tmp_path):
+def test_targets_equal_those_of_the_weights(tmp_path):
   file, batch, said = str(tmp_path / 'model.gguf'), _batch(), []
   model, params = _model(file)
   spec = base.get_config().teacher.server.to_dict()

@@ -83,7 +83,7 @@ def _alone(teacher, ids):
   return np.asarray(teacher.model.forward(teacher.params, batch, nothing)[0][0])
 
 
-def test_a_live_teacher_reads_each_rows_own_text(tmp_path):
+def test_live_teachers_read_the_prefix_of_each_row(tmp_path):
   with command.compiled_once(), alternating.variants():
     run, teacher, batch, targets, _ = _first_batch(_config(tmp_path))
     (dense,) = targets.distribution.teachers
@@ -111,7 +111,7 @@ def test_a_live_teacher_reads_each_rows_own_text(tmp_path):
     np.testing.assert_array_equal(other.teacher.indices, batch.teacher.indices)
 
 
-def test_the_pages_command_trains_on_what_the_student_says_too(tmp_path):
+def test_the_command_on_the_page_also_trains_on_sampled_answers(tmp_path):
   (arguments,) = page_commands.commands('docs/teacher_prompts.md')
   config, _ = page_commands.parse(arguments)
   told = _config(tmp_path).data
@@ -149,7 +149,7 @@ def _prepared(run):
   return training_rows.prepare(run, lambda line: None)
 
 
-def test_a_cache_holds_what_the_live_teacher_says(tmp_path):
+def test_cached_targets_equal_live_ones(tmp_path):
   config = _config(tmp_path)
   config.cache.update(folder=str(tmp_path / 'cache'), batch_size=4)
   config.cache.method = base.cache_method('hidden')
@@ -177,7 +177,7 @@ def test_a_cache_holds_what_the_live_teacher_says(tmp_path):
     rows(rows_lib.Numbered(prepared)([0]))
 
 
-def test_a_prefix_of_nothing_changes_no_bit(tmp_path):
+def test_an_empty_prefix_changes_no_bit(tmp_path):
   with command.compiled_once(), alternating.variants():
     # Without a prefix the rows have no teacher columns.
     config = _config(tmp_path, prefix='', length=0)
@@ -204,7 +204,7 @@ def test_a_prefix_of_nothing_changes_no_bit(tmp_path):
       np.testing.assert_array_equal(got, like)
 
 
-def test_an_example_without_room_counts_for_labels_alone(tmp_path):
+def test_examples_too_long_for_the_teacher_train_only_on_labels(tmp_path):
   config = _config(tmp_path)
   run = resolve.resolve(config, jax.devices()[:1])
   prepared = _prepared(run)
@@ -238,7 +238,7 @@ def test_an_example_without_room_counts_for_labels_alone(tmp_path):
     ),
   ],
 )
-def test_what_does_not_fit_is_refused(tmp_path, changes, words):
+def test_incompatible_settings_are_refused(tmp_path, changes, words):
   config = _config(tmp_path)
   with config.unlocked():
     for name, value in changes.items():
@@ -253,7 +253,7 @@ def test_what_does_not_fit_is_refused(tmp_path, changes, words):
     _prepared(resolve.resolve(config, jax.devices()[:1]))
 
 
-def test_texts_of_rows():
+def test_prefixes_contain_values_of_columns():
   row = {'a': 'x', 'b': [1, {'c': b'z'.decode()}], 'd': b'bytes', 'e': None}
   written = prefix_template.render('{a}{{{d}}} {b}', row, 'row 1')
   assert written == 'x{bytes} [1, {"c": "z"}]'

@@ -19,7 +19,7 @@ _CONFIG = dataclasses.replace(
 
 
 @pytest.mark.parametrize('kind', ['Q4_0', 'Q8_0'])
-def test_a_file_holds_the_forward_passs_weights(kind, tmp_path):
+def test_files_contain_the_weights_of_the_forward_pass(kind, tmp_path):
   """Rounded and unrounded parameters yield the same bits."""
   table = gguf_writer.embedding_type('auto', kind)
   fields = {'weights': kind.lower(), 'tables': table.lower(), 'rules': {}}

@@ -149,7 +149,7 @@ def test_logits_equal_transformers_in_both_layouts(layout, oracle):
 
 # The tower's 16 patches in one block, or in several with a padded last block.
 @pytest.mark.parametrize('queries', [512, 6])
-def test_gradients_of_the_tower_equal_those_of_transformers(
+def test_gradients_of_the_tower_equal_transformers(
   queries, oracle, monkeypatch
 ):
   monkeypatch.setattr(tower_lib, '_QUERIES', queries)
@@ -175,7 +175,7 @@ def test_gradients_of_the_tower_equal_those_of_transformers(
     assert np.abs(ours - reference).max() < 1e-4, key
 
 
-def test_packed_rows_equal_texts_alone_in_slices_and_in_blocks(
+def test_packed_rows_equal_separate_texts_in_slices_and_blocks(
   oracle, monkeypatch
 ):
   case, given, arrays = oracle
@@ -207,7 +207,7 @@ def test_packed_rows_equal_texts_alone_in_slices_and_in_blocks(
       assert np.abs(difference).max() < 1e-3, (smallest, name)
 
 
-def test_prefill_then_decoding_equals_the_whole_row(oracle):
+def test_prefill_and_decoding_equal_the_whole_row(oracle):
   case, given, arrays = oracle
   model, params = _load(case['directory'])
   ids, known = np.array(_TEXTS['two'], np.int32)[None], 26
@@ -266,7 +266,7 @@ def test_transformers_loads_an_exported_folder(oracle, tmp_path):
 
 
 @pytest.mark.parametrize('kind', ['F32', 'F16', 'BF16'])
-def test_a_mmproj_file_holds_the_tower_under_the_names_of_gguf(
+def test_mmproj_files_contain_the_tower_under_gguf_names(
   kind, oracle, tmp_path
 ):
   case, _, _ = oracle

@@ -60,7 +60,7 @@ def test_settings_of_images_need_rows_with_images(field, path, tmp_path):
   assert str(error.value).startswith(path)
 
 
-def test_the_teacher_of_the_scenes_answers_about_held_out_pictures():
+def test_the_teacher_answers_about_held_out_scenes():
   model = kd.load('data/fixtures/scenes_teacher')
   drawn = list(scenes.generate('validation', 24, 0.0, 0))
   prompts = [[_message(png, question.text)] for png, question, _ in drawn]
@@ -81,7 +81,7 @@ def _message(png, text):
   return {'role': 'user', 'content': content}
 
 
-def test_scenes_train_resume_export_and_answer_about_a_picture(tmp_path):
+def test_scenes_train_resume_export_and_answer(tmp_path):
   (arguments,) = page_commands.commands('docs/vision.md')
   workdir = str(tmp_path / 'run')
   arguments = [
@@ -183,7 +183,7 @@ def test_scenes_train_resume_export_and_answer_about_a_picture(tmp_path):
   assert not any('/vision/tower' in key for key in moments)
 
 
-def test_text_models_cannot_train_on_pictures(tmp_path):
+def test_text_models_cannot_train_on_images(tmp_path):
   code, _, err = command.run(
     [
       *command.QUICK,

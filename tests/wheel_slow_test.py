@@ -119,7 +119,7 @@ def test_training_in_an_empty_folder(installed, tmp_path):
   assert claims['code']['commit'] is None
 
 
-def test_words_of_the_command(installed, tmp_path):
+def test_the_command_accepts_modes_and_configs_as_words(installed, tmp_path):
   assert installed(tmp_path, '--version')[:2] == (0, f'kd {kd.__version__}\n')
   code, out, _ = installed(tmp_path, '--help')
   assert code == 0 and 'gemma3_27b_4b' in out

@@ -49,7 +49,7 @@ def test_cases_and_checks_are_counted(run, tmp_path):
   )
 
 
-def test_last_attempt_counts(run, tmp_path):
+def test_only_the_last_attempt_counts(run, tmp_path):
   events = [
     _result(tmp_path, '//a:test', 'FAILED', _XML),
     _result(tmp_path, '//a:test', 'FLAKY', _GOOD, attempt=2),

@@ -59,7 +59,7 @@ def project(tmp_path):
   return tmp_path
 
 
-def test_good_house_passes(project):
+def test_a_valid_project_passes(project):
   assert layers.violations(project) == []
 
 
@@ -124,7 +124,7 @@ def test_violation_is_named(project, path, text, expected):
   assert any(line.startswith(path) and expected in line for line in found)
 
 
-def test_test_dependency_does_not_serve_the_library(project):
+def test_test_deps_do_not_count_for_the_library(project):
   _write(project, {'kd/input_pipeline/x.py': 'def f():\n  import kd.data\n'})
   assert any('"//data" to deps' in line for line in layers.violations(project))
 

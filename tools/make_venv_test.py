@@ -21,12 +21,12 @@ def test_split_keeps_hashes_with_their_package():
   assert sources == 'abc-d==2.0 \\\n    --hash=sha256:11\n'
 
 
-def test_split_refuses_unknown_package():
+def test_split_refuses_unknown_packages():
   with pytest.raises(SystemExit, match='not in the lock: abd'):
     make_venv.split(_LOCK, ['abd'])
 
 
-def test_made_once_for_each_version_of_the_lock(tmp_path, capfd):
+def test_environments_are_created_once_per_lock(tmp_path, capfd):
   lock = tmp_path / 'x.lock'
   pythons, told = [], []
   for text in ('# one', '# one', '# two'):

@@ -10,7 +10,7 @@ _MAIN = os.path.abspath(os.path.join('tools', 'pytest_main.py'))
 
 
 @pytest.mark.parametrize(('shard', 'code'), [(0, 1), (1, 0)])
-def test_a_shard_without_files_runs_none(tmp_path, shard, code):
+def test_shards_without_files_run_no_test(tmp_path, shard, code):
   (tmp_path / 'pyproject.toml').write_text('')
   (tmp_path / 'a_test.py').write_text('def test_fails():\n  assert False\n')
   (tmp_path / 'test_a.py').write_text('def test_fails():\n  assert False\n')
