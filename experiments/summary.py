@@ -34,7 +34,7 @@ MEASURES = {
     *(m for m in measures.LIKELIHOODS if m.metric in _LIKELIHOODS),
   )
 }
-_COLOURS = {report.AFTER: 'tab:blue', report.CROSS_ENTROPY: 'tab:orange'}
+_COLORS = {report.AFTER: 'tab:blue', report.CROSS_ENTROPY: 'tab:orange'}
 
 # Models with more than this many times the largest trained value are not drawn.
 _LARGEST_RATIO = 3
@@ -150,7 +150,7 @@ def _losses(axis, workdirs):
         lines = [line for line in map(json.loads, f) if 'train/loss' in line]
       axis.plot(
         *([x['step'] for x in lines], [x['train/loss'] for x in lines]),
-        color=_COLOURS[title],
+        color=_COLORS[title],
         label=_short(title) if workdir == workdirs[0] else None,
         linewidth=1.2,
       )
@@ -177,8 +177,8 @@ def _bars(axis, row):
     mean = np.mean(seeds)
     # A percentile interval may leave out the mean itself.
     errors = [[max(mean - low, 0)], [max(high - mean, 0)]]
-    colour = _COLOURS.get(title, 'tab:grey')
-    axis.bar(x, mean, color=colour, width=0.6, alpha=0.8)
+    color = _COLORS.get(title, 'tab:gray')
+    axis.bar(x, mean, color=color, width=0.6, alpha=0.8)
     axis.errorbar(x, mean, yerr=errors, color='black', capsize=5, linewidth=1)
     if len(set(seeds)) > 1:
       at = x + np.linspace(-0.15, 0.15, len(seeds))

@@ -119,7 +119,7 @@ def test_logits_and_greedy_text_equal(name, oracle):
   )
 
 
-def test_bfloat16_files_hold_the_parameters_rounded_once(oracle):
+def test_bfloat16_files_contain_parameters_rounded_once(oracle):
   models, _, arrays = oracle
   model, params = models['scaled']
   rounded = jax.tree.map(

@@ -39,7 +39,7 @@ def _config(folder, arguments=_TRAIN):
   return c
 
 
-def test_the_loss_of_quantization_is_reported(tmp_path, capsys):
+def test_the_effect_of_quantization_is_reported(tmp_path, capsys):
   with command.compiled_once():
     train_mode.main(_config(tmp_path), str(tmp_path / 'run'))
     run = resolve.resolve(_config(tmp_path), jax.devices())

@@ -131,13 +131,13 @@ def draw(results, random, path):
   from matplotlib import pyplot
 
   figure, axis = pyplot.subplots(figsize=(6.8, 3.8), layout='constrained')
-  colours = {'answer': 'tab:orange', 'trace': 'tab:blue'}
+  colors = {'answer': 'tab:orange', 'trace': 'tab:blue'}
   names = []
   for x, (kind, way, measured, calls) in enumerate(_bars(results)):
     values = [m['solved'] for m in measured]
     expected = random[f'{calls:.0f}']
     names.append(f'{kind}s\n{way}\n{calls:.0f} call{"s" * (calls > 1)}')
-    axis.bar(x, np.mean(values), color=colours[kind], width=0.6)
+    axis.bar(x, np.mean(values), color=colors[kind], width=0.6)
     axis.hlines(
       expected,
       *(x - 0.38, x + 0.38, 'black', 'dashed'),

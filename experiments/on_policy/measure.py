@@ -75,8 +75,8 @@ def draw(results, path):
   for axis, measure in zip(axes, ('exact_match', 'kl'), strict=True):
     for x, (kind, seeds) in enumerate(results.items()):
       values = [seed[measure] for seed in seeds.values()]
-      colour = 'tab:grey' if kind == 'start' else f'C{x}'
-      axis.bar(x, np.mean(values), width=0.6, color=colour)
+      color = 'tab:gray' if kind == 'start' else f'C{x}'
+      axis.bar(x, np.mean(values), width=0.6, color=color)
       axis.plot([x] * len(values), values, 'k.', markersize=5)
     names = [kind.replace('_', '\n', 1) for kind in results]
     axis.set_xticks(range(len(names)), names, fontsize=8)

@@ -117,9 +117,7 @@ def test_embedding_rows_beyond_the_vocabulary_are_dropped(tensors, tmp_path):
 
 @pytest.mark.parametrize('dtype', ['float16', 'float32', 'float64', 'bfloat16'])
 @pytest.mark.parametrize('value', ['nan', 'inf', '-inf'])
-def test_a_weight_that_is_not_finite_is_refused_by_name(
-  tensors, tmp_path, dtype, value
-):
+def test_nonfinite_weights_are_refused_by_name(tensors, tmp_path, dtype, value):
   name = 'model.layers.1.mlp.down_proj.weight'
   changed = {k: x.astype(np.dtype(dtype)) for k, x in tensors.items()}
   changed[name][3, 5] = float(value)

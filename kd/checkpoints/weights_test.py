@@ -185,7 +185,7 @@ def test_a_failed_write_keeps_the_existing_files(hf_dir, params, tmp_path):
   )
 
 
-def test_known_prefixes_load_alike_and_vision_is_counted(changed, params):
+def test_all_prefixes_load_equally_and_vision_is_counted(changed, params):
   for prefix in ('language_model.model.', 'model.language_model.', ''):
 
     def rename(tensors, prefix=prefix):

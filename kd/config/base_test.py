@@ -8,7 +8,7 @@ from kd.config import base
 from kd.core import config as config_lib
 
 
-def test_every_default_survives_json_and_freezing():
+def test_every_default_is_unchanged_by_json_and_freezing():
   config = base.get_config()
   text = config_lib.to_json(config)
   frozen = ml_collections.FrozenConfigDict(config)

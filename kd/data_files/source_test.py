@@ -250,7 +250,7 @@ def test_damaged_files(name, formats, tmp_path):
   assert 'FILE: is damaged' in _refused(path)
 
 
-def test_text_of_parquet_that_is_not_utf8(tmp_path):
+def test_parquet_text_that_is_not_utf8(tmp_path):
   path = tmp_path / 'x.parquet'
   column = pyarrow.array([b'good', b'caf\xe9']).view(pyarrow.string())
   parquet.write_table(pyarrow.table({'text': column}), path)

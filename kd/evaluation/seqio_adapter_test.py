@@ -172,7 +172,7 @@ def test_metrics_of_any_kind_are_pooled_by_their_own_function(tasks):
   assert _own(scores.by_example) == {'length': [1, 3, None, None]}
 
 
-def test_metric_functions_see_all_examples_once(tasks):
+def test_metric_functions_receive_all_examples_once(tasks):
   calls = []
 
   def count(targets, predictions):

@@ -203,7 +203,7 @@ def test_bad_images_are_refused_by_name_or_skipped(tmp_path):
     _prepare(file, tmp_path / 'rows', form=None)
 
 
-def test_records_hold_each_file_once():
+def test_records_contain_each_file_once():
   a, b = b'a' * 1000, b'b' * 7
   slots = [image_tokens.Slot(*s) for s in ((a, 0), (a, 1), (b, 0), (a, 0))]
   record = image_rows.to_bytes(b'fields..', slots)

@@ -313,7 +313,7 @@ def test_padding_may_share_the_id_of_eos():
   assert ids[-1] == 1 and weights[-1] == 1
 
 
-def test_system_turn_goes_into_the_first_user_turn():
+def test_system_turns_are_merged_into_the_first_user_turn():
   messages = [{'role': 'system', 'content': 'Be brief.'}, *_CHAT[:1]]
   text, turns = templates.render('gemma', messages, generate=True)
   assert text == (

@@ -14,7 +14,7 @@ from kd.metrics import means
 from kd.metrics import writers
 
 
-def test_means_equal_numpy_and_survive_json():
+def test_means_equal_numpy_before_and_after_json():
   rng = np.random.default_rng(0)
   values, weights = rng.normal(size=50), rng.uniform(0, 3, 50)
   running = means.Means()

@@ -154,7 +154,7 @@ def test_metrics_are_computed_on_the_trained_tokens():
   assert outcome.scalars['rollout/logprob'] == pytest.approx(wanted)
 
 
-def test_log_probabilities_stay_with_their_tokens_in_the_buffer():
+def test_the_buffer_keeps_log_probabilities_with_their_tokens():
   """One prompt has room for two of three answer ids, the other for all."""
   prompts = _batch([(1, *range(3, 17)), (1, 5)], answer=(30,))
   buffer = replay_buffer.Buffer(2, _LENGTH, logprobs=True)

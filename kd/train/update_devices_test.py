@@ -213,7 +213,7 @@ def test_meshes_change_nothing(shape, one_device):
   _assert_same(_three_updates(shape, 8), one_device)
 
 
-def test_meshes_change_nothing_for_a_head_of_its_own():
+def test_meshes_change_nothing_for_an_untied_head():
   one = _three_updates((1, 1, 1), 1, sizes=QWEN3)
   _assert_same(_three_updates((2, 2, 2), 8, sizes=QWEN3), one)
   assert np.any(one[1]['head'] != one[1]['embedding'])

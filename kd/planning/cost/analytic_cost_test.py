@@ -60,7 +60,7 @@ def test_resident_memory_equals_the_bytes_of_real_arrays():
   assert resident.embedding == params['embedding'].nbytes
 
 
-def test_gradients_and_moments_are_those_of_trained_parameters():
+def test_gradients_and_moments_cover_only_trained_parameters():
   config = _config()
   plain = costs.model_flops(planned_run.on_abstract_mesh(config, 1))
   with config.unlocked():

@@ -135,7 +135,7 @@ def test_replies_with_many_markers_are_counted():
   ],
 )
 @pytest.mark.parametrize('end', ['\n', '\n\n', '\r\n'])
-def test_a_reply_ends_where_it_asks_another_question(question, end):
+def test_replies_end_before_another_question(question, end):
   reply = f'7 + 1 = 8{end}'
   assert answers.without_follow_up(f'{reply}{question} 2\n#### 2') == reply
   assert answers.extract(f'{reply}{question}\n#### 2').value == 8
