@@ -18,7 +18,7 @@ from benchmarks import needs
 from benchmarks import results
 from benchmarks import tpu_compiler
 
-_CASES = flags.DEFINE_list('cases', [], 'Cases to compile; none: all.')
+_CASES = flags.DEFINE_list('cases', [], 'Cases to compile; all if empty.')
 
 _SETTINGS = {
   'topology': 'v5e:4x4',

@@ -31,7 +31,7 @@ from kd.input_pipeline import hf_tokenizer
 from kd.input_pipeline import tokenizers
 
 _EXAMPLES = flags.DEFINE_integer(
-  'examples', 1_000_000, 'Generated examples.', lower_bound=100
+  'examples', 1_000_000, 'Number of examples.', lower_bound=100
 )
 _FEW = 100  # Ratio of the many generated examples to the few.
 _LENGTH = 512

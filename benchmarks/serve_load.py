@@ -29,7 +29,7 @@ _MODEL = flags.DEFINE_string(
   'model', 'data/fixtures/quickstart_teacher', 'Model to serve.'
 )
 _LOADS = flags.DEFINE_list(
-  'loads', ['0.8', '2'], 'Arrivals, as multiples of the capacity.'
+  'loads', ['0.8', '2'], 'Arrival rates, relative to the capacity.'
 )
 _DURATION_S = flags.DEFINE_float(
   'duration_s', 600.0, 'Duration of each load in seconds.', lower_bound=1
@@ -88,7 +88,7 @@ class _Client:
           choice = json.loads(data)['choices'][0]
           text += choice['delta'].get('content', '')
       if not ended:
-        raise ConnectionError('the stream has no end')
+        raise ConnectionError('the stream ended early')
       return 200, text, first
     finally:
       connection.close()
