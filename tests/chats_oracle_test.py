@@ -29,7 +29,7 @@ from tests import command
 from tests.oracles import client
 
 _FIRST, _, _REST = (
-  pathlib.Path('docs/data.md').read_text().partition('\n## What a task is')
+  pathlib.Path('docs/data.md').read_text().partition('\n## Tasks')
 )
 (_REFUSED,) = re.findall(r'^chats\.jsonl:5: .*', _REST, re.M)
 # A short run, since the test is about inputs and outputs.

@@ -25,7 +25,7 @@ from tests import command
 _PAGE = (
   pathlib.Path('docs/data.md')
   .read_text()
-  .partition('\n## What a task is')[2]
+  .partition('\n## Tasks')[2]
   .partition('\n## Preparing large data')[0]
 )
 _README = pathlib.Path('README.md').read_text()

@@ -2,7 +2,7 @@
 
 seqio declares a rate for each task, and users expect it to count examples. But
 rows contain different numbers of examples: many short ones or a single long
-one. The unit defines what rates are shares of: rows, examples or target tokens.
+one. The unit of the rates is rows, examples or target tokens.
 """
 
 from collections.abc import Sequence
@@ -77,7 +77,7 @@ def describe(
 
 def lines(described: dict[str, dict[str, float]], unit: str) -> list[str]:
   """Formats the result of `describe` as lines of text."""
-  head = f'mixture of {len(described)} tasks, rates are shares of {unit}:'
+  head = f'mixture of {len(described)} tasks, rates are fractions of {unit}:'
   return [head] + [
     f'  {task}: rate {d["rate"]:.1%}, {d["rows"]:.1%} of rows, '
     f'{d["examples"]:.1%} of examples, {d["tokens"]:.1%} of target tokens, '

@@ -61,7 +61,7 @@ def test_rates_hold_over_many_rows(unit):
     count = seen['rows'][name] / len(_TASKS[name][1])
     assert one['epochs'] == pytest.approx(count, rel=1e-3)
   (head, line, *_) = mixing.lines(described, unit)
-  assert f'shares of {unit}' in head
+  assert f'fractions of {unit}' in head
   assert f'long: rate 50.0%, {shares["rows"]["long"]:.1%} of rows' in line
 
 

@@ -37,8 +37,8 @@ _HELP = """\
 /system TEXT  put TEXT in front of the first message; without TEXT, remove it
 /reset        forget all messages and answers
 /help         list the commands
-/exit         leave, as Ctrl-D does
-Ctrl-C stops an answer, or clears the line; the next Ctrl-C leaves.
+/exit         exit, like Ctrl-D
+Ctrl-C stops an answer, or clears the line; the next Ctrl-C exits.
 A line that ends in a backslash continues in the next one."""
 
 
@@ -121,7 +121,7 @@ class _Session:
     start = time.monotonic()
     bos = requests.numbered([self._run.tokenizer.eos_id], 0, 0, samples=1)
     self._buckets.add(self._engine.bucket(bos, self._settings))
-    self._console.say('compiling, once for all short dialogues')
+    self._console.say('compiling (once, for short prompts)')
 
     def stop(*unused):
       del unused
@@ -145,7 +145,7 @@ class _Session:
     """Answers all messages."""
     interrupted = False  # by Ctrl-C since the last message
     if self._console.interactive:
-      self._console.say('/help lists commands; Ctrl-D leaves')
+      self._console.say('/help lists commands; Ctrl-D exits')
       interrupts = preemption.STOP_REQUESTS.interrupts_left_to(self._interrupt)
     else:
       interrupts = contextlib.nullcontext()
@@ -160,7 +160,7 @@ class _Session:
             self._console.write('\n')
             return
           interrupted = True
-          self._console.say('\nCtrl-C again, Ctrl-D or /exit leaves')
+          self._console.say('\nto exit, press Ctrl-C again or Ctrl-D')
 
   def _interrupt(self, *unused) -> None:
     """Handles Ctrl-C."""
@@ -209,7 +209,7 @@ class _Session:
       chat = families.of(self._run.student.config).chat_template
       raise errors.ConfigError(
         'message',
-        f'/system: the template {template!r} has no place for a system text',
+        f'/system: the template {template!r} does not support a system text',
         legal=f'data.template {templates.with_turns()}',
         nearest=chat,
       )
