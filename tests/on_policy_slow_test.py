@@ -222,7 +222,7 @@ def test_commands_on_the_page_run_and_its_table_is_correct(tmp_path):
       {'rollout.staleness': 1, 'rollout.devices': 1},
       'rollout.devices: found 1, of 1 devices',
     ),
-    ({'losses.labels.part': 'sampled'}, 'losses.labels.part.*are no labels'),
+    ({'losses.labels.part': 'sampled'}, 'losses.labels.part.*as labels'),
   ],
 )
 def test_conflicting_settings_are_refused(folder, changes, words):

@@ -81,7 +81,7 @@ def test_the_effect_of_quantization_is_reported(tmp_path, capsys):
 @pytest.mark.parametrize(
   ('changes', 'field', 'text'),
   [
-    ({'weights': 'int4_128'}, 'weights', '64 inputs, no multiple of 128'),
+    ({'weights': 'int4_128'}, 'weights', '64 inputs, not a multiple of 128'),
     (
       {'rules': {'a': dict(match='layers[.]9', scheme='int8')}},
       'rules.a.match',

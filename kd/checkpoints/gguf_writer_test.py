@@ -144,7 +144,7 @@ def test_the_pattern_of_layers(kinds, expected):
   assert read == dataclasses.replace(config, window=window)
   note = families.of(config).gguf_note(config)
   assert bool(note) == (expected is not None)
-  assert ('at no period' in note) == isinstance(expected, list)
+  assert ('do not repeat' in note) == isinstance(expected, list)
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_the_official_config_equals_the_variant(tmp_path):
     ),
     (
       {'rope_parameters': {'rope_type': 'default', 'rope_theta': 1e4}},
-      'rope_parameters: its rope_theta is 10000.0, and the other 1000000.0',
+      'rope_parameters: has rope_theta 10000.0, but the .* is 1000000.0',
     ),
     ({'num_key_value_heads': 3}, 'num_key_value_heads: found 3'),
     ({'tie_word_embeddings': 'no'}, "tie_word_embeddings: found 'no'"),

@@ -80,7 +80,7 @@ def check(
     )
   if all(message['role'] == 'system' for message in checked):
     raise errors.ConfigError(
-      f'{where}: messages', 'hold no user turn', legal=chat_turns.ORDER
+      f'{where}: messages', 'contain no user turn', legal=chat_turns.ORDER
     )
   return checked
 

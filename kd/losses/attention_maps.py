@@ -219,7 +219,7 @@ def _map_blocks(
   return jnp.moveaxis(out, 0, 1).reshape(batch, -1)[:, :length]
 
 
-def _apart(distance, log_p, log_q):
+def _distance(distance, log_p, log_q):
   """Returns the distance of maps [..., K] from the teacher's maps log_p."""
   if distance == 'kl':
     return jnp.sum(_KL(log_p, log_q), axis=-1)
@@ -292,7 +292,7 @@ def map_loss(
     if heads == 'mean':
       # Normalizing divides by N; with a single key the result is exactly 1.
       log_q, log_p = (_log_softmax(_log_sum(x)) for x in (log_q, log_p))
-    return jnp.mean(_apart(distance, log_p, log_q), axis=1)
+    return jnp.mean(_distance(distance, log_p, log_q), axis=1)
 
   queries = clean(student.query), clean(teacher.query), positions
   losses = _map_blocks(block_loss, queries, keys, block, window, image_tokens)

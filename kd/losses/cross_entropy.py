@@ -61,7 +61,7 @@ def cross_entropy(
   if part == 'sampled':
     raise errors.ConfigError(
       'part',
-      "found 'sampled': tokens that the student sampled are no labels",
+      "found 'sampled': sampled tokens cannot be used as labels",
       legal='all, answer, rationale',
     )
   if not 0 <= label_smoothing < 1:

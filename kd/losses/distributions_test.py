@@ -219,7 +219,7 @@ def test_losses_that_samples_do_not_support_are_refused():
   for targets, temperature in ((drawn, 2.0), (softened, 3.0)):
     with pytest.raises(errors.ConfigError, match='temperature'):
       build('forward_kl', temperature)(np.zeros(3, np.float32), targets)
-  with pytest.raises(errors.ConfigError, match='whole distribution'):
+  with pytest.raises(errors.ConfigError, match='full distribution'):
     build('adaptive_kl')(np.zeros(3, np.float32), drawn)
 
 

@@ -16,7 +16,7 @@ _KL = divergences.forward_kl().integrand
 # Number of confidence bins of equal width (arXiv 1706.04599).
 BINS = 15
 # Number of the model's most likely tokens in 'top5_agreement'.
-NEAREST = 5
+TOP_K = 5
 
 
 def by_row(
@@ -126,7 +126,7 @@ def _nearness(pair, likeliest):
   """
   own = jnp.take_along_axis(pair.log_q, likeliest[:, None], axis=-1)
   before = jnp.sum(pair.log_q > own, axis=-1)
-  near = (before < NEAREST).astype(jnp.float32)
+  near = (before < TOP_K).astype(jnp.float32)
   kept = jnp.sum(jnp.exp(jnp.minimum(pair.log_p, pair.log_q)), axis=-1)
   keep = pair.normalizers.keep_nonfinite
   return {'top5_agreement': keep(near), 'acceptance': keep(kept)}

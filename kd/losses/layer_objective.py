@@ -84,7 +84,7 @@ def _fixed(terms):
   return specs([t for t in terms if not t.loss.remap_every])[1]
 
 
-def _of_map(terms, term, taps):
+def _adaptive_taps(terms, term, taps):
   """Returns an adaptive term's part of the result of `mapped`."""
   fixed = _fixed(terms)
   start = len(fixed.hidden)
@@ -117,7 +117,7 @@ def pick(
   own = loss.student_hidden, loss.student_attention, loss.student_tower
   shown = _pick(student, student_spec, *own, loss.soft_tokens)
   if is_mapped and loss.remap_every:
-    return shown, _of_map(terms, term, teacher)
+    return shown, _adaptive_taps(terms, term, teacher)
   if is_mapped:
     teacher_spec = _fixed(terms)
     fixed = teacher.hidden

@@ -33,7 +33,7 @@ def _check(value, name, legal):
 def _need_teacher(context):
   # Fail here: sizes are read before term_builder.build checks for a teacher.
   if context.teacher is None:
-    raise errors.ConfigError('name', 'needs a teacher, and there is none')
+    raise errors.ConfigError('name', 'needs a teacher, but none is configured')
 
 
 def _pairs(context, layer_map, pairs, field='layers'):
@@ -72,16 +72,16 @@ def hidden_states(
   if (map == _ADAPTIVE) != (remap_every > 0):
     raise errors.ConfigError(
       'remap_every',
-      f'found {remap_every} with map {map}',
-      legal='above 0 with map adaptive, else 0',
+      f'found {remap_every} with map {map!r}',
+      legal="above 0 with map 'adaptive', else 0",
     )
   _check(similarity, 'similarity', SIMILARITIES)
   by_attention = similarity == 'attention'
   if by_attention and map != _ADAPTIVE:
     raise errors.ConfigError(
       'similarity',
-      f"found 'attention' with map {map}, which chooses no layers",
-      legal="'states', or map adaptive",
+      f"found 'attention' with map {map!r}, which is not adaptive",
+      legal="'states', or map 'adaptive'",
     )
   _check_states(states, map, pairs, part, context)
   widths = _widths(states, context)
@@ -142,7 +142,7 @@ def _check_states(states, layer_map, pairs, part, context):
     if not getattr(context, side).tower_layers:
       raise errors.ConfigError(
         'states',
-        f'found {states!r}, and the {side} has no vision tower',
+        f'found {states!r}, but the {side} has no vision tower',
         legal='layers',
       )
   if part != terms.IMAGE:

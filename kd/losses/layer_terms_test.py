@@ -131,9 +131,9 @@ def _mean_map(query, key, scale, batch, window):
   apart = batch.positions[:, :, None] - batch.positions[:, None]
   seen = batch.segment_ids[:, :, None] == batch.segment_ids[:, None]
   seen &= (apart >= 0) & (apart < (window or L))
-  chance = np.exp(np.einsum('bqnh,bknh->bnqk', query, key) * scale)
-  chance *= seen[:, None]
-  return (chance / chance.sum(-1, keepdims=True)).mean(1)
+  probs = np.exp(np.einsum('bqnh,bknh->bnqk', query, key) * scale)
+  probs *= seen[:, None]
+  return (probs / probs.sum(-1, keepdims=True)).mean(1)
 
 
 def test_adaptive_maps_by_attention_compare_attention_maps():

@@ -74,7 +74,7 @@ class _Inputs:
   )
 
 
-def no_sums(
+def zero_sums(
   terms: Sequence[terms_lib.Term],
   distribution: distributions.Distribution | None,
   by_modality: bool,
@@ -96,7 +96,7 @@ def no_sums(
   by_teacher = {}
   if teacher_weights is not None:
     teachers = teacher_weights.shape[-1]
-    by_teacher = {t.key: zero(teachers) for t in taught(terms)}
+    by_teacher = {t.key: zero(teachers) for t in teacher_terms(terms)}
   return Sums(
     zeros(),
     zero(count),
@@ -106,7 +106,7 @@ def no_sums(
   )
 
 
-def taught(terms: Sequence[terms_lib.Term]) -> list[terms_lib.Term]:
+def teacher_terms(terms: Sequence[terms_lib.Term]) -> list[terms_lib.Term]:
   """Returns the terms whose loss uses the teachers' distributions."""
   return [
     t
@@ -184,7 +184,7 @@ def _chunk_inputs(inputs, chunk):
 
 
 def _zeros(terms, inputs):
-  return no_sums(
+  return zero_sums(
     terms,
     inputs.distribution,
     inputs.images is not None,
@@ -295,7 +295,7 @@ def total(
   """
   distribution = targets and targets.distribution
   weighted = batch.sampling_logprobs is not None
-  none = no_sums((), distribution, False, weighted, None)
+  none = zero_sums((), distribution, False, weighted, None)
   if not terms:
     return jnp.zeros(()), none
   needed = any(term.loss.needs_teacher for term in terms)

@@ -37,7 +37,7 @@ class SpanLikelihoods(distributions.Distribution):
 
   def project(self, vocab_size):
     del vocab_size
-    raise TypeError('likelihoods of spans are no distributions of tokens')
+    raise TypeError('span likelihoods have no token distributions')
 
 
 def of(

@@ -195,14 +195,14 @@ def check_sampled(
     known = '1.0' if drawn_at == 1 else f'1.0, {drawn_at}'
     raise errors.ConfigError(
       'temperature',
-      f'found {shown}, and the targets are ids that were drawn at temperature '
-      f'{drawn_at:g}: at others their normalizer is not known',
-      legal=f'{known}, targets drawn at that number '
+      f'found {shown}, but the targets were sampled at temperature '
+      f'{drawn_at:g}: the normalizer is unknown at other temperatures',
+      legal=f'{known}, another number if targets are sampled at it '
       f'(cache.method.temperature), or {legal}',
     )
   if divergence.needs_whole_distribution:
     raise errors.ConfigError(
       'name',
-      f'{name} needs the whole distribution, and the targets are drawn ids',
+      f'{name} needs the full distribution, but the targets are sampled ids',
       legal=f'another divergence, or {legal}',
     )

@@ -26,10 +26,12 @@ def build(
 
   Raises:
     ConfigError: a term has an unknown name or argument or a weight below 0, or
-      needs a teacher and there is none.
+      needs a teacher but none is configured.
   """
   if not losses:
-    raise errors.ConfigError('losses', 'no term', legal='one term or more')
+    raise errors.ConfigError(
+      'losses', 'has no terms', legal='at least one term'
+    )
   return tuple(
     _build(key, dict(losses[key]), context) for key in sorted(losses)
   )
@@ -48,5 +50,5 @@ def _build(key, spec, context):
     )
   loss = terms.TERMS.build(spec, path, context)
   if loss.needs_teacher and context.teacher is None:
-    raise errors.ConfigError(path, 'needs a teacher, and there is none')
+    raise errors.ConfigError(path, 'needs a teacher, but none is configured')
   return terms.Term(key, weight, loss)

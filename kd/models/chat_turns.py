@@ -154,7 +154,7 @@ def split(
   if messages and messages[0]['role'] == 'system':
     system, messages = messages[0]['content'], messages[1:]
   if not messages:
-    raise errors.ConfigError('messages', 'hold no user turn', legal=ORDER)
+    raise errors.ConfigError('messages', 'contain no user turn', legal=ORDER)
   if place is not None:
     at, expected = place[0] - (system is not None), place[1]
     role = 'model' if is_model(messages[at]) else messages[at]['role']

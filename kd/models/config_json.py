@@ -92,12 +92,12 @@ def _field(value, kind, where, config_type):
   kinds = config_type.KINDS
   if (
     not isinstance(value, list)
-    or not 0 < len(value) <= file_fields.MOST_LAYERS
+    or not 0 < len(value) <= file_fields.MAX_LAYERS
     or not set(map(str, value)) <= set(kinds)
   ):
     raise errors.ConfigError(
       where,
       f'found {json_files.short(value)}',
-      legal=f'1 to {file_fields.MOST_LAYERS} of {", ".join(sorted(kinds))}',
+      legal=f'1 to {file_fields.MAX_LAYERS} of {", ".join(sorted(kinds))}',
     )
   return tuple(value)

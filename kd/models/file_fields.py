@@ -13,11 +13,13 @@ from kd.core import json_files
 
 # Bounds far above the sizes of real models. Larger values in a damaged file
 # could exhaust memory before they are compared with its tensors.
-MOST = 2**31 - 1
-MOST_LAYERS = 1024
+MAX_SIZE = 2**31 - 1
+MAX_LAYERS = 1024
 
 
-def number(value: Any, path: str, kind: type = int, most: float = MOST) -> Any:
+def number(
+  value: Any, path: str, kind: type = int, most: float = MAX_SIZE
+) -> Any:
   """Checks and returns a size or a constant of a model.
 
   Args:
@@ -102,7 +104,7 @@ class Json:
     """Returns whether the key is there and is not null."""
     return self.values.get(key) is not None
 
-  def number(self, key: str, kind: type = int, most: float = MOST) -> Any:
+  def number(self, key: str, kind: type = int, most: float = MAX_SIZE) -> Any:
     """Returns the number at `key`, above 0 and at most `most`."""
     value = self.values[key] if self.has(key) else self._defaults.get(key)
     return number(value, self.path(key), kind, most)

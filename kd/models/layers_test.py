@@ -92,9 +92,9 @@ def test_attention_uses_the_query_scale_and_no_soft_cap():
   scores = np.einsum('lnh,mgh->nlm', query, key.conj()).real * 12**-0.5
   assert np.abs(scores).max() > 50
   scores = np.where(np.tri(5, dtype=bool), scores, -np.inf)
-  chance = np.exp(scores - scores.max(-1, keepdims=True))
-  chance /= chance.sum(-1, keepdims=True)
+  probs = np.exp(scores - scores.max(-1, keepdims=True))
+  probs /= probs.sum(-1, keepdims=True)
   value = np.einsum('ld,dgh->lh', x[0], params['value'])
-  attended = np.einsum('nlm,mh->lnh', chance, value)
+  attended = np.einsum('nlm,mh->lnh', probs, value)
   wanted = np.einsum('lnh,nhd->ld', attended, params['out'])
   np.testing.assert_allclose(found[0], wanted, atol=1e-4)

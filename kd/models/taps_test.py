@@ -141,9 +141,9 @@ def test_tapped_arrays_are_the_inputs_of_attention(params):
   seen = np.asarray(attention_mask.visible(places, places, None))
   key, value = (np.repeat(y, 2, axis=2) for y in (key, value))
   scores = np.einsum('blnh,bmnh->bnlm', query, key) * 12.0**-0.5
-  chance = np.where(seen[:, None], np.exp(scores), 0)
-  chance /= chance.sum(-1, keepdims=True)
-  wanted = np.einsum('bnlm,bmnh,nhd->bld', chance, value, of_layer['out'])
+  probs = np.where(seen[:, None], np.exp(scores), 0)
+  probs /= probs.sum(-1, keepdims=True)
+  wanted = np.einsum('bnlm,bmnh,nhd->bld', probs, value, of_layer['out'])
   np.testing.assert_allclose(out, wanted, atol=1e-5)
 
 

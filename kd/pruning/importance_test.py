@@ -60,8 +60,8 @@ def _maps(p, y, kind, positions, segments):
   seen = (segments[:, None] == segments) & (distance >= 0)
   if kind == _LOCAL:
     seen &= distance < 3
-  chance = np.where(seen, np.exp(scores / np.sqrt(5.0)), 0)
-  return chance / chance.sum(-1, keepdims=True)
+  probs = np.where(seen, np.exp(scores / np.sqrt(5.0)), 0)
+  return probs / probs.sum(-1, keepdims=True)
 
 
 def _gelu(x):

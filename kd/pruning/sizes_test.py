@@ -30,8 +30,8 @@ _4B = families.variant('4b', 'student.variant')
     (
       _270M,
       dict(num_heads=3),
-      r'student\.prune\.num_heads: transformers refuses.*3 query heads do not '
-      r'divide the embedding width, 640; legal: 1, 2, 4$',
+      r'student\.prune\.num_heads: transformers refuses.* width, 640, is not '
+      r'a multiple of the number of query heads, 3; legal: 1, 2, 4$',
     ),
     (
       _270M,
@@ -55,7 +55,7 @@ def test_a_fractional_query_scale_is_reported():
   asked = pruning_cases.request(mlp_dim=512)
   sizes.check(asked, source)  # The model itself already has the problem.
   lines = sizes.warnings(source, sizes.pruned(asked, source, range(34)))
-  assert any('query scale, 10.5, is no whole number' in x for x in lines)
+  assert any('query scale, 10.5, is not an integer' in x for x in lines)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from kd.quantization import quantized_model
 Array = types.Array
 
 # Share of ties above which to warn. Weights of high precision have none.
-MANY = 0.05
+TIE_WARNING_SHARE = 0.05
 _TOLERANCE = 1e-3
 
 

@@ -25,7 +25,7 @@ def test_dither_moves_weights_off_the_grid_of_their_file():
   # Odd multiples of a Q5_0 step are half steps of Q4_0; few blocks differ in
   # scale.
   assert 0.4 < share(rounded) < 0.5
-  assert rounding_ties.MANY < 0.4
+  assert rounding_ties.TIE_WARNING_SHARE < 0.4
   dithered = jax.jit(
     functools.partial(rounding_ties.dithered, model, steps=0.25)
   )(rounded, jax.random.key(0))

@@ -48,8 +48,8 @@ def scheme_of(
     if len(names) > 1:
       raise errors.ConfigError(
         f'{path}.rules',
-        f'{" and ".join(sorted(map(str, names)))} share layers of one scan: '
-        + ', '.join(params),
+        f'found {_joined(names)} for layers of one scan, which must share a '
+        f'rule: {", ".join(params)}',
         legal='rules that match all of these, or none',
       )
     (rule,) = names
@@ -66,11 +66,17 @@ def scheme_of(
     if rule not in used:
       raise errors.ConfigError(
         f'{path}.rules.{rule}.match',
-        f'{entry["match"]!r} matches no matrix that no earlier rule matches',
+        f'{entry["match"]!r} matches no matrix that earlier rules leave',
         legal='a regular expression of paths such as ' + errors.first_of(every),
         nearest=errors.nearest(entry['match'], every),
       )
   return tuple(chosen)
+
+
+def _joined(names):
+  """Returns quoted names of rules; None stands for no rule."""
+  quoted = map(repr, sorted(names - {None}))
+  return ' and '.join([*quoted, 'no rule'] if None in names else quoted)
 
 
 def _rule(rules, param):
@@ -86,6 +92,6 @@ def _check(matrix, param, scheme, where):
   if problem:
     raise errors.ConfigError(
       where,
-      f'{scheme!r}, and {param} has {problem}',
+      f'found {scheme!r}, but {param} has {problem}',
       legal='a scheme per channel, such as int8 or int4',
     )

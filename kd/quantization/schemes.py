@@ -82,7 +82,7 @@ class Scheme:
   def check(self, inputs: int) -> str:
     """Returns why this many inputs can't be divided into blocks, or ''."""
     if self.block and inputs % self.block:
-      return f'{inputs} inputs, no multiple of {self.block}'
+      return f'{inputs} inputs, not a multiple of {self.block}'
     return ''
 
   def _blocks(self, matrix):

@@ -248,7 +248,7 @@ def _without_ties(model, params, seed, path):
     add = jax.jit(dithered, out_shardings=model.shardings, donate_argnums=0)
     return add(params, jax.random.key(seed))
   share = jax.jit(functools.partial(rounding_ties.share, module))(params)
-  if share > rounding_ties.MANY:
+  if share > rounding_ties.TIE_WARNING_SHARE:
     log.info(
       'warning: %s: %.0f%% of the rounded weights lie halfway between two '
       'codes, as in weights that were already rounded: the first update moves '

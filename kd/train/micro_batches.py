@@ -88,7 +88,7 @@ def accumulate(
         jax.tree.map(jnp.add, carry[2], sums),
       ), None
 
-    none = logits_objective.no_sums(
+    none = logits_objective.zero_sums(
       objective.terms,
       targets and targets.distribution,
       by_modality=batch.images is not None,

@@ -80,22 +80,25 @@ def _against_images(config):
   """Returns why a kernel with a causal mask cannot be used, or None."""
   if config.vision is None:
     return None
-  return 'which cannot let the tokens of an image see later ones'
+  return 'which does not support bidirectional attention within images'
 
 
 def _against_splash(config, place):
   """Returns why splash cannot be used here, or None."""
   if place.platform != 'tpu':
-    return f'which runs on TPUs alone, and the devices are {place.platform}s'
+    return f'which runs only on TPUs, but the platform is {place.platform}'
   if not splash.suits(config.head_dim):
-    return f'which needs heads as wide as 128 or 256, not {config.head_dim}'
+    return (
+      'which needs a head width that is a multiple of 128, not '
+      f'{config.head_dim}'
+    )
   return None
 
 
 def _against_cudnn(config, dtype, place):
   """Returns why cuDNN cannot be used here, or None."""
   if place.platform != 'gpu':
-    return f'which runs on GPUs alone, and the devices are {place.platform}s'
+    return f'which runs only on GPUs, but the platform is {place.platform}'
   if place.packed:
     return 'which cannot keep packed texts apart (data.pack)'
   if place.length_shards > 1:
@@ -105,7 +108,7 @@ def _against_cudnn(config, dtype, place):
   widest = cudnn.widest_head(place.capability)
   if config.head_dim > widest or config.head_dim % 8:
     return (
-      f'which on these GPUs needs heads of up to {widest}, a multiple of 8, '
-      f'not {config.head_dim}'
+      f'which on these GPUs needs a head width of at most {widest} that is a '
+      f'multiple of 8, not {config.head_dim}'
     )
   return None

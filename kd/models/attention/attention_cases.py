@@ -39,15 +39,15 @@ def exact(arrays, seen):
   for n in range(query.shape[1]):
     g = n // (query.shape[1] // key.shape[1])
     q, k, v, d = query[:, n], key[:, g], value[:, g], gradient[:, n]
-    chance = np.where(seen, np.exp(q @ k.T * SCALE), 0)
-    chance /= np.maximum(chance.sum(-1, keepdims=True), 1e-300)
-    d_chance = d @ v.T
-    mean = (chance * d_chance).sum(-1, keepdims=True)
-    d_scores = chance * (d_chance - mean) * SCALE
-    made[0][:, n] = chance @ v
+    probs = np.where(seen, np.exp(q @ k.T * SCALE), 0)
+    probs /= np.maximum(probs.sum(-1, keepdims=True), 1e-300)
+    d_probs = d @ v.T
+    mean = (probs * d_probs).sum(-1, keepdims=True)
+    d_scores = probs * (d_probs - mean) * SCALE
+    made[0][:, n] = probs @ v
     made[1][:, n] = d_scores @ k
     made[2][:, g] += d_scores.T @ q
-    made[3][:, g] += chance.T @ d
+    made[3][:, g] += probs.T @ d
   return [x[None] for x in made]
 
 

@@ -184,19 +184,19 @@ def _forward(query, key, value, queries, keys, plan, window, scale, block):
   groups = key.shape[2]
 
   def step(carry, pair):
-    out, normaliser, largest, total, summed = carry
+    out, log_normalizer, largest, total, summed = carry
     i, j, is_first = pair.query, pair.key, pair.is_first
     rows = _to_rows(_part(query, i * block, block), groups)
     columns = _part(key, j * block, block)
     scores = _scores(rows, columns, queries, keys, pair, window, scale)
     largest = jnp.where(is_first, _FLOOR, largest)
     new = jnp.maximum(largest, scores.max(-1))
-    chance = jnp.exp(scores - new[..., None])
+    probs = jnp.exp(scores - new[..., None])
     kept = jnp.where(is_first, 0.0, jnp.exp(largest - new))
-    total = total * kept + chance.sum(-1)
+    total = total * kept + probs.sum(-1)
     summed = summed * kept[..., None] + _dot(
       'bgqk,bkgh->bgqh',
-      chance.astype(value.dtype),
+      probs.astype(value.dtype),
       _part(value, j * block, block),
     )
     # Each block of keys writes here; the last one writes the whole sum.
@@ -204,8 +204,8 @@ def _forward(query, key, value, queries, keys, plan, window, scale, block):
     attended = _from_rows(summed / divisor[..., None], block)
     out = _put(out, attended, i * block)
     logs = _from_rows(new + jnp.log(divisor), block)
-    normaliser = _put(normaliser, logs, i * block)
-    return (out, normaliser, new, total, summed), None
+    log_normalizer = _put(log_normalizer, logs, i * block)
+    return (out, log_normalizer, new, total, summed), None
 
   of_rows = (batch, groups, block * heads // groups)
   start = (
@@ -215,12 +215,12 @@ def _forward(query, key, value, queries, keys, plan, window, scale, block):
     jnp.zeros(of_rows, jnp.float32),
     jnp.zeros((*of_rows, width), jnp.float32),
   )
-  (out, normaliser, *_), _ = jax.lax.scan(step, start, plan)
-  return out, (query, key, value, queries, keys, plan, out, normaliser)
+  (out, log_normalizer, *_), _ = jax.lax.scan(step, start, plan)
+  return out, (query, key, value, queries, keys, plan, out, log_normalizer)
 
 
 def _backward(window, scale, block, residuals, gradient):
-  query, key, value, queries, keys, plan, out, normaliser = residuals
+  query, key, value, queries, keys, plan, out, log_normalizer = residuals
   batch, _, heads, width = query.shape
   groups, dtype = key.shape[2], query.dtype
   # [B, L, N]: softmax's gradient subtracts it in each row.
@@ -235,16 +235,16 @@ def _backward(window, scale, block, residuals, gradient):
     columns = lambda x: _part(x, j * block, block)
     q, k, g = rows(query), columns(key), rows(gradient)
     scores = _scores(q, k, queries, keys, pair, window, scale)
-    chance = jnp.exp(scores - rows(normaliser)[..., None])
-    d_chance = _dot('bgqh,bkgh->bgqk', g, columns(value))
-    d_scores = chance * (d_chance - rows(mean)[..., None]) * scale
-    chance, d_scores = chance.astype(dtype), d_scores.astype(dtype)
+    probs = jnp.exp(scores - rows(log_normalizer)[..., None])
+    d_probs = _dot('bgqh,bkgh->bgqk', g, columns(value))
+    d_scores = probs * (d_probs - rows(mean)[..., None]) * scale
+    probs, d_scores = probs.astype(dtype), d_scores.astype(dtype)
     summed = jnp.where(is_first, 0.0, summed)
     summed += _dot('bgqk,bkgh->bgqh', d_scores, k)
     d_query = _put(d_query, _from_rows(summed, block), i * block)
     more = _dot('bgqk,bgqh->bkgh', d_scores, q)
     d_key = _put(d_key, columns(d_key) + more, j * block)
-    more = _dot('bgqk,bgqh->bkgh', chance, g)
+    more = _dot('bgqk,bgqh->bkgh', probs, g)
     d_value = _put(d_value, columns(d_value) + more, j * block)
     return (d_query, d_key, d_value, summed), None
 

@@ -101,10 +101,10 @@ def render(
     is_model = chat_turns.is_model(message)
     text += f'{start}{"model" if is_model else "user"}\n'
     begin = len(text)
-    said = _said(message) if is_model else _told(group)
-    text += (prefix if i == 0 else '') + said + end
+    body = _model_text(message) if is_model else _user_text(group)
+    text += (prefix if i == 0 else '') + body + end
     if is_model:
-      rationale = chat_turns.rationale(message).lstrip()[: len(said)]
+      rationale = chat_turns.rationale(message).lstrip()[: len(body)]
       turns.append(
         chat_turns.Turn(
           begin, begin + len(rationale), len(text), chat_turns.weight(message)
@@ -116,7 +116,7 @@ def render(
   return text, turns
 
 
-def _said(message: chat_turns.Message) -> str:
+def _model_text(message: chat_turns.Message) -> str:
   """Returns the text of a model's message, then its calls, one per line."""
   lines = [message['content'].strip()]
   lines = lines if lines[0] else []
@@ -127,7 +127,7 @@ def _said(message: chat_turns.Message) -> str:
   return '\n'.join(lines)
 
 
-def _told(messages: Sequence[chat_turns.Message]) -> str:
+def _user_text(messages: Sequence[chat_turns.Message]) -> str:
   """Returns the text of a user's message, or the results of tools."""
   if messages[0]['role'] != 'tool':
     # The published template trims each part of a content.

@@ -146,14 +146,14 @@ class Gemma3(family.Family):
     pattern = gguf.to_metadata(config).get(gguf.PATTERN)
     if pattern is None:
       return ''
-    what, since = f'at a period of {pattern}', 'its versions of 2026'
+    what, since = f'repeat with a period of {pattern}', 'its versions of 2026'
     if isinstance(pattern, list):
       # Tested with its build 11549. In September it read only a period.
-      what, since = 'at no period', 'its builds of October 2026'
+      what = 'do not repeat with a fixed period'
+      since = 'its builds of October 2026'
     return (
-      f'the kinds of the layers repeat {what}: llama.cpp reads that from '
-      f'{since} on; earlier ones compute five local layers to one global, '
-      'without a word'
+      f'layer kinds {what}: llama.cpp supports this from {since} on; earlier '
+      'ones silently assume five local layers per global layer'
     )
 
   def hf_problem(self, config: family.Config) -> str:

@@ -61,9 +61,9 @@ def _attend(x, params, kind, positions, segments):
     for head in range(_CONFIG.num_heads):
       group = head // (_CONFIG.num_heads // _CONFIG.num_kv_heads)
       scores = heads['key'][seen, group] @ heads['query'][i, head]
-      chance = np.exp(scores / np.sqrt(_CONFIG.query_scale))
-      chance /= chance.sum()
-      out[i] += chance @ value[seen, group] @ params['out'][head]
+      probs = np.exp(scores / np.sqrt(_CONFIG.query_scale))
+      probs /= probs.sum()
+      out[i] += probs @ value[seen, group] @ params['out'][head]
   return out
 
 

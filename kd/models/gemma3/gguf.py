@@ -39,7 +39,7 @@ def from_metadata(
     if fields.get(name):
       raise fields.error(name, f'found {fields.get(name)}', 'none')
   # llama.cpp supports at most 512 layers.
-  layers = fields.number('block_count', most=file_fields.MOST_LAYERS)
+  layers = fields.number('block_count', most=file_fields.MAX_LAYERS)
   width = fields.number('embedding_length')
   heads = fields.number('attention.head_count')
   head_dim = fields.number('attention.key_length')
@@ -131,7 +131,7 @@ def _layer_kinds(fields: file_fields.Gguf, layers: int) -> tuple[str, ...]:
   if pattern is None:
     return config_lib.published_kinds(layers)
   is_number = isinstance(pattern, int) and not isinstance(pattern, bool)
-  if is_number and 0 <= pattern <= file_fields.MOST:
+  if is_number and 0 <= pattern <= file_fields.MAX_SIZE:
     # A period of 0 has no global layer.
     return config_lib.periodic_kinds(layers, pattern or layers + 1)
   is_list = isinstance(pattern, list)

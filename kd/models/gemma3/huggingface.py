@@ -111,7 +111,7 @@ def from_dict(raw: Mapping[str, Any], file: str) -> config_lib.Gemma3Config:
 
 def _layer_kinds(fields: file_fields.Json) -> tuple[str, ...]:
   """Returns the listed kinds, else by the period, else as published."""
-  count = fields.number('num_hidden_layers', most=file_fields.MOST_LAYERS)
+  count = fields.number('num_hidden_layers', most=file_fields.MAX_LAYERS)
   listed = fields.layer_types(count, _KINDS)
   if listed is not None:
     return listed
@@ -144,8 +144,8 @@ def _rope(fields: file_fields.Json) -> tuple[float, float, float]:
   if flat and nested and flat != nested:
     raise fields.error(
       'rope_parameters',
-      f'says (base, factor, local base) {nested}, but rope_theta, '
-      f'rope_scaling and rope_local_base_freq say {flat}',
+      f'has (base, factor, local base) {nested}, but rope_theta, '
+      f'rope_scaling and rope_local_base_freq have {flat}',
       legal='the same in both forms, or only one of them',
     )
   return nested or flat
@@ -179,11 +179,11 @@ def problem(config: config_lib.Gemma3Config) -> str:
   """Returns why transformers rejects the sizes, or ''; see family.Family."""
   if config.embed_dim % config.num_heads:
     return (
-      f'its {config.num_heads} query heads do not divide the embedding width, '
-      f'{config.embed_dim}'
+      f'the embedding width, {config.embed_dim}, is not a multiple of the '
+      f'number of query heads, {config.num_heads}'
     )
   if not float(config.query_scale).is_integer():
-    return f'its query scale, {config.query_scale:g}, is no whole number'
+    return f'the query scale, {config.query_scale:g}, is not an integer'
   return ''
 
 

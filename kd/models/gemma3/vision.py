@@ -163,7 +163,7 @@ def from_dict(
     embed_dim=fields.number('hidden_size'),
     mlp_dim=fields.number('intermediate_size'),
     num_heads=fields.number('num_attention_heads'),
-    num_layers=fields.number('num_hidden_layers', most=file_fields.MOST_LAYERS),
+    num_layers=fields.number('num_hidden_layers', most=file_fields.MAX_LAYERS),
     norm_epsilon=fields.number('layer_norm_eps', float),
     tokens_per_side=side,
   )
@@ -304,7 +304,7 @@ def from_gguf(
     embed_dim=fields.number('embedding_length'),
     mlp_dim=fields.number('feed_forward_length'),
     num_heads=fields.number('attention.head_count'),
-    num_layers=fields.number('block_count', most=file_fields.MOST_LAYERS),
+    num_layers=fields.number('block_count', most=file_fields.MAX_LAYERS),
     norm_epsilon=file_fields.nearest_decimal(
       fields.number('attention.layer_norm_epsilon', float)
     ),

@@ -54,9 +54,9 @@ def _attend(x, params, positions, segments):
     for head in range(_CONFIG.num_heads):
       group = head // (_CONFIG.num_heads // _CONFIG.num_kv_heads)
       scores = heads['key'][seen, group] @ heads['query'][i, head]
-      chance = np.exp(scores / np.sqrt(_CONFIG.head_dim))
-      chance /= chance.sum()
-      out[i] += chance @ value[seen, group] @ params['out'][head]
+      probs = np.exp(scores / np.sqrt(_CONFIG.head_dim))
+      probs /= probs.sum()
+      out[i] += probs @ value[seen, group] @ params['out'][head]
   return out
 
 

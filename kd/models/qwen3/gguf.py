@@ -30,7 +30,7 @@ def from_metadata(
     num_kv_heads=fields.kv_heads(*file_fields.GGUF_HEADS),
     head_dim=fields.number('attention.key_length'),
     vocab_size=shapes['token_embd.weight'][0],
-    num_layers=fields.number('block_count', most=file_fields.MOST_LAYERS),
+    num_layers=fields.number('block_count', most=file_fields.MAX_LAYERS),
     context=fields.number('context_length'),
     rope_base=fields.number('rope.freq_base', kind=float),
     norm_epsilon=file_fields.nearest_decimal(

@@ -23,7 +23,7 @@ def from_dict(raw: Mapping[str, Any], file: str) -> config_lib.Qwen3Config:
   """Converts the contents of config.json; see family.Family.config_from_hf."""
   fields = file_fields.Json(file, raw, _DEFAULTS)
   fields.check_fixed(_FIXED)
-  layers = fields.number('num_hidden_layers', most=file_fields.MOST_LAYERS)
+  layers = fields.number('num_hidden_layers', most=file_fields.MAX_LAYERS)
   fields.layer_types(layers, _KINDS)
   return config_lib.Qwen3Config(
     embed_dim=fields.number('hidden_size'),
@@ -64,8 +64,8 @@ def _rope_base(fields):
   if len(set(bases.values())) > 1:
     raise fields.error(
       'rope_parameters',
-      f'its rope_theta is {bases["rope_parameters"]}, and the other '
-      f'{bases["rope_theta"]}',
+      f'has rope_theta {bases["rope_parameters"]}, but the top-level '
+      f'rope_theta is {bases["rope_theta"]}',
       'the same in both forms, or only one of them',
     )
   return next(iter(bases.values()))

@@ -95,7 +95,9 @@ class Vision(nn.Module):
       if features is None:
         features, shown = self._features(images.pixels, layers)
       elif layers:
-        raise ValueError('layers of a tower whose output is given')
+        raise ValueError(
+          "cannot return tower layers: the tower's features were passed in"
+        )
       projector = Projector(
         self.config, self.text_dim, self.norm_offset, name='projector'
       )
