@@ -66,7 +66,8 @@ def scheme_of(
     if rule not in used:
       raise errors.ConfigError(
         f'{path}.rules.{rule}.match',
-        f'{entry["match"]!r} matches no matrix that earlier rules leave',
+        f'{entry["match"]!r} matches no matrix, or only matrices that earlier '
+        'rules match',
         legal='a regular expression of paths such as ' + errors.first_of(every),
         nearest=errors.nearest(entry['match'], every),
       )
