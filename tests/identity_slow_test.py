@@ -164,5 +164,5 @@ def test_other_held_out_examples_are_refused(folder, stopped):
   run = _json(stopped / 'run.json')
   run['inputs']['evaluation.sets.held_out'] = '0' * 16
   (stopped / 'run.json').write_text(json.dumps(run))
-  with pytest.raises(errors.ConfigError, match='evaluation.sets.held_out: th'):
+  with pytest.raises(errors.ConfigError, match='held_out: recorded .0000'):
     _train(folder, stopped)

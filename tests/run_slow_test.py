@@ -219,8 +219,8 @@ def test_verify_detects_changed_exports(folder, straight):
   for line, part in zip(
     lines,
     (
-      *('README.md: ', 'more.bin: ', ': config: 0000', 'Q8_0.gguf: '),
-      *(': rows: 0000', '/nll: '),
+      *('README.md: ', 'more.bin: ', ': config: claimed 0000', 'Q8_0.gguf: '),
+      *(': rows: claimed 0000', '/nll: '),
     ),
     strict=True,
   ):
