@@ -202,7 +202,7 @@ def test_a_process_does_not_wait_forever_for_others(start, folder):
   assert run.finish()[0] == 42
   assert time.monotonic() - began < 60
   error = run.text(0, 'err')
-  assert 'expected 4 processes, and after 5 s' in error, error
+  assert 'expected 4 processes, but after 5 s' in error, error
   assert not os.path.exists(run.workdir)
 
 
