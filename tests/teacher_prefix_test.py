@@ -227,7 +227,7 @@ def test_examples_too_long_for_the_teacher_train_only_on_labels(tmp_path):
   [
     (
       {'teacher.prefix': '{solutoin}'},
-      "has no column solutoin.*mean 'solution'",
+      "no value in column solutoin.*mean 'solution'",
     ),
     ({'teacher.prefix': '{0}'}, 'teacher.prefix.*has the field {0}'),
     ({'teacher.prefix': 'a } b'}, 'teacher.prefix'),
@@ -257,5 +257,7 @@ def test_prefixes_contain_values_of_columns():
   row = {'a': 'x', 'b': [1, {'c': b'z'.decode()}], 'd': b'bytes', 'e': None}
   written = prefix_template.render('{a}{{{d}}} {b}', row, 'row 1')
   assert written == 'x{bytes} [1, {"c": "z"}]'
-  with pytest.raises(errors.ConfigError, match='row 1: has no e'):
+  with pytest.raises(
+    errors.ConfigError, match='no value in column e.*: a, b, d'
+  ):
     prefix_template.render('{e}', row, 'row 1')

@@ -52,11 +52,12 @@ def render(template: str, row: Mapping[str, Any], where: str) -> str:
   for name in columns(template):
     value = row.get(name)
     if value is None:
+      filled = [str(key) for key, x in row.items() if x is not None]
       raise errors.ConfigError(
         where,
-        f'has no column {name}, which {FIELD} uses',
-        legal=', '.join(map(str, row)),
-        nearest=errors.nearest(name, [str(key) for key in row]),
+        f'has no value in column {name}, which {FIELD} uses',
+        legal=', '.join(filled),
+        nearest=errors.nearest(name, filled),
       )
     if isinstance(value, bytes):
       value = value.decode('utf-8', 'replace')
