@@ -171,9 +171,9 @@ def _quickstart(**changes):
     (
       'student.attention',
       'splash',
-      ('student.attention', 'cpus', "'auto', 'xla'"),
+      ('student.attention', 'TPUs', "'auto', 'xla'"),
     ),
-    ('teacher.attention', 'cudnn', ('teacher.attention', 'cpus', "'xla'")),
+    ('teacher.attention', 'cudnn', ('teacher.attention', 'GPUs', "'xla'")),
     ('optimizer.state_memory', 'ram', ('optimizer.state_memory', 'host')),
     (
       'optimizer.state_memory',
