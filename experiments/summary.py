@@ -77,6 +77,12 @@ def _interval(
   return intervals.mean(np.mean(values, axis=0), weights[0])
 
 
+def training_metrics(folder: str) -> list[dict[str, float]]:
+  """Returns the training metrics of a workdir or its baseline, by step."""
+  with open(os.path.join(folder, 'metrics.jsonl'), encoding='utf-8') as f:
+    return [line for line in map(json.loads, f) if line['phase'] == 'train']
+
+
 def table(results: Results) -> str:
   """Returns a Markdown table: means over runs, intervals, each run's value."""
   titles = list(next(iter(results.values())))
@@ -146,8 +152,7 @@ def _losses(axis, workdirs):
       report.CROSS_ENTROPY: os.path.join(workdir, outputs.BASELINE),
     }
     for title, folder in folders.items():
-      with open(os.path.join(folder, 'metrics.jsonl'), encoding='utf-8') as f:
-        lines = [line for line in map(json.loads, f) if 'train/loss' in line]
+      lines = training_metrics(folder)
       axis.plot(
         *([x['step'] for x in lines], [x['train/loss'] for x in lines]),
         color=_COLORS[title],

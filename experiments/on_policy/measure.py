@@ -15,6 +15,7 @@ import sys
 import matplotlib
 import numpy as np
 
+from experiments import summary
 from kd.core import atomic_files
 from kd.run import outputs
 
@@ -34,8 +35,7 @@ def _read(workdir):
   )
   with open(file, encoding='utf-8') as f:
     metrics = json.load(f)['metrics']
-  with open(os.path.join(workdir, 'metrics.jsonl'), encoding='utf-8') as f:
-    lines = [line for line in map(json.loads, f) if line['phase'] == 'train']
+  lines = summary.training_metrics(workdir)
   result = {name: metrics[f'eval/held_out/{name}'] for name in _MEASURES}
   (loss,) = config['losses'].values()
   result['loss'] = loss['name']

@@ -13,18 +13,16 @@ import sys
 
 import numpy as np
 
+from experiments import summary
 from kd.core import atomic_files
-
-
-def _losses(workdir: str) -> list[float]:
-  with open(os.path.join(workdir, 'metrics.jsonl'), encoding='utf-8') as f:
-    rows = [json.loads(line) for line in f]
-  return [row['train/loss/kl'] for row in rows if 'train/loss/kl' in row]
 
 
 def main(folder: str, names: Sequence[str]) -> None:
   """Compares the runs."""
-  losses = {name: _losses(os.path.join(folder, name)) for name in names}
+  losses = {}
+  for name in names:
+    lines = summary.training_metrics(os.path.join(folder, name))
+    losses[name] = [line['train/loss/kl'] for line in lines]
   reference = np.array(losses[names[1]])
   results = {
     name: {

@@ -74,7 +74,7 @@ def problem(folder: str, items: Sequence[str] = ()) -> str:
   try:
     written = json.loads(epath.Path(folder, FILE).read_text())
     if str(written['step']) != os.path.basename(folder):
-      return f'{FILE} is of step {written["step"]}'
+      return f'{FILE} belongs to step {written["step"]}'
     files = written['files'].items()
     counted = {k: tuple(v) for k, v in files if _counts(k, items)}
     here = {name for name in _files(folder) if _counts(name, items)}
