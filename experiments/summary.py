@@ -80,7 +80,7 @@ def _interval(
 def training_metrics(folder: str) -> list[dict[str, float]]:
   """Returns the training metrics of a workdir or its baseline, by step."""
   with open(os.path.join(folder, 'metrics.jsonl'), encoding='utf-8') as f:
-    return [line for line in map(json.loads, f) if line['phase'] == 'train']
+    return [line for line in map(json.loads, f) if 'train/loss' in line]
 
 
 def table(results: Results) -> str:
