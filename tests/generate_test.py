@@ -13,9 +13,11 @@ from safetensors import numpy as safetensors_numpy
 
 from kd.config import base
 from kd.config import command_line
+from kd.core import buckets
 from kd.core import errors
 from kd.modes import generate as generate_mode
 from tests import command
+from tests import object_store
 
 _DOCS = pathlib.Path('docs/generate.md')
 _TEACHER = 'data/fixtures/quickstart_teacher'
@@ -111,6 +113,26 @@ def test_answers_of_another_model_are_not_continued(tmp_path):
   with pytest.raises(errors.ConfigError, match='another model: digest .*, now'):
     generate_mode.main(few_bits, str(tmp_path))
   assert (tmp_path / 'completions.jsonl').read_bytes() == written
+
+
+def test_a_file_of_answers_in_a_bucket_is_continued(
+  tmp_path, monkeypatch, capsys
+):
+  prompts = tmp_path / 'in.jsonl'
+  prompts.write_text('{"prompt": "Q: 1+2=?"}\n{"prompt": "Q: 2+2=?"}\n')
+  with object_store.serve_here(monkeypatch) as store:
+    config = _config(
+      _TEACHER, prompts=str(prompts), output='s3://bucket/answers/a.jsonl'
+    )
+    generate_mode.main(config, str(tmp_path))
+    whole = store.read('bucket', 'answers/a.jsonl')
+    assert whole.count(b'\n') == 2
+    # As a killed process leaves it, for a process on another machine.
+    store.put('bucket', 'answers/a.jsonl', whole[:-9], lambda _: True)
+    buckets._copies.clear()
+    generate_mode.main(config, str(tmp_path))
+    assert ' 1 answers of ' in capsys.readouterr().out
+    assert store.read('bucket', 'answers/a.jsonl') == whole
 
 
 @pytest.mark.parametrize(

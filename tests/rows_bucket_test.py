@@ -1,5 +1,6 @@
 """Tests that rows in a bucket equal those in a folder."""
 
+import json
 import signal
 
 import pytest
@@ -7,9 +8,11 @@ import pytest
 from kd.core import buckets
 from kd.core import objects
 from kd.input_pipeline import object_claims
+from kd.input_pipeline import opened_files
 from kd.input_pipeline import prepared as prepared_lib
 from kd.input_pipeline import shard_cases
 from kd.input_pipeline import shard_files
+from kd.input_pipeline import user_cases
 from tests import object_store
 
 
@@ -109,3 +112,54 @@ def test_processes_divide_the_shards(alone, store, monkeypatch):
   assert _objects(store) == alone
   (manifest,) = [n for n in store.writes if n.endswith('manifest.json')]
   assert objects.names(url) and manifest
+
+
+_OPENED = """
+def read(split, shuffle_files):
+  with open(locations.local('gs://bucket/data/mine.jsonl')) as f:
+    texts = [json.loads(line)['targets'] for line in f]
+  return tf.data.Dataset.from_tensor_slices({'inputs': texts, 'targets': texts})
+
+
+add(NAME, seqio.FunctionDataSource(read, splits=['train']))
+"""
+_DECLARED = """
+DATA_FILES = ('s3://bucket/data/*.jsonl',)
+
+
+def read(split, shuffle_files):
+  place = locations.local('s3://bucket/data')
+  return tf.data.TextLineDataset(os.path.join(place, 'mine.jsonl'))
+
+
+def parse(dataset):
+  return dataset.map(lambda line: {'inputs': line, 'targets': line})
+
+
+add(NAME, seqio.FunctionDataSource(read, splits=['train']), parse)
+"""
+
+
+@pytest.mark.parametrize(
+  'name, body', [('opened', _OPENED), ('declared', _DECLARED)]
+)
+def test_files_of_a_users_task_are_known_by_their_content(
+  name, body, store, tmp_path, monkeypatch
+):
+  user = user_cases.User(tmp_path, monkeypatch)
+  user.module(name, body, imports='from kd.data_files import locations')
+
+  def examples(count):
+    lines = (json.dumps({'targets': f'{count}'}) + '\n' for _ in range(count))
+    objects.write('gs://bucket/data/mine.jsonl', ''.join(lines).encode())
+    buckets._copies.clear()  # As in another process.
+    opened_files._of_module.cache_clear()
+    return user.prepare(name)
+
+  first = examples(8)
+  assert first.counts['examples'] == 8 and not first.reused
+  assert not any('warning' in line for line in user.lines)
+  assert examples(8).reused
+  changed = examples(40)
+  assert changed.counts['examples'] == 40 and not changed.reused
+  assert examples(8).folder == first.folder

@@ -15,27 +15,30 @@ _LONGEST_PATH = 4000
 
 @dataclasses.dataclass(frozen=True)
 class Path(legal.Text):
-  """A local file or folder; may be '' if `optional`.
+  """A file or folder, local or in a bucket; may be '' if `optional`.
 
-  URLs of buckets are legal only if `in_bucket`. Otherwise a bucket must be
-  mounted as a folder, since local programs would create a folder called gs:.
+  Attributes:
+    what: description of the path.
+    optional: whether '' is legal.
+    local_because: the reason why the path must not be in a bucket, if it must
+      not.
   """
 
   what: str
   optional: bool = False
-  in_bucket: bool = False
+  local_because: str = ''
 
   @property
   def text(self) -> str:
     empty = "'' or " if self.optional else ''
-    if self.in_bucket:
-      return f'{empty}a {self.what}, gs:// and s3:// too'
-    return f'{empty}a {self.what}; a bucket can be mounted as a folder'
+    if self.local_because:
+      return f'{empty}a {self.what} of this machine: {self.local_because}'
+    return f'{empty}a {self.what}, gs:// and s3:// too'
 
   def _fault(self, value):
     if not value:
       return '' if self.optional else "found ''"
-    return place_fault(value) if self.in_bucket else path_fault(value)
+    return path_fault(value) if self.local_because else place_fault(value)
 
 
 def path_fault(value: str) -> str:

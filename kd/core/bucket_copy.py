@@ -3,7 +3,6 @@
 import atexit
 import contextlib
 import fcntl
-import glob
 import hashlib
 import json
 import math
@@ -40,6 +39,8 @@ def is_copied(name: str) -> bool:
 
 
 def _files(folder):
+  if os.path.isfile(folder):
+    return ['']
   return [
     os.path.relpath(os.path.join(parent, name), folder)
     for parent, _, names in os.walk(folder)
@@ -80,8 +81,11 @@ def _new_folder():
 
 
 def _remove_unused():
-  parent = glob.escape(tempfile.gettempdir())
-  for folder in glob.glob(os.path.join(parent, f'{_PREFIX}*')):
+  parent = tempfile.gettempdir()
+  for name in os.listdir(parent):
+    if not name.startswith(_PREFIX):
+      continue
+    folder = os.path.join(parent, name)
     try:
       descriptor = os.open(folder, os.O_RDONLY)
     except OSError:  # It belongs to another user.
@@ -118,6 +122,10 @@ class Copy:
     self.stopped = ''  # The reason why writes are no longer allowed.
     # End of the lease unless it is renewed, on the clock of time.monotonic.
     self.held_until = math.inf
+
+  def is_copied(self, name: str) -> bool:
+    """Returns whether a file is uploaded; '' is the copy itself, a file."""
+    return is_copied(name or os.path.basename(self.url))
 
   def download(self, below: str = '') -> None:
     """Updates the copy, or a folder or file of it, from the bucket."""
@@ -165,11 +173,14 @@ class Copy:
       os.rmdir(path)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     generation = read.generation
-    with open(path, 'wb') as f:
+    # Renamed when complete: `sync` would upload a partial file.
+    aside = path + layout.ASIDE
+    with open(aside, 'wb') as f:
       if read.is_large:
         generation = objects.read_large(url, f)
       else:
         f.write(read.data)
+    os.replace(aside, path)
     self._generations[name] = generation
     self._signatures[name] = _signature(path)
 
@@ -210,7 +221,7 @@ class Copy:
     changed = []
     for name in _files(self.folder):
       signature = _signature(self._path(name))
-      if is_copied(name) and self._signatures.get(name) != signature:
+      if self.is_copied(name) and self._signatures.get(name) != signature:
         changed.append((signature, name))
     for _, name in sorted(changed):
       self.upload_file(name)

@@ -46,6 +46,27 @@ def local(url: str) -> str:
   return copy.folder
 
 
+def file(url: str) -> str:
+  """Returns the local copy of a file in a bucket that is going to be written.
+
+  An existing file is downloaded. Like other files that grow, it is uploaded by
+  `sync`.
+
+  Raises:
+    ConfigError: a file with this name would not be uploaded.
+    OSError: the store refuses the request or does not respond.
+  """
+  path = local(url)
+  copy, name = _copy_of(path)
+  if not copy.is_copied(name):
+    raise errors.ConfigError(
+      url, 'is a name that kd uses itself', legal='another name'
+    )
+  if not name and os.path.isdir(path) and not os.listdir(path):
+    os.rmdir(path)  # A copy begins as a folder.
+  return path
+
+
 def sparse(url: str) -> str:
   """Returns an initially empty local copy of a folder in a bucket.
 
@@ -154,7 +175,7 @@ def fetch(path: str, check: bool = True) -> None:
 def upload_file(path: str) -> None:
   """Uploads a file of a local copy that was written as a whole."""
   copy, name = _copy_of(path)
-  if copy and bucket_copy.is_copied(name):
+  if copy and copy.is_copied(name):
     copy.upload_file(name)
 
 

@@ -33,7 +33,7 @@ def check_writable(path: str, field: str) -> None:
   Raises:
     ConfigError: the folder cannot be written; names the field and the reason.
   """
-  folder = os.path.abspath(paths.expand(path))
+  folder = os.path.abspath(paths.expand_sparse(path))
   legal = 'a folder that this user can write'
   if any(len(os.fsencode(x)) > _LONGEST_NAME for x in folder.split(os.sep)):
     raise errors.ConfigError(

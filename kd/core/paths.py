@@ -58,6 +58,21 @@ def expand_sparse(path: str) -> str:
   return _expand_local(path)
 
 
+def expand_file(path: str) -> str:
+  """Expands the path of a file that is going to be written.
+
+  The copy of a file in a bucket is uploaded while it grows, and at the end; see
+  buckets.file.
+
+  Raises:
+    ConfigError: the bucket cannot be used, or kd uses the name itself.
+  """
+  if objects.is_url(path):
+    with buckets.refused_unless_accessible(path):
+      return buckets.file(path)
+  return _expand_local(path)
+
+
 def _expand_local(path):
   if path == PROJECT or path.startswith(PROJECT + '/'):
     return project_folder() + path[len(PROJECT) :]

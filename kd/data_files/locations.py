@@ -6,6 +6,7 @@ import json
 import os
 import re
 
+from kd.core import buckets
 from kd.core import errors
 from kd.core import objects
 from kd.core import paths
@@ -154,6 +155,11 @@ def patterns(location: str) -> Sequence[str]:
   path = os.path.abspath(paths.expand(location))
   is_pattern = not os.path.exists(path)
   return [path if is_pattern else glob.escape(path)]
+
+
+def remote_pattern(pattern: str) -> str:
+  """Replaces a pattern of a bucket's local copy as in `patterns`."""
+  return COPY + buckets.remote(pattern) if buckets.is_copy(pattern) else pattern
 
 
 def task_name(location: str) -> str:

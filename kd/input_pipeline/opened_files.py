@@ -13,6 +13,7 @@ import os
 import sys
 
 from kd.core import user_errors
+from kd.data_files import locations
 
 _IGNORED = ('/proc/', '/sys/', '/dev/', '/etc/', '/usr/lib/', '/usr/share/')
 _IGNORED_KINDS = ('.py', '.pyc', '.so', '.pth')
@@ -36,6 +37,8 @@ class _Notes:
       return  # A file descriptor, or a folder that is gone.
     if event == 'glob.glob':
       self.read.add(path)
+      return
+    if os.path.isdir(path):  # To lock or sync it.
       return
     flags = arguments[2]
     reads = isinstance(flags, int) and flags & os.O_ACCMODE == os.O_RDONLY
@@ -86,8 +89,11 @@ def forget(path: str) -> None:
 
 
 def files_of(module: str) -> list[str]:
-  """Returns glob patterns of the files that a module has opened so far."""
-  return sorted(_of_module(module))
+  """Returns patterns of the files that a module has opened so far.
+
+  They are glob patterns, or for files in a bucket as in locations.patterns.
+  """
+  return sorted(map(locations.remote_pattern, _of_module(module)))
 
 
 def _counts(pattern: str) -> bool:

@@ -8,11 +8,13 @@ for all of its tasks, or by task name (which may be a pattern itself):
 
   DATA_FILES = {'mine': ('mine.jsonl',), 'sums_*': ()}
 
-An empty tuple means that a task reads no files. Patterns may begin with '~' or
-'$VARIABLE', contain '*', '?' and '**', and name a folder, which stands for all
-files below it. Files of seqio's FileDataSource (TextLineDataSource and others)
-and of TFDS need no declaration, nor do files that Python code opens while it is
-watched (opened_files.py). Those that TensorFlow or another library opens do.
+An empty tuple means that a task reads no files. Patterns may begin with '~',
+'$VARIABLE', gs:// or s3://, contain '*', '?' and '**', and name a folder, which
+stands for all files below it. Files of seqio's FileDataSource
+(TextLineDataSource and others) and of TFDS need no declaration, nor do files
+that Python code opens while it is watched (opened_files.py), including those
+that locations.local downloaded. Those that TensorFlow or another library opens
+do.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +26,7 @@ import types
 from typing import Any
 
 from kd.core import errors
+from kd.core import objects
 from kd.data_files import locations
 from kd.images import loading
 from kd.input_pipeline import file_digests
@@ -181,7 +184,9 @@ def _images(images: shards.Images) -> dict[str, Any]:
 
 def _absolute(pattern: str) -> str:
   remote = file_digests.is_remote(pattern)
-  return pattern if remote else os.path.abspath(pattern)
+  if remote:
+    return pattern
+  return locations.remote_pattern(os.path.abspath(pattern))
 
 
 def _check_matches(module: str, pattern: str, code) -> None:
@@ -222,9 +227,13 @@ def _expand(
   module: str, pattern: str, code: task_code.TaskCode
 ) -> tuple[str, list[str]]:
   """Returns the fixed folder of a pattern, and the paths that it matches."""
-  if pattern.startswith(locations.COPY):
-    pattern = locations.local(pattern.removeprefix(locations.COPY))
-  pattern = os.path.expanduser(os.path.expandvars(pattern))
+  is_copied = pattern.startswith(locations.COPY)
+  pattern = os.path.expandvars(pattern.removeprefix(locations.COPY))
+  # TensorFlow reads those of seqio's sources directly from the bucket.
+  is_declared = bool(module)
+  if is_copied or (is_declared and objects.is_url(pattern)):
+    pattern = locations.local(pattern)
+  pattern = os.path.expanduser(pattern)
   if file_digests.is_remote(pattern):
     return '', _expand_remote(pattern)
   if module:

@@ -120,7 +120,7 @@ def _check(target: checks.Target) -> None:
 
 def _write(config: ml_collections.ConfigDict, needed_bytes: int) -> None:
   """Writes the files for Kubernetes, Prometheus and Grafana."""
-  folder = paths.expand(config.deploy.folder)
+  folder = paths.expand_sparse(config.deploy.folder)
   objects = manifests.objects(config, needed_bytes)
   texts = {
     'kubernetes.yaml': yaml.safe_dump_all(objects, sort_keys=False),

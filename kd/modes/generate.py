@@ -40,7 +40,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     fields.batch_size, run.mesh, 'generate.batch_size'
   )
   engine.check_room(module, settings.max_new_tokens, 'generate.max_new_tokens')
-  path = paths.expand(
+  path = paths.expand_file(
     fields.output or os.path.join(workdir, 'completions.jsonl')
   )
   questions = []

@@ -114,7 +114,7 @@ def _solve_on_server(config: ml_collections.ConfigDict, workdir: str) -> None:
   settings = sampling_fields.settings(fields, stops)
   api = served.APIS[fields.style]
   with (
-    lock.hold(folder, _PATH),
+    lock.exclusive(folder, _PATH, session.say),
     answers.Answerer(spec, replies, api, settings, session.say) as answerer,
   ):
     solve = served.solver(

@@ -15,6 +15,7 @@ from typing import Any
 import ml_collections
 
 import kd
+from kd.core import buckets
 from kd.core import errors
 from kd.core import identity
 from kd.core import paths
@@ -109,7 +110,7 @@ def run(
     ConfigError: libtpu is missing, or the config does not work on the slice.
     KdError: the compiler failed.
   """
-  folder = os.path.abspath(paths.expand(config.plan.folder))
+  folder = os.path.abspath(paths.expand_sparse(config.plan.folder))
   os.makedirs(folder, exist_ok=True)
   request = {
     'config': config.to_dict(),
@@ -120,7 +121,7 @@ def run(
   }
   scratch = tempfile.mkdtemp(prefix='kd-plan-')
   try:
-    process = _start(folder, scratch, request)
+    process = _start(buckets.remote(folder), scratch, request)
     try:
       yield from _read(process, folder, scratch, say)
     finally:
@@ -130,7 +131,7 @@ def run(
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _start(folder, scratch, request):
+def _start(place, scratch, request):
   root = os.path.dirname(os.path.dirname(os.path.abspath(kd.__file__)))
   dump = os.path.join(scratch, 'dump')
   env = libtpu.environment(root, libtpu.packages())
@@ -138,7 +139,7 @@ def _start(folder, scratch, request):
   env['XLA_FLAGS'] = f'--xla_dump_to={dump} --xla_dump_hlo_as_text=true'
   with open(os.path.join(scratch, 'log'), 'w', encoding='utf-8') as log:
     process = subprocess.Popen(
-      [sys.executable, '-m', 'kd.planning.compile_worker', folder],
+      [sys.executable, '-m', 'kd.planning.compile_worker', place],
       env=env,
       text=True,
       stdin=subprocess.PIPE,
@@ -162,6 +163,7 @@ def _read(process, folder, scratch, say):
       message['seconds'],
       os.path.join(folder, message['key']),
     )
+    buckets.fetch(compiled.folder, check=False)
     title = f'{compiled.program}, {compiled.length:,} tokens'
     if message['damaged']:
       say(f'{compiled.folder} is damaged: compiled again')

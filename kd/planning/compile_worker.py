@@ -4,9 +4,10 @@ kd.planning.compile_client starts it in a separate process: `python -m
 kd.planning.compile_worker FOLDER` with libtpu on its path. It reads one line of
 JSON with config, generation, topology, lengths and programs (names, or null for
 all), and prints one line of JSON for each length and program as soon as it is
-compiled. Results are stored in FOLDER under a digest of all inputs: the
-program, the slice, versions and flags; see compile_client.Compiled. The process
-exits when standard input closes, as its parent has exited.
+compiled. Results are stored in FOLDER, local or in a bucket, under a digest of
+all inputs: the program, the slice, versions and flags; see
+compile_client.Compiled. The process exits when standard input closes, as its
+parent has exited.
 """
 
 from collections.abc import Mapping
@@ -28,9 +29,11 @@ import jax
 from jax.experimental import topologies
 import ml_collections
 
+from kd.core import buckets
 from kd.core import errors
 from kd.core import folders
 from kd.core import identity
+from kd.core import paths
 from kd.partitioning import rules
 from kd.planning import compile_client
 from kd.planning import planned_run
@@ -68,6 +71,7 @@ def _compile(program, topology, folder) -> dict[str, Any]:
     lowered = program.function.lower(*program.arguments)
     key = _key(lowered, topology)
     destination = os.path.join(folder, key)
+    buckets.fetch(destination, check=False)
     exists = os.path.isdir(destination)
     is_known = exists and compile_client.is_intact(destination)
     if not is_known:
@@ -129,6 +133,7 @@ def _store(destination, lowered):
   except BaseException:
     shutil.rmtree(temporary)
     raise
+  buckets.upload_folder(destination)
 
 
 def _facts(lowered, temporary):
@@ -208,4 +213,4 @@ if __name__ == '__main__':
   os.dup2(2, 1)
   _REQUEST = json.loads(sys.stdin.readline())
   end_with_input()
-  main(_REQUEST, sys.argv[1], _STREAM)
+  main(_REQUEST, paths.expand_sparse(sys.argv[1]), _STREAM)

@@ -33,17 +33,24 @@ def shared(
     ConfigError: as for `hold`.
   """
   with contextlib.ExitStack() as stack:
-    if objects.is_url(buckets.remote(folder)):
-      processes.from_first(
-        lambda: stack.enter_context(lease.hold(folder, path, say))
-      )
-      # Another run may have written files before this one got the lock.
-      buckets.refresh(folder)
-      yield
-      return
-    warning = processes.from_first(
-      lambda: stack.enter_context(hold(folder, path))
+    processes.from_first(
+      lambda: stack.enter_context(exclusive(folder, path, say))
     )
+    # Another run may have written files before this one got the lock.
+    buckets.refresh(folder)
+    yield
+
+
+@contextlib.contextmanager
+def exclusive(
+  folder: str, path: str, say: Callable[[str], None]
+) -> Iterator[None]:
+  """Locks a folder, local or in a bucket, for this process; see `shared`."""
+  if objects.is_url(buckets.remote(folder)):
+    with lease.hold(folder, path, say):
+      yield
+    return
+  with hold(folder, path) as warning:
     if warning:
       say(f'warning: {warning}; do not start a second run on it')
     yield

@@ -68,7 +68,7 @@ CACHE = schema.Section(
   {
     'folder': F(
       '',
-      places.Path('folder', optional=True, in_bucket=True),
+      places.Path('folder', optional=True),
       "folder that --mode=cache writes and teacher.source='cached' reads",
     ),
     'method': CACHE_METHOD,
@@ -153,7 +153,7 @@ IMAGES = schema.Section(
     ),
     'features_folder': F(
       '~/.cache/kd/features',
-      places.Path('folder', in_bucket=True),
+      places.Path('folder'),
       'folder of these features, shared by all processes',
     ),
   },
@@ -247,7 +247,7 @@ DATA = schema.Section(
     'images': IMAGES,
     'folder': F(
       '~/.cache/kd/rows',
-      places.Path('folder', in_bucket=True),
+      places.Path('folder'),
       'folder of prepared rows',
     ),
     'backend': F(

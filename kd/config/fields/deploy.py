@@ -12,7 +12,7 @@ REGISTRY = schema.Section(
   {
     'folder': F(
       'kd-registry',
-      places.Path('folder', in_bucket=True),
+      places.Path('folder'),
       'folder of the registry',
     ),
     'admit': F(
@@ -99,7 +99,7 @@ DEPLOY = schema.Section(
     ),
     'model': F(
       '',
-      places.Path('model', optional=True, in_bucket=True),
+      places.Path('model', optional=True),
       'path of the model or registry in the container, such as '
       "/models/registry or a bucket's URL; '': registry.folder",
     ),
@@ -169,13 +169,13 @@ FOLLOW = schema.Section(
     ),
     'fallback': F(
       '',
-      places.Path('model', optional=True, in_bucket=True),
+      places.Path('model', optional=True),
       'model that serves while the production version is out of service, such '
       "as the teacher; '': the version before it",
     ),
     'teacher': F(
       '',
-      places.Path('model', optional=True, in_bucket=True),
+      places.Path('model', optional=True),
       "model with which answers are compared; '': none",
     ),
     'compared_share': F(

@@ -62,7 +62,12 @@ SERVER = schema.Section(
     ),
     'folder': F(
       '',
-      places.Path('folder', optional=True),
+      places.Path(
+        'folder',
+        optional=True,
+        local_because='a reply that was paid for is kept before the next '
+        'request',
+      ),
       "folder for the counts of `budget`, the model's identity, and the "
       'replies; cached replies are not requested again',
     ),
