@@ -13,6 +13,7 @@ from kd.run import any_model
 from kd.run import session
 from kd.serving import alarm_bell
 from kd.serving import app as app_lib
+from kd.serving import drift as drift_lib
 from kd.serving import follower as follower_lib
 from kd.serving import listener as listener_lib
 from kd.serving import metrics as metrics_lib
@@ -20,6 +21,7 @@ from kd.serving import prompts
 from kd.serving import router as router_lib
 from kd.serving import scheduler as scheduler_lib
 from kd.serving import served_model
+from kd.serving import server_alarms
 from kd.serving import wire
 from kd.train import preemption
 from kd.versions import journal
@@ -51,33 +53,25 @@ def main(
   listener_lib.check_host(fields.host, bool(key), fields.without_key)
   places = _by_name(arguments or ([workdir] if workdir else []))
   listening = listener_lib.bind(fields.host, fields.port)
-  metrics, follower = metrics_lib.Metrics(), None
-  registry = _registry(places)
+  metrics, service = metrics_lib.Metrics(), '+'.join(places)
+  bell = alarm_bell.AlarmBell(webhook.url(config), service, say)
+  load = lambda name, place: _load(name, place, config)
+  follower, registry = None, _registry(places)
   if registry:
-    follower = _follower(*registry, config, metrics)
+    follower = follower_lib.Follower(*registry, config, load, bell, metrics)
     models, router = follower.models, follower.router
   else:
-    if webhook.url(config):
-      say('warning: alarms are only posted where a registry is served')
-    models = [_load(name, path, config) for name, path in places.items()]
+    models = [load(name, place) for name, place in places.items()]
     router = router_lib.Router(models)
+  drift = drift_lib.make(service, models, config, load, metrics)
+  if drift:
+    models.append(drift.teacher)
   session.check_one_process('serve')
   scheduler = scheduler_lib.Scheduler(
     models, fields.queue, metrics, say, lambda: listener.stop()
   )
-  settings = app_lib.Settings(
-    key,
-    fields.max_request_bytes,
-    wire.Limits(
-      fields.max_batch,
-      fields.timeout_ms / 1000,
-      prompts.ImageLimits(
-        fields.max_images, fields.max_pixels, config.data.images.urls
-      ),
-    ),
-    fields.log_prompts,
-  )
-  drift = follower.drift if follower else None
+  alarms = server_alarms.ServerAlarms(config, metrics, bell)
+  settings = _settings(config, key)
   server = app_lib.Server(scheduler, router, metrics, settings, say, drift)
   listener = listener_lib.Listener(server.app(), fields.stop_s)
   host, port = listening.getsockname()[:2]
@@ -92,12 +86,14 @@ def main(
 
   with preemption.STOP_REQUESTS.stopped_by(stop):
     scheduler.start()
+    alarms.start()
     if follower:
       follower.start(scheduler)
     listener.run(listening)
     scheduler.close()
     # All requests have ended; does not wait for compilations.
     scheduler.join(timeout_s=5)
+    alarms.close()
     if follower:
       follower.close()
       follower.join(timeout_s=5)
@@ -148,15 +144,20 @@ def _registry(places: Mapping[str, str]) -> tuple[str, str] | None:
   return None
 
 
-def _follower(
-  name: str,
-  registry: str,
-  config: ml_collections.ConfigDict,
-  metrics: metrics_lib.Metrics,
-) -> follower_lib.Follower:
-  bell = alarm_bell.AlarmBell(webhook.url(config), name, session.say)
-  load = lambda name, place: _load(name, place, config)
-  return follower_lib.Follower(registry, name, config, load, bell, metrics)
+def _settings(config: ml_collections.ConfigDict, key: str) -> app_lib.Settings:
+  fields = config.serve
+  return app_lib.Settings(
+    key,
+    fields.max_request_bytes,
+    wire.Limits(
+      fields.max_batch,
+      fields.timeout_ms / 1000,
+      prompts.ImageLimits(
+        fields.max_images, fields.max_pixels, config.data.images.urls
+      ),
+    ),
+    fields.log_prompts,
+  )
 
 
 def _load(

@@ -1,11 +1,10 @@
-"""Makes Prometheus alerting rules from section `alarms` of the config."""
+"""Defines the alarms of section `alarms`, and their rules for Prometheus."""
 
 import dataclasses
 from typing import Any
 
+from kd.monitoring import measures
 from kd.monitoring import names
-
-_RANGE = '[{seconds}s]'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,6 +14,7 @@ class Alarm:
   Attributes:
     name: name of the alert.
     value: PromQL expression of the monitored value.
+    measure: the same value in a server; None if only Prometheus can measure it.
     limit: limit in the unit of the value.
     is_minimum: whether the limit is a minimum, not a maximum.
     unit: unit of the value, as a Grafana unit id.
@@ -24,6 +24,7 @@ class Alarm:
 
   name: str
   value: str
+  measure: measures.Measure | None
   limit: float
   is_minimum: bool
   unit: str
@@ -35,6 +36,15 @@ class Alarm:
     """Returns the PromQL expression that has a value while the alarm is on."""
     return f'({self.value}) {"<" if self.is_minimum else ">"} {self.limit:g}'
 
+  def is_beyond(self, value: float) -> bool:
+    """Returns whether the alarm is on at a value; NaN is no data."""
+    return value < self.limit if self.is_minimum else value > self.limit
+
+  def summary(self, value: str) -> str:
+    """Returns the value and its limit as text."""
+    bound = 'at least' if self.is_minimum else 'at most'
+    return f'{self.title}: {value}, limit: {bound} {self.limit:g}'
+
 
 def alarms(config: Any) -> list[Alarm]:
   """Returns the alarms of a config.
@@ -44,57 +54,53 @@ def alarms(config: Any) -> list[Alarm]:
   """
   c = config.alarms
   places = max(config.serve.queue, 1)
-  window = _RANGE.format(seconds=int(c.window_s))
+  window_s = int(c.window_s)
 
-  def rate(name, labels='', by=''):
-    return f'sum{by}(rate({name}{labels}{window}))'
+  def measured(name, measure, *rest):
+    return Alarm(name, measure.promql(window_s), measure, *rest)
 
-  latency = rate(f'{names.FIRST_TOKEN_S}_bucket', by=' by (le) ')
-  # Status 429 is not a failure: the client was asked to wait.
-  failed = rate(names.REQUESTS, '{code=~"5.."}')
   return [
-    Alarm(
+    measured(
       'KdLatency',
-      f'histogram_quantile(0.95, {latency})',
+      measures.Quantile(0.95, names.FIRST_TOKEN_S),
       c.p95_ms / 1000,
       False,
       's',
-      'time to the first token, 95th percentile',
+      'seconds to the first token, 95th percentile',
       'add replicas or lower serve.max_batch; compare versions on the '
       'dashboard, and roll back one that is slower',
     ),
-    Alarm(
+    measured(
       'KdErrors',
-      f'({failed} or vector(0)) / {rate(names.REQUESTS)}',
+      # Status 429 is not a failure: the client was asked to wait.
+      measures.Share(names.REQUESTS, names.REQUESTS, code='5..'),
       c.error_rate,
       False,
       'percentunit',
       'share of requests that fail or are too late',
       "read the server's log; kd registry rollback if the version is new",
     ),
-    Alarm(
+    measured(
       'KdQueue',
-      f'max(sum by (instance) (avg_over_time({names.WAITING}{window}))) / '
-      f'{places}',
+      measures.Mean(names.WAITING, places),
       c.queue,
       False,
       'percentunit',
       'fullest queue of a replica, as a share of serve.queue',
       'add replicas: raise deploy.max_replicas if all of them run',
     ),
-    Alarm(
+    measured(
       'KdMemory',
-      f'max(max_over_time({names.MEMORY_BYTES}{window}) / '
-      f'{names.MEMORY_LIMIT_BYTES})',
+      measures.Peak(names.MEMORY_BYTES, names.MEMORY_LIMIT_BYTES),
       c.memory,
       False,
       'percentunit',
       'fullest memory, of hosts and devices',
       'lower serve.max_batch or serve.max_length, or give more memory',
     ),
-    Alarm(
+    measured(
       'KdDrift',
-      f'{rate(names.AGREEING_TOKENS)} / {rate(names.COMPARED_TOKENS)}',
+      measures.Share(names.AGREEING_TOKENS, names.COMPARED_TOKENS),
       c.agreement,
       True,
       'percentunit',
@@ -105,6 +111,7 @@ def alarms(config: Any) -> list[Alarm]:
     Alarm(
       'KdDown',
       f'count({names.READY} == 1) or vector(0)',
+      None,
       1,
       True,
       'short',
@@ -127,11 +134,7 @@ def prometheus(config: Any) -> dict[str, Any]:
             'for': f'{int(config.alarms.for_s)}s',
             'labels': {'severity': 'page'},
             'annotations': {
-              'summary': (
-                f'{alarm.title}: {{{{ $value | humanize }}}}, limit: '
-                f'{"at least" if alarm.is_minimum else "at most"} '
-                f'{alarm.limit:g}'
-              ),
+              'summary': alarm.summary('{{ $value | humanize }}'),
               'description': alarm.advice,
             },
           }

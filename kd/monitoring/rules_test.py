@@ -1,4 +1,4 @@
-"""Tests that Prometheus raises alarms above their limits and not below."""
+"""Tests that Prometheus and servers raise alarms at the same limits."""
 
 import json
 import re
@@ -11,6 +11,7 @@ from kd.config import base
 from kd.monitoring import dashboard
 from kd.monitoring import names
 from kd.monitoring import rules
+from kd.monitoring import watch as watch_lib
 
 # Good and bad series by alarm. Each is a name with labels, and its values per
 # minute in the notation of promtool.
@@ -59,8 +60,32 @@ _SERIES = {
 _HAS_PROMTOOL = shutil.which('promtool') is not None
 
 
-def _unit_test(series, is_on, rule):
-  """Returns a test of promtool: whether an alarm is on after nine minutes."""
+def _scrapes(series):
+  """Returns each minute's samples of series in promtool's notation.
+
+  Of several instances, those of the fullest: a server has only its own samples.
+  """
+  scrapes = []
+  for minute in range(10):
+    samples = {}
+    for key, values in series.items():
+      name, _, text = key.partition('{')
+      labels = dict(re.findall(r'(\w+)="(.*?)"', text))
+      start, step = re.fullmatch(r'(\d+)(\+\d+)?x9', values).groups()
+      if labels.get('instance') != 'a':
+        value = float(start) + minute * float(step or 0)
+        samples.setdefault(name, []).append((labels, value))
+    scrapes.append(samples)
+  return scrapes
+
+
+def _unit_test(series, is_on, rule, alarm):
+  """Returns a test of promtool: an alarm's state and value after 9 minutes."""
+  value = 1.0 - is_on
+  if alarm.measure:
+    # A window contains both of its ends.
+    readings = [alarm.measure.read(x) for x in _scrapes(series)[-6:]]
+    value = alarm.measure.over(readings)
   return {
     'interval': '1m',
     'input_series': [
@@ -71,7 +96,12 @@ def _unit_test(series, is_on, rule):
         'expr': f'count({rule["expr"]}) or vector(0)',
         'eval_time': '9m',
         'exp_samples': [{'labels': '{}', 'value': int(is_on)}],
-      }
+      },
+      {
+        'expr': f'abs(({alarm.value}) - {value!r}) < bool 1e-9',
+        'eval_time': '9m',
+        'exp_samples': [{'labels': '{}', 'value': 1}],
+      },
     ],
   }
 
@@ -81,12 +111,14 @@ def _unit_test(series, is_on, rule):
 )
 def test_prometheus_fires_each_alarm_at_its_limit(tmp_path):
   # JSON is YAML too.
-  file = rules.prometheus(base.get_config())
+  config = base.get_config()
+  file = rules.prometheus(config)
+  alarms = {alarm.name: alarm for alarm in rules.alarms(config)}
   (tmp_path / 'alarms.yaml').write_text(json.dumps(file))
   by_name = {rule['alert']: rule for rule in file['groups'][0]['rules']}
   assert by_name.keys() == _SERIES.keys()
   tests = [
-    _unit_test(series, is_on, by_name[name])
+    _unit_test(series, is_on, by_name[name], alarms[name])
     for name, pair in _SERIES.items()
     for is_on, series in zip((False, True), pair, strict=True)
   ]
@@ -104,6 +136,57 @@ def test_prometheus_fires_each_alarm_at_its_limit(tmp_path):
       ['promtool', *command], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _changes(alarms, scrapes, for_s=0):
+  """Returns minute, name and state of each change."""
+  watch = watch_lib.Watch(alarms, 300, for_s)
+  return [
+    (minute, change.alarm.name, change.is_on)
+    for minute, samples in enumerate(scrapes)
+    for change in watch.update(60.0 * minute, samples)
+  ]
+
+
+def test_servers_raise_each_alarm_at_its_limit():
+  alarms = rules.alarms(base.get_config())
+  measured = [alarm for alarm in alarms if alarm.measure]
+  assert [alarm.name for alarm in alarms if not alarm.measure] == ['KdDown']
+  for alarm in measured:
+    good, bad = map(_scrapes, _SERIES[alarm.name])
+    assert _changes([alarm], good) == []
+    # A rate needs two samples.
+    since = 0 if alarm.name in ('KdQueue', 'KdMemory') else 1
+    assert _changes([alarm], bad) == [(since, alarm.name, True)]
+    # Once, after two minutes over the limit.
+    assert _changes([alarm], bad, 120) == [(since + 2, alarm.name, True)]
+
+
+def test_alarms_end_with_their_window():
+  (errors,) = [
+    alarm
+    for alarm in rules.alarms(base.get_config())
+    if alarm.name == 'KdErrors'
+  ]
+  count = lambda failed, all_: {
+    names.REQUESTS: [({'code': '500'}, failed), ({'code': '200'}, all_)]
+  }
+  # Two failures in the second minute, of 20 requests per minute.
+  scrapes = [count(2 * (minute > 1), 20 * minute) for minute in range(12)]
+  assert _changes([errors], scrapes) == [
+    (2, 'KdErrors', True),
+    (7, 'KdErrors', False),
+  ]
+  watch = watch_lib.Watch([errors], 300, 0)
+  assert watch.update(0, count(0, 0)) == []
+  (started,) = watch.update(10, count(1, 3))
+  assert started.text.startswith(
+    'KdErrors: share of requests that fail or are too late: 0.25, limit: '
+    "at most 0.01; read the server's log"
+  )
+  (ended,) = watch.update(400, count(1, 3))
+  assert ended.text.endswith('too late: no data, limit: at most 0.01')
+  assert ended.fields()['value'] is None
 
 
 def test_limits_equal_the_configs():

@@ -1,7 +1,9 @@
 """Compares the answers to a sample of requests with the teacher's choices."""
 
 import asyncio
+from collections.abc import Sequence
 import random
+from typing import Any
 
 from kd.core import errors
 from kd.serving import metrics as metrics_lib
@@ -87,3 +89,38 @@ class Drift:
       best = [x[0][0] for x in prompt.read.alternatives[len(given) - 1 :]]
       agreeing = sum(a == b for a, b in zip(ids, best, strict=True))
       self._metrics.compared(len(ids), agreeing)
+
+
+def make(
+  service: str,
+  students: Sequence[served_model.ServedModel],
+  config: Any,
+  load: served_model.Load,
+  metrics: metrics_lib.Metrics,
+) -> Drift | None:
+  """Loads the teacher in `follow.teacher`; returns None if it is not set.
+
+  Args:
+    service: name of the service.
+    students: the models whose answers are compared.
+    config: the config, with sections `follow` and `serve`.
+    load: loads a model.
+    metrics: metrics to update.
+
+  Raises:
+    ConfigError: the teacher cannot be loaded, or it does not have the tokenizer
+      of each model.
+  """
+  place = config.follow.teacher
+  if not place:
+    return None
+  teacher = load(f'{service}@teacher', place)
+  for student in students:
+    if teacher.tokenizer.digest != student.tokenizer.digest:
+      raise errors.ConfigError(
+        'follow.teacher',
+        f'found {place!r}, whose tokenizer is not that of {student.name}',
+        legal='a model with the same tokenizer',
+      )
+  timeout_s = config.serve.timeout_ms / 1000
+  return Drift(teacher, config.follow.compared_share, timeout_s, metrics)

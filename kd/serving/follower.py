@@ -1,6 +1,5 @@
 """Follows a registry: loads and switches versions while others answer."""
 
-from collections.abc import Callable
 import dataclasses
 import threading
 import time
@@ -10,9 +9,9 @@ from kd.core import buckets
 from kd.core import errors
 from kd.partitioning import rules
 from kd.serving import alarm_bell
-from kd.serving import drift as drift_lib
 from kd.serving import health as health_lib
 from kd.serving import metrics as metrics_lib
+from kd.serving import periodic
 from kd.serving import probe
 from kd.serving import releases
 from kd.serving import scheduler as scheduler_lib
@@ -26,9 +25,6 @@ _WATCH_S = 1.0
 # Initial and maximum time until loading a failed version is retried.
 _FIRST_RETRY_S, _MAX_RETRY_S = 60.0, 3600.0
 
-# Loads a version or another model, given its name and location.
-Load = Callable[[str, str], served_model.ServedModel]
-
 
 class Follower:
   """Updates the stages of a router to those in a registry."""
@@ -38,7 +34,7 @@ class Follower:
     registry: str,
     name: str,
     config: Any,
-    load: Load,
+    load: served_model.Load,
     bell: alarm_bell.AlarmBell,
     metrics: metrics_lib.Metrics,
   ):
@@ -53,8 +49,7 @@ class Follower:
       metrics: metrics to update.
 
     Raises:
-      ConfigError: no version is in production, it or the teacher cannot be
-        loaded, or they have different tokenizers.
+      ConfigError: no version is in production, or it cannot be loaded.
     """
     self._registry, self._name, self._bell = registry, name, bell
     self._config, self._load, self._metrics = config, load, metrics
@@ -67,7 +62,6 @@ class Follower:
         legal='kd registry promote VERSION production',
       )
     release = self._loaded(state, state.production)
-    self.drift = self._compared_with(release.model)
     # By version; '' is a fallback that is not a version of the registry.
     self._releases = {release.version: release}
     # The last state; if it changes, failed versions are retried at once.
@@ -83,32 +77,14 @@ class Follower:
     self._ended = threading.Event()
     # Two threads, since loading a version may take minutes.
     self._threads = [
-      threading.Thread(target=self._run, args=run, daemon=True)
-      for run in ((self._update, config.follow.poll_s), (self._watch, _WATCH_S))
+      self._thread(self._update, config.follow.poll_s),
+      self._thread(self._watch, _WATCH_S),
     ]
 
   @property
   def models(self) -> list[served_model.ServedModel]:
     """Returns the loaded models."""
-    models = [release.model for release in self._releases.values()]
-    return [*models, self.drift.teacher] if self.drift else models
-
-  def _compared_with(self, student) -> drift_lib.Drift | None:
-    """Loads the teacher to compare answers with, if there is one."""
-    c = self._config
-    if not c.follow.teacher:
-      return None
-    teacher = self._load(f'{self._name}@teacher', c.follow.teacher)
-    if teacher.tokenizer.digest != student.tokenizer.digest:
-      raise errors.ConfigError(
-        'follow.teacher',
-        f'found {c.follow.teacher!r}, whose tokenizer is not that of the model',
-        legal='a model with the same tokenizer',
-      )
-    timeout_s = c.serve.timeout_ms / 1000
-    return drift_lib.Drift(
-      teacher, c.follow.compared_share, timeout_s, self._metrics
-    )
+    return [release.model for release in self._releases.values()]
 
   def start(self, scheduler: scheduler_lib.Scheduler) -> None:
     """Starts to follow the registry, in threads."""
@@ -125,19 +101,19 @@ class Follower:
     for thread in self._threads:
       thread.join(timeout_s)
 
-  def _run(self, call, every_s) -> None:
-    told = ''
-    while not self._ended.wait(every_s):
-      if self._scheduler.state != scheduler_lib.READY:
-        continue
-      try:
+  def _thread(self, call, every_s) -> threading.Thread:
+    def run():
+      if self._scheduler.state == scheduler_lib.READY:
         call()
-        told = ''
-      except Exception as e:  # The thread must continue.
-        # A repeated error raises one alarm.
-        if _text(e) != told:
-          told = _text(e)
-          self._bell.ring('registry', f'cannot follow the registry: {told}')
+
+    return periodic.thread(
+      run,
+      every_s,
+      self._ended,
+      lambda text: self._bell.ring(
+        'registry', f'cannot follow the registry: {text}'
+      ),
+    )
 
   def _update(self) -> None:
     """Updates the stages to those in the registry."""
@@ -194,7 +170,7 @@ class Follower:
         next_s = min(2 * wait_s or _FIRST_RETRY_S, _MAX_RETRY_S)
         self._failed[version] = time.monotonic() + next_s, next_s
         what = version or self._config.follow.fallback
-        text = f'cannot switch to {what}: {_text(e)}'
+        text = f'cannot switch to {what}: {periodic.text(e)}'
         if wait_s:  # The alarm has already been raised.
           self._bell.say(text)
         else:
@@ -303,10 +279,3 @@ class Follower:
         'passed',
         version=release.version,
       )
-
-
-def _text(error: Exception) -> str:
-  """Returns the message of an error, with its type if it is unexpected."""
-  if isinstance(error, errors.KdError | OSError):
-    return str(error)
-  return f'{type(error).__name__}: {error}'

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import prometheus_client
 
+from kd.monitoring import measures
 from kd.monitoring import memory
 from kd.monitoring import names
 
@@ -131,7 +132,20 @@ class Metrics:
   def text(self, ready: bool) -> bytes:
     """Returns all metrics in the text format of Prometheus."""
     self._ready.set(ready)
+    self._measure_memory()
+    return prometheus_client.generate_latest(self._registry)
+
+  def samples(self) -> measures.Samples:
+    """Returns the labels and values of all metrics by name."""
+    self._measure_memory()
+    samples = {}
+    for family in self._registry.collect():
+      for sample in family.samples:
+        pair = sample.labels, sample.value
+        samples.setdefault(sample.name, []).append(pair)
+    return samples
+
+  def _measure_memory(self):
     for kind, (used, limit) in memory.in_use().items():
       self._memory.labels(kind).set(used)
       self._memory_limit.labels(kind).set(limit)
-    return prometheus_client.generate_latest(self._registry)

@@ -1,6 +1,6 @@
 """Defines a served model and finds models by name."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import time
 
@@ -52,6 +52,10 @@ class ServedModel:
     if text and '\N{REPLACEMENT CHARACTER}' not in text:
       return text
     return self.tokenizer.text_of(index)
+
+
+# Loads a model, given its name and location.
+Load = Callable[[str, str], ServedModel]
 
 
 def make(
