@@ -1,5 +1,7 @@
 """Tests a server that follows a registry while it answers requests."""
 
+from concurrent import futures
+import json
 import re
 import threading
 import time
@@ -9,6 +11,7 @@ import pytest
 from kd.config import base
 from kd.modes import serve as serve_mode
 from kd.monitoring import names
+from kd.monitoring import webhook_cases
 from kd.serving import alarm_bell
 from kd.serving import follower as follower_lib
 from kd.serving import metrics as metrics_lib
@@ -66,22 +69,90 @@ class _Client(threading.Thread):
     raise AssertionError((models, self.replies[-10:], self._server.text))
 
 
+_FLAGS = (
+  '--config.follow.poll_s=0.2',
+  '--config.follow.canary_share=0.5',
+  '--config.follow.compared_share=1',
+  # No version is out of service because of the limits, which are those of the
+  # server's alarms here.
+  '--config.follow.fewest=1000000',
+  '--config.alarms.window_s=30',
+  '--config.alarms.for_s=1',
+  '--config.alarms.p95_ms=1',
+  '--config.alarms.error_rate=0.5',
+  '--config.alarms.queue=1e-6',
+  '--config.alarms.memory=1e-6',
+  '--config.alarms.agreement=0.999',
+)
+
+
+class _Alarms:
+  """The alarms that a server posts and logs."""
+
+  def __init__(self, server, posted):
+    self._server, self._posted = server, posted
+
+  def states(self, name):
+    """Returns the posted states of an alarm, which must alternate."""
+    bodies = [json.loads(body) for _, _, body in self._posted]
+    found = [x for x in bodies if x['alarm'] == name]
+    for x in found:
+      assert x['service'] == 'tiny' and x['text'].startswith('kd: tiny: ')
+      line = 'alarm: ' + x['text'].removeprefix('kd: tiny: ')
+      assert line in self._server.text.splitlines()
+      assert (x['advice'] in line) == (x['status'] == 'firing')
+    states = [x['status'] for x in found]
+    assert states == (['firing', 'resolved'] * len(states))[: len(states)]
+    return states
+
+  def until(self, name, count=1):
+    """Waits until an alarm has changed its state this many times."""
+    self._server.until(lambda: len(self.states(name)) >= count)
+
+
+def _compared(server):
+  """Returns the numbers of compared tokens and of those that agree."""
+  text = server.send('/metrics')[1].decode()
+  return [
+    float(re.search(rf'^{name} (\S+)$', text, re.M)[1])
+    for name in (names.COMPARED_TOKENS, names.AGREEING_TOKENS)
+  ]
+
+
+def _fill_queue(server):
+  """Sends more requests at a time than the batch and the queue contain."""
+  request = {**_PROMPT, 'n': 4, 'max_tokens': 100}
+  with futures.ThreadPoolExecutor(8) as pool:
+    list(pool.map(lambda _: server.send('/v1/completions', request), range(8)))
+
+
 def test_versions_are_switched_without_losing_requests(registry):
-  with server_lib.running(
-    'serve',
-    f'tiny={registry.folder}',
-    '--config.follow.poll_s=0.2',
-    '--config.follow.canary_share=0.5',
-    # The teacher is the model itself and agrees with all tokens.
-    f'--config.follow.teacher={registry.inputs}/a',
-    '--config.follow.compared_share=1',
-  ) as server:
+  with (
+    webhook_cases.receiver(200) as (url, posted),
+    server_lib.running(
+      'serve',
+      f'tiny={registry.folder}',
+      # The teacher is the model itself and agrees with all tokens.
+      f'--config.follow.teacher={registry.inputs}/a',
+      f'--config.alarms.webhook={url}',
+      *_FLAGS,
+    ) as server,
+  ):
+    alarms = _Alarms(server, posted)
+    # Requests get status 503 while programs are compiled.
+    refused = lambda: server.send('/v1/completions', _PROMPT)[0] == 503
+    server.until(lambda: refused() and alarms.states('KdErrors'))
     server.wait_until_ready()
     client = _Client(server)
     client.until(3, 'tiny@v1')
-    registry.add('b')
+    server.until(lambda: _compared(server)[0] > 20)
+    compared, agreeing = _compared(server)
+    assert agreeing == compared and not alarms.states('KdDrift')
+    registry.add('b', scale=-8.0)
     registry.promote('v2')
     client.until(3, 'tiny@v2')
+    # Its other weights choose other tokens than the teacher.
+    alarms.until('KdDrift')
     # Nonfinite logits are noticed before any request.
     registry.add('c', scale=3e38)
     registry.promote('v3')
@@ -100,14 +171,14 @@ def test_versions_are_switched_without_losing_requests(registry):
     client.ended = True
     client.join()
     text = server.send('/metrics')[1].decode()
-    compared, agreeing = (
-      float(re.search(rf'^{name} (\S+)$', text, re.M)[1])
-      for name in (names.COMPARED_TOKENS, names.AGREEING_TOKENS)
-    )
-    assert compared > 20 and agreeing == compared
     assert f'{names.VERSION}{{stage="production",version="v1"}} 1.0' in text
     statuses = {status for status, _ in client.replies}
     assert statuses == {200} and len(client.replies) > 20
+    while not alarms.states('KdQueue'):
+      _fill_queue(server)
+    alarms.until('KdErrors', 2)
+    alarms.until('KdLatency')
+    assert alarms.states('KdMemory') == ['firing']
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from kd.config import base
 from kd.core import errors
 from kd.core import types
 from kd.modes import serve
+from kd.monitoring import webhook_cases
 from tests import command
 from tests import served_runs
 from tests import server as server_lib
@@ -24,9 +25,22 @@ CHAT, COMPLETIONS = '/v1/chat/completions', '/v1/completions'
 _ASKED = 'Q: 30-4=?\nA:\n'
 
 
+@pytest.fixture(name='webhook', scope='module')
+def _webhook():
+  with webhook_cases.receiver(200) as pair:
+    yield pair
+
+
 @pytest.fixture(name='server', scope='module')
-def _server():
-  with server_lib.running() as server:
+def _server(webhook):
+  flags = (
+    f'--config.alarms.webhook={webhook[0]}',
+    '--config.alarms.window_s=30',
+    '--config.alarms.for_s=0',
+    '--config.alarms.p95_ms=1',
+    '--config.alarms.memory=1e-6',
+  )
+  with server_lib.running(flags=flags) as server:
     # Until all programs are compiled, requests get status 503.
     status, body, headers = server.send(CHAT, _chat('x'))
     if 'ready after' not in server.text:
@@ -319,6 +333,12 @@ def test_full_queues_refuse_with_a_retry_time(server):
   assert found['kd_ready',] == 1
   assert found['kd_first_token_seconds_count', 'tiny'] > 20
   assert found['process_resident_memory_bytes',] > 1e8
+
+
+def test_servers_without_a_registry_post_alarms(server, webhook):
+  server.send(CHAT, _chat(_ASKED, max_tokens=4))
+  raised = lambda: {json.loads(body)['alarm'] for _, _, body in webhook[1]}
+  server.until(lambda: {'KdLatency', 'KdMemory'} <= raised())
 
 
 def test_sigterm_ends_the_server_after_running_requests(server):

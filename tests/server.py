@@ -1,6 +1,6 @@
 """Runs a server in a separate process and sends requests to it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import http.client
 import json
@@ -88,16 +88,17 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(*more: str) -> Iterator[Server]:
+def running(*more: str, flags: Sequence[str] = ()) -> Iterator[Server]:
   """Runs a server until the block ends.
 
   Args:
     *more: arguments of kd; by default those in docs/serve.md.
+    flags: arguments in addition to those.
   """
   mode, *words = more or page_commands.commands('docs/serve.md')[0]
   os.environ['KD_API_KEY'] = KEY
   try:
-    process = command.start([f'--mode={mode}', *words, *_FLAGS])
+    process = command.start([f'--mode={mode}', *words, *_FLAGS, *flags])
   finally:
     del os.environ['KD_API_KEY']
   try:

@@ -58,7 +58,9 @@ def main(
   load = lambda name, place: _load(name, place, config)
   follower, registry = None, _registry(places)
   if registry:
-    follower = follower_lib.Follower(*registry, config, load, bell, metrics)
+    follower = follower_lib.Follower(
+      registry, service, config, load, bell, metrics
+    )
     models, router = follower.models, follower.router
   else:
     models = [load(name, place) for name, place in places.items()]
@@ -125,13 +127,13 @@ def _by_name(words: Sequence[str]) -> dict[str, str]:
   return places
 
 
-def _registry(places: Mapping[str, str]) -> tuple[str, str] | None:
-  """Returns the name and folder of a registry; None if models are named.
+def _registry(places: Mapping[str, str]) -> str | None:
+  """Returns the folder of the registry; None if models are named.
 
   Raises:
     ConfigError: a registry and something else are named.
   """
-  for name, place in places.items():
+  for place in places.values():
     folder = paths.expand(place)
     if os.path.isfile(os.path.join(folder, journal.FILE)):
       if len(places) > 1:
@@ -140,7 +142,7 @@ def _registry(places: Mapping[str, str]) -> tuple[str, str] | None:
           f'found a registry, {place!r}, and {len(places) - 1} more',
           legal=ARGUMENTS,
         )
-      return name, folder
+      return folder
   return None
 
 

@@ -176,7 +176,8 @@ FOLLOW = schema.Section(
     'teacher': F(
       '',
       places.Path('model', optional=True),
-      "model with which answers are compared; '': none",
+      "model with which answers are compared, with or without a registry; '': "
+      'none',
     ),
     'compared_share': F(
       0.01,
