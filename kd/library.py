@@ -315,7 +315,7 @@ class Model:
     sampling_fields.check_devices(batch_size, self._run.mesh, 'batch_size')
     run = self._run
     examples = [self._example(text, i) for i, text in enumerate(texts)]
-    measure = likelihood.make(
+    measure = likelihood.Scorer(
       self._model.module,
       None,
       ('the model',),

@@ -95,13 +95,16 @@ def _write(root):
   run = root / 'r000'
   board_cases.evaluate(run, 'teacher', 0.1, 24)
   board_cases.evaluate(run, 'step_0', 4.6, 0)
-  path = board_cases.evaluate(run, 'step_100', 0.9, 16)
-  board_cases.evaluate(run / 'baseline', 'step_100', 1.2, 9)
+  path = board_cases.evaluate(run, 'step_100', 0.9, 16, colored=12)
+  board_cases.evaluate(run / 'baseline', 'step_100', 1.2, 9, colored=12)
   answers = path.replace('.json', '.answers.jsonl')
   with open(answers, encoding='utf-8') as f:
     text = f.read()
   with open(answers, 'w', encoding='utf-8') as f:
     f.write(text.replace('#### 4"', f'#### {_BAD}"'))
+  # A run of an earlier version, without the KL of tokens.
+  board_cases.evaluate(root / 'r001', 'teacher', 0.1, 24)
+  board_cases.evaluate(root / 'r001', 'step_100', 0.9, 16)
   _write_tree(root / 'search')
   fields = board_cases.config(steps=400)
   return board_cases.write(root / 'now', fields, steps=60, ended=False)
@@ -146,10 +149,21 @@ def test_the_page_in_chromium(tmp_path):
   assert seen['readout'].startswith('step 75')
   assert seen['kept_focus'] == 'checkbox'
   assert seen['intervals'] == 12
-  assert _BAD in seen['marked'] and seen['images'] == 0
+  assert seen['images'] == 0
+  # Token by token, the texts are those of the files.
+  assert seen['texts'] == seen['recorded']
+  assert f'0+7=7 #### {_BAD}' in seen['texts']
+  assert seen['departed'] == [' <', _BAD[1:]]
+  assert len(set(seen['colors'])) > 2
+  assert seen['pointed'] == '6 of 7: " 6" KL 0.4'
+  assert seen['key'] == '7 of 7: end of the answer KL 0.001'
+  assert seen['left'] == ''
+  assert 'arrow keys' in seen['named']
+  assert 'Tokens have no color: evaluation.token_kl' in seen['earlier']
+  assert seen['earlier_marked'] == ['37', '39', '41', '43']
   assert 'student after' in seen['answers']
   assert '4 * 6 = 24' in seen['tree'] and _BAD in seen['tree']
   assert seen['chat'] == ['four!', 'It is 4.']
   narrow = {k: v for k, v in seen['widths'].items() if k.endswith('-390')}
-  assert len(narrow) == 4 and max(narrow.values()) <= 390, narrow
+  assert len(narrow) == 5 and max(narrow.values()) <= 390, narrow
   assert min(seen['contrast'].values()) >= 4.5, seen['contrast']

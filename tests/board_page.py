@@ -42,6 +42,13 @@ _CONTRAST = """() => {
   }
   return least;
 }"""
+# Returns the answers of the first twenty examples of run r000.
+_RECORDED = """async () => {
+  const url = '/api/answers?run=r000&set=held_out';
+  const found = await (await fetch(url)).json();
+  return found.examples.slice(0, 20).flatMap((e) => Object.values(e.models)
+    .map((m) => m.answer));
+}"""
 _WIDTH = 'document.documentElement.scrollWidth'
 
 
@@ -138,10 +145,45 @@ def _look_at_a_run(seen, path):
   facts, page = seen.facts, seen.open(path)
   page.wait_for_selector('.example')
   facts['intervals'] = page.locator('.interval').count()
-  facts['marked'] = page.locator('.answer mark').all_text_contents()
   facts['images'] = page.locator('main img').count()
   facts['answers'] = page.locator('.example').first.inner_text()
+  facts['texts'] = page.locator('.answer pre').all_text_contents()
+  facts['recorded'] = page.evaluate(_RECORDED)
+  _look_at_tokens(seen, page)
   seen.picture(page, 'run-light')
+  page.locator('.example').first.scroll_into_view_if_needed()
+  seen.picture(page, 'answers-light')
+
+
+def _look_at_tokens(seen, page):
+  """Reads the KL of tokens with the pointer and with the keyboard."""
+  facts = seen.facts
+  after = page.locator('.answer').filter(has_text='student after')
+  facts['departed'] = after.first.locator('.departed').all_text_contents()
+  text = after.nth(1).locator('pre')
+  readout = after.nth(1).locator('[role=status]')
+  facts['named'] = text.get_attribute('aria-label')
+  facts['colors'] = text.locator('.token').evaluate_all(
+    'spans => spans.map((s) => getComputedStyle(s).backgroundColor)'
+  )
+  text.locator('.token').nth(5).hover()
+  facts['pointed'] = readout.text_content()
+  text.focus()
+  page.keyboard.press('End')
+  facts['key'] = readout.text_content()
+  page.keyboard.press('Tab')
+  page.mouse.move(0, 0)
+  facts['left'] = readout.text_content()
+  page.keyboard.press('Shift+Tab')
+  page.keyboard.press('Home')
+
+
+def _look_at_an_earlier_run(seen):
+  page = seen.open('#/run/r001')
+  page.wait_for_selector('.example')
+  seen.facts['earlier'] = page.locator('main').inner_text()
+  marks = page.locator('.answer mark')
+  seen.facts['earlier_marked'] = marks.all_text_contents()
 
 
 def _look_at_trees(seen):
@@ -165,6 +207,13 @@ def _chat(seen):
   seen.picture(page, 'chat-light')
 
 
+def _look_at_answers(seen, page, name):
+  if 'run/' in page.url:
+    page.wait_for_selector('.example')
+    page.locator('.example').first.scroll_into_view_if_needed()
+    seen.picture(page, name)
+
+
 def _look_at_others(seen, run):
   for name, path in (
     *(('runs', '#/runs'), ('run', run)),
@@ -174,10 +223,12 @@ def _look_at_others(seen, run):
     page.wait_for_selector('main h1, path.curve')
     page.wait_for_timeout(300)
     seen.picture(page, f'{name}-dark')
+    _look_at_answers(seen, page, 'answers-dark')
     page = seen.open(path, width=390, height=844)
     page.wait_for_selector('main h1, path.curve')
     page.wait_for_timeout(300)
     seen.picture(page, f'{name}-390')
+    _look_at_answers(seen, page, 'answers-390')
 
 
 def main(chromium, url, metrics_file, lines, pictures=''):
@@ -191,6 +242,7 @@ def main(chromium, url, metrics_file, lines, pictures=''):
     _use_the_keyboard(seen)
     run = '#/run/r000'
     _look_at_a_run(seen, run)
+    _look_at_an_earlier_run(seen)
     _look_at_trees(seen)
     _chat(seen)
     _look_at_others(seen, run)

@@ -135,7 +135,7 @@ def test_importance_ranks_layers_like_brute_force(folder):
 
   def nll(layers):
     config = run.student.config
-    score = likelihood.make(
+    score = likelihood.Scorer(
       families.build(config.keep_layers(layers), 'float32', 'none', ''),
       *(None, ['model'], run.mesh, 16, 4096),
     )

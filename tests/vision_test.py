@@ -91,6 +91,13 @@ def test_scenes_train_resume_export_and_answer(tmp_path):
   code, out, err = command.run(arguments, command.ALTERNATING)
   assert code == 0, err
   assert '40 images' in out + err
+  # Answers about images have the KL of their tokens and stop ids.
+  with open(f'{workdir}/evaluations/step_4.answers.jsonl') as f:
+    answers = [json.loads(line) for line in f]
+  for answer in answers:
+    count = answer['tokens'] + (answer['finish'] == 'stop')
+    assert len(answer['token_kl']) == len(answer['token_ends']) == count
+    assert answer['token_ends'][-1] == len(answer['answer'])
   # Resumed from its second step, the run ends the same.
   whole = command.saved(workdir, 4)
   assert any(key.startswith('params/vision/tower') for key in whole)

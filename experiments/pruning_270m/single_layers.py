@@ -53,7 +53,7 @@ def main(init: str, scores: str, rows: int) -> None:
   (held_out,) = evaluate.prepare_sets(run, session.say)
   batches = list(rows_lib.batches(held_out.prepared, _ROWS, range(_ROWS)))
   model, params = run.student, load_params.load(run.student, 0, '', None)
-  score = likelihood.make(
+  score = likelihood.Scorer(
     model.module, None, ['model'], run.mesh, _ROWS, chunk_tokens=64
   )
 

@@ -83,7 +83,7 @@ def at(step, scale=1.0):
   return [json.dumps(line) + '\n' for line in lines]
 
 
-def evaluate(folder, name, nll, right, number=24, too_long=()):
+def evaluate(folder, name, nll, right, number=24, too_long=(), colored=0):
   """Writes an evaluation and returns the path of its file.
 
   Args:
@@ -93,6 +93,7 @@ def evaluate(folder, name, nll, right, number=24, too_long=()):
     right: number of right answers.
     number: number of examples, all of which are answered.
     too_long: indices of the examples that are not scored.
+    colored: number of answers with the KL of their tokens.
   """
   weights = [20.0 + i % 5 for i in range(number)]
   spread = [(i * 7 % number) / number - 0.5 for i in range(number)]
@@ -115,6 +116,8 @@ def evaluate(folder, name, nll, right, number=24, too_long=()):
     }
     for i in range(number)
   ]
+  for answer in answers[:colored]:
+    answer |= _tokens(answer['answer'], answer['verdict'] == 'wrong')
   kept = [i for i in range(number) if i not in too_long]
   weights, nlls, kls = ([x[i] for i in kept] for x in (weights, nlls, kls))
   total = sum(weights)
@@ -142,3 +145,12 @@ def evaluate(folder, name, nll, right, number=24, too_long=()):
     ),
   )
   return path
+
+
+def _tokens(answer, is_wrong):
+  """Returns the fields of tokens of at most two characters and a stop id."""
+  ends = [*range(2, len(answer), 2), len(answer), len(answer)]
+  kls = [round(0.001 + 0.02 * (i % 3), 4) for i in range(len(ends))]
+  kls[5] = 0.4
+  kls[-2:] = [2.5, 1.25] if is_wrong else kls[-2:]
+  return {'token_kl': kls, 'token_ends': ends}

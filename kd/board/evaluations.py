@@ -5,6 +5,7 @@ import functools
 import os
 from typing import Any
 
+from kd.board import answer_tokens
 from kd.board import run_files
 from kd.evaluation import intervals
 from kd.evaluation import measures
@@ -81,14 +82,16 @@ def count(files: run_files.RunFiles) -> int:
   return sum(path.endswith('.json') for path, _, _ in _state(files.folder))
 
 
-def answers(files: run_files.RunFiles, set_name: str) -> list[dict[str, Any]]:
+def answers(files: run_files.RunFiles, set_name: str) -> dict[str, Any]:
   """Returns the answers of all models to the examples of a set.
 
   Returns:
-    For each example: task, id, prompt, images (thumbnails as data URIs),
-    reference, and `models`. That has, by title: answer, verdict, finish, and
-    kl, the divergence from the teacher on the reference in nats per token; None
-    if the example was not scored.
+    examples: for each example: task, id, prompt, images (thumbnails as data
+      URIs), reference, and `models`. That has, by title: answer, verdict,
+      finish, tokens (see answer_tokens.of), and kl, the divergence from the
+      teacher on the reference in nats per token; None if the example was not
+      scored.
+    uncolored: why no answer has the KL of its tokens; '' if one has.
   """
   return _answers(files.folder, set_name, _state(files.folder))
 
@@ -97,7 +100,8 @@ def answers(files: run_files.RunFiles, set_name: str) -> list[dict[str, Any]]:
 def _answers(folder, set_name, state):
   del state
   examples: dict[tuple[str, str], dict[str, Any]] = {}
-  for title, result in _columns(folder).items():
+  columns = _columns(folder)
+  for title, result in columns.items():
     records = [r for r in result.answers if r.get('set') == set_name]
     distances = _distances(result, set_name, records)
     for record, distance in zip(records, distances, strict=True):
@@ -117,9 +121,28 @@ def _answers(folder, set_name, state):
         'answer': str(record.get('answer', '')),
         'verdict': record.get('verdict'),
         'finish': record.get('finish'),
+        'tokens': answer_tokens.of(record),
         'kl': distance,
       }
-  return list(examples.values())
+  return {
+    'examples': list(examples.values()),
+    'uncolored': _uncolored(columns, examples.values(), set_name),
+  }
+
+
+def _uncolored(columns, examples, set_name) -> str:
+  if any(m['tokens'] for e in examples for m in e['models'].values()):
+    return ''
+  students = [r for title, r in columns.items() if title != report.TEACHER]
+  if any(measures.KL in r.scores.get(set_name, {}) for r in students):
+    return (
+      'Tokens have no color: evaluation.token_kl was 0, or an earlier version '
+      'of kd evaluated this run.'
+    )
+  return (
+    'Tokens have no color: no live teacher with the same input as the student '
+    'evaluated this run.'
+  )
 
 
 def _images(record) -> list[str]:

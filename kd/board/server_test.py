@@ -1,9 +1,11 @@
 import http.client
 import json
+import os
 import threading
 
 import pytest
 
+from kd.board import answer_tokens
 from kd.board import board_cases
 from kd.board import database
 from kd.board import evaluations
@@ -96,7 +98,8 @@ def test_tables_contain_the_reports_intervals_and_answers(listener):
   assert nll['low'] < nll['value'] < nll['high']
   # The requested mean, over examples of about the same weight.
   assert nll['value'] == pytest.approx(0.9, rel=0.03)
-  answers = _json(listener, '/api/answers?run=good&set=held_out')
+  found = _json(listener, '/api/answers?run=good&set=held_out')
+  answers = found['examples']
   assert len(answers) == 24
   assert answers[0]['models']['student after']['verdict'] == 'right'
   # (1 - 0.5 * 0.5) * 0.9 of the NLL; the KL is 0.9 of that.
@@ -114,7 +117,7 @@ def test_distances_are_computed_on_the_scored_examples(tmp_path):
   # By hand: the first score is of example 1, the second of example 3.
   first, *rest = [k / w for k, w in zip(scores['kl'], scores['weight'])]
   files = run_files.RunFiles(str(run))
-  answers = evaluations.answers(files, 'held_out')
+  answers = evaluations.answers(files, 'held_out')['examples']
   shown = [a['models']['student after']['kl'] for a in answers]
   assert shown == [None, first, None, *rest]
 
@@ -137,3 +140,58 @@ def test_long_curves_keep_their_extremes():
   assert len(thinned['steps']) <= 600
   assert thinned['steps'][0] == 0 and thinned['steps'][-1] == 9999
   assert max(thinned['values']) == 100.0
+
+
+def test_tokens_join_to_the_answer(tmp_path):
+  """Tokens within a character are joined; damaged records have no tokens."""
+  record = {'answer': 'a🙂b\n'}
+  whole = record | {
+    'token_kl': [0.5, 1.0, 2.0, None, 0.1, 3.0],
+    'token_ends': [1, 1, 2, 3, 4, 4],
+  }
+  assert answer_tokens.of(whole) == [
+    {'text': 'a', 'kl': [0.5]},
+    {'text': '🙂', 'kl': [1.0, 2.0]},
+    {'text': 'b', 'kl': [None]},
+    {'text': '\n', 'kl': [0.1]},
+    {'text': '', 'kl': [3.0]},
+  ]
+  # Cut off at the length of a row, within the character.
+  cut = record | {'token_kl': [0.5, 1.0], 'token_ends': [1, 1]}
+  assert [t['text'] for t in answer_tokens.of(cut)] == ['a', '🙂b\n']
+  for damage in (
+    {},
+    {'token_ends': [1, 1]},
+    {'token_ends': [2, 1, 2, 3, 4, 4]},
+    {'token_ends': [1, 1, 2, 3, 4, 5]},
+    {'token_ends': [1, 1, 2, None, 4, 4]},
+  ):
+    kept = whole if damage else record
+    assert answer_tokens.of(kept | damage) is None
+
+
+def test_answers_have_the_kl_of_their_tokens_or_a_reason(tmp_path):
+  run = board_cases.write(tmp_path / 'run')
+  board_cases.evaluate(run, 'teacher', 0.1, 24)
+  board_cases.evaluate(run, 'step_0', 4.6, 0)
+  path = board_cases.evaluate(run, 'step_100', 0.9, 16)
+  show = lambda: evaluations.answers(run_files.RunFiles(str(run)), 'held_out')
+  assert 'evaluation.token_kl' in show()['uncolored']
+  with open(path, encoding='utf-8') as f:
+    fields = json.load(f)
+  del fields['scores']['held_out']['kl']
+  with open(path, 'w', encoding='utf-8') as f:
+    json.dump(fields, f)
+  os.remove(run / 'evaluations' / 'step_0.json')
+  assert 'no live teacher' in show()['uncolored']
+  board_cases.evaluate(run, 'step_100', 0.9, 16, colored=20)
+  shown = show()
+  assert shown['uncolored'] == ''
+  for i, example in enumerate(shown['examples']):
+    assert example['models']['teacher']['tokens'] is None
+    student = example['models']['student after']
+    if i < 20:
+      texts = [token['text'] for token in student['tokens']]
+      assert ''.join(texts) == student['answer'] and texts[-1] == ''
+    else:
+      assert student['tokens'] is None

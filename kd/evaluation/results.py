@@ -28,14 +28,18 @@ class Result:
     metrics: eval/<set>/<metric> over all examples of a set and, if the set has
       several tasks, eval/<set>/<task>/<metric>.
     scores: by set and metric, one number per example: the scores of
-      likelihood.make for scored examples, and the tasks' metrics for answered
+      likelihood.Scorer for scored examples, and the tasks' metrics for answered
       ones (None if a task lacks the metric). weight_of(metric) has the weights
       if they are not equal. DOCUMENT has the document number of each row if
       some document has several rows.
     answers: one record per answered example: set, task, id, prompt, reference,
       answer, verdict, scores, finish, tokens, in_rows (whether the example was
       scored; false if it is too long), and, if the prompt has images, `images`:
-      thumbnails as data URIs.
+      thumbnails as data URIs. If it was
+      measured, there are also `token_kl`, the KL from the teacher to the model
+      at each token of the answer and its stop id, in nats (None: not finite),
+      and `token_ends`, the number of characters of the answer up to the end of
+      each token; see answer_kl.token_ends.
     descriptions: descriptions of the tasks' metrics, by set and metric.
   """
 

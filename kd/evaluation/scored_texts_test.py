@@ -50,7 +50,7 @@ def test_likelihoods_equal_those_of_each_chat_alone():
     ),
   ]
   mesh = mesh_lib.make({}, jax.devices()[:1])
-  measure = likelihood.make(model, None, ('',), mesh, 2, 64)
+  measure = likelihood.Scorer(model, None, ('',), mesh, 2, 64)
   batches = [*scored_texts.batches(examples, 2, tokenizer.pad_id, form)]
   assert len(batches) == 2
   measured = measure(params, batches)['nll']

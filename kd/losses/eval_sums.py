@@ -26,6 +26,7 @@ def by_row(
   batch: types.Batch,
   chunk_tokens: int,
   detailed: bool = False,
+  with_tokens: bool = False,
 ) -> dict[str, Array]:
   """Computes sums of target likelihoods and distances from the teachers.
 
@@ -37,6 +38,8 @@ def by_row(
     chunk_tokens: tokens per device whose logits are computed at a time.
     detailed: whether to also compute the sums for benchmarks, which need more
       passes over the logits.
+    with_tokens: whether to also return the KL of each target token; it needs a
+      teacher.
 
   Returns:
     Weighted sums over the targets of each row, float32 [B]: 'weight', of 1;
@@ -53,6 +56,8 @@ def by_row(
     (arXiv 2211.17192). For each bin of the probability of the model's most
     likely token, 'calibration' contains the sums of 1, of that probability, and
     of 1 where the token is the target.
+    If `with_tokens`, also 'token_kl', float32 [B, L]: the KL at each target,
+    without its weight; NaN elsewhere and where logits are not finite.
   """
   layout = chunks.Layout(batch.weights, chunk_tokens)
   distribution = None if targets is None else targets.distribution
@@ -64,7 +69,6 @@ def by_row(
   )
 
   def add(sums, chunk, index):
-    del index
     hidden_c, arrays_c, labels, weights = chunk
     student = chunks.project(hidden_c, unembedding)
     nll = cross_entropy.negative_log_likelihood(student, labels)
@@ -83,6 +87,8 @@ def by_row(
       best = [jnp.argmax(x, axis=-1) for x in (pair.log_p, pair.log_q)]
       same = (best[0] == best[1]).astype(jnp.float32)
       values['kl'] = pair.normalizers.keep_nonfinite(kl)
+      if with_tokens:
+        by_token = layout.put(sums['token_kl'], values['kl'], index)
       values['agreement'] = pair.normalizers.keep_nonfinite(same)
       if detailed:
         values |= _nearness(pair, best[0])
@@ -93,7 +99,8 @@ def by_row(
     } | {'weight': weights}
     counted = (weights != 0)[:, None]
     values['nonfinite'] = jnp.stack(nonfinite, axis=-1) & counted
-    return {k: sums[k] + layout.sum_rows(v) for k, v in values.items()}
+    added = {k: sums[k] + layout.sum_rows(v) for k, v in values.items()}
+    return added | ({'token_kl': by_token} if with_tokens else {})
 
   keys = ['weight', 'nll', 'accuracy']
   if targets is not None:
@@ -103,6 +110,8 @@ def by_row(
   zeros = {key: jnp.zeros(rows) for key in keys}
   if detailed:
     zeros['calibration'] = jnp.zeros((rows, BINS, 3))
+  if with_tokens:
+    zeros['token_kl'] = jnp.full(batch.weights.shape, jnp.nan)
   models = 1 + distributions.count_teachers(distribution)
   zeros['nonfinite'] = jnp.zeros((rows, models))
   return chunks.fold(add, zeros, layout, arrays)

@@ -48,11 +48,15 @@ def test_detailed_sums_equal_those_of_whole_softmaxes():
   assert got.keys() - usual.keys() == {
     *('calibration', 'top5_agreement', 'acceptance')
   }
+  with_tokens = eval_sums.by_row(*arguments, chunk_tokens=4, with_tokens=True)
   for name, values in usual.items():
     np.testing.assert_array_equal(got[name], values)
+    np.testing.assert_array_equal(with_tokens[name], values)
 
   q = _softmax(hidden, table)
   p = _softmax(teachers_hidden, teachers_table)
+  kl = np.where(weights > 0, (p * np.log(p / q)).sum(-1), np.nan)
+  np.testing.assert_allclose(with_tokens['token_kl'], kl, rtol=1e-4)
   ranked = np.argsort(-q, axis=-1)[..., :5]
   near = (ranked == p.argmax(-1)[..., None]).any(-1)
   assert 0 < (near * weights).sum() < weights.sum()

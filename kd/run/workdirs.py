@@ -46,7 +46,7 @@ _OTHER_MODES = (
 # the values, up to rounding. `steps` is one, so that a run can be extended.
 RESUMABLE = (
   *('steps', 'nonfinite', 'checkpoint.', 'log.', 'profile.', 'plugins'),
-  *('evaluation.every', 'evaluation.batch_size'),
+  *('evaluation.every', 'evaluation.batch_size', 'evaluation.token_kl'),
   *('evaluation.stop.patience', 'evaluation.stop.min_delta'),
   *('data.folder', 'data.images.features_folder'),
   *('data.read.', 'data.refresh'),

@@ -1,6 +1,5 @@
 """Evaluates one model on every held-out set."""
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
@@ -13,18 +12,15 @@ import optax
 
 from kd.core import errors
 from kd.core import progress
-from kd.core import run_info
 from kd.core import types
 from kd.evaluation import likelihood
 from kd.evaluation import results
 from kd.evaluation import seqio_adapter
-from kd.images import thumbnails
 from kd.input_pipeline import conversations
 from kd.input_pipeline import mixtures
 from kd.input_pipeline import prepare
 from kd.input_pipeline import retry
 from kd.input_pipeline import rows as rows_lib
-from kd.models import chat_turns
 from kd.models import family
 from kd.partitioning import placement
 from kd.partitioning import rules
@@ -35,6 +31,8 @@ from kd.run import source
 from kd.sampling import engine
 from kd.sampling import images as images_lib
 from kd.sampling import requests
+from kd.train import answer_kl
+from kd.train import answer_records
 from kd.train import shared_rows
 from kd.train.feeds import feed
 
@@ -162,7 +160,13 @@ class Evaluator:
     self._mesh, self._names = model.mesh, _names(run, model)
     self._config, self._has_teacher = model.config, bool(teacher_targets)
     self._norm = jax.jit(_norm)
-    self._likelihood = likelihood.make(
+    # The teacher's own answers and benchmarks have no record of tokens.
+    own = model is run.teacher or detailed
+    has_answers = any(s.answers for s in held_out)
+    self._token_kl = config.evaluation.token_kl
+    if own or not (teacher_targets and has_answers):
+      self._token_kl = 0
+    self._likelihood = likelihood.Scorer(
       model.module,
       teacher_targets,
       self._names,
@@ -170,9 +174,10 @@ class Evaluator:
       config.evaluation.batch_size,
       config.objective.chunk_tokens,
       detailed,
+      with_tokens=self._token_kl > 0,
     )
     self._engine = None
-    if any(s.answers for s in held_out):
+    if has_answers:
       self._engine = engine.Engine(
         model.module,
         engine.vocabulary(run.tokenizer),
@@ -219,7 +224,10 @@ class Evaluator:
             found[f'/{task}'] |= values
         columns |= scored.by_example
         descriptions[held_out.name] = scored.descriptions
-        answers += _records(held_out.name, answered, scored)
+        token_kl = self._measure_tokens(params, held_out, answered, check)
+        answers += answer_records.of_set(
+          held_out.name, answered, scored, token_kl
+        )
       for task, values in found.items():
         metrics |= {f'{prefix}{task}/{k}': v for k, v in values.items()}
       scores[held_out.name] = columns
@@ -239,21 +247,17 @@ class Evaluator:
       )
 
   def _score(self, params, held_out, check):
-    """Returns the examples' scores from likelihood.make, by task."""
+    """Returns the examples' scores from likelihood.Scorer, by task."""
     size = self._run.config.evaluation.batch_size
-    mine = placement.local_rows(self._mesh, size)
     rows = sum(task_rows.counts['rows'] for task_rows in held_out.prepared)
     label = f'evaluating {held_out.name}'
     with progress.Progress(label, self._say, rows, 'rows') as task:
 
       def batches(task_rows):
         left = task_rows.counts['rows']
-        router = None
-        if self._has_teacher:
-          router = routed_teachers.router(self._run.config, [task_rows])
-        for batch in rows_lib.batches([task_rows], size, mine):
-          check()
-          yield router(batch) if router else batch
+        data = self._batches(task_rows)
+        for batch in self._routed(task_rows, data, check):
+          yield batch
           # When the generator resumes, the batch has been scored.
           task.add(min(size, left))
           left -= size
@@ -262,6 +266,21 @@ class Evaluator:
         task_rows.task: self._likelihood(params, batches(task_rows))
         for task_rows in held_out.prepared
       }
+
+  def _batches(self, task_rows):
+    """Returns this process's rows of a task, in batches."""
+    size = self._run.config.evaluation.batch_size
+    mine = placement.local_rows(self._mesh, size)
+    return rows_lib.batches([task_rows], size, mine)
+
+  def _routed(self, task_rows, batches, check):
+    """Yields batches with the weights of teachers that divide the examples."""
+    router = None
+    if self._has_teacher:
+      router = routed_teachers.router(self._run.config, [task_rows])
+    for batch in batches:
+      check()
+      yield router(batch) if router else batch
 
   def _answer(self, params, held_out, check):
     """Generates answers to the first examples of each task."""
@@ -276,7 +295,11 @@ class Evaluator:
         task.set(done)
 
       every = [example for _, examples in chosen for example in examples]
-      samples = iter(self._complete(params, every, advance))
+      asked = [
+        requests.Request(ids, seed=0, samples=1, images=images)
+        for ids, images in prompts(self._run, self._config, every)
+      ]
+      samples = iter(self._complete(params, asked, advance))
     template = self._run.config.data.template
     return [
       seqio_adapter.Answered(
@@ -285,12 +308,29 @@ class Evaluator:
       for name, examples in chosen
     ]
 
-  def _complete(self, params, examples, advance):
+  def _measure_tokens(self, params, held_out, answered, check):
+    """Returns the result of answer_kl.measure for each task."""
+    measured, tokenizer = {}, self._run.tokenizer
+    for task_rows, of_task in zip(held_out.prepared, answered, strict=True):
+      examples = of_task.examples[: self._token_kl]
+      every = prompts(self._run, self._config, examples)
+
+      def token_kl(batches, task_rows=task_rows):
+        routed = self._routed(task_rows, batches, check)
+        return self._likelihood.token_kl(params, routed)
+
+      measured[of_task.task] = answer_kl.measure(
+        answer_kl.Asked(examples, [ids for ids, _ in every], of_task.samples),
+        self._batches(task_rows),
+        self._run.config.evaluation.batch_size,
+        task_rows.first_row_id,
+        token_kl,
+        tokenizer,
+      )
+    return measured
+
+  def _complete(self, params, asked, advance):
     config = self._run.config
-    asked = [
-      requests.Request(ids, seed=0, samples=1, images=images)
-      for ids, images in prompts(self._run, self._config, examples)
-    ]
     with rules.active(self._mesh):
       completions = self._engine.generate(
         params,
@@ -341,60 +381,7 @@ def answered_examples(
   ]
 
 
-def _records(
-  set_name: str,
-  answered: Sequence[seqio_adapter.Answered],
-  scored: seqio_adapter.Scores,
-) -> list[dict[str, Any]]:
-  """Returns the answers as records for results.Result."""
-  records, by_example = [], scored.by_example
-  names = [name for name in scored.pooled if name in by_example]
-  for task_rows in answered:
-    for example, sample in zip(
-      task_rows.examples, task_rows.samples, strict=True
-    ):
-      at = len(records)
-      scores = {name: by_example[name][at] for name in names}
-      records.append(
-        {
-          'set': set_name,
-          'task': task_rows.task,
-          'id': example['id'],
-          'prompt': conversations.prompt_text(example),
-          'reference': conversations.reference(example, task_rows.template),
-          'answer': sample.text,
-          'verdict': _verdict(scores),
-          'scores': {k: run_info.json_number(x) for k, x in scores.items()},
-          'finish': sample.finish,
-          'tokens': len(sample.ids),
-          'in_rows': example['in_rows'],
-          **_thumbnails(example),
-        }
-      )
-  return records
-
-
-def _thumbnails(example) -> dict[str, list[str]]:
-  """Returns a record's `images` entry; {} if the prompt has none."""
-  files = [
-    base64.b64decode(file)
-    for message in conversations.prompt(example)
-    for file in chat_turns.images(message)
-  ]
-  return {'images': [*map(thumbnails.data_uri, files)]} if files else {}
-
-
 def _names(run, model):
   """Returns the display names of the evaluated model and of each teacher."""
   teachers = source.of(run.config).teacher_names()
   return (teachers[0] if model is run.teacher else 'the student', *teachers)
-
-
-def _verdict(scores: Mapping[str, float | None]) -> str | None:
-  """Returns 'right', 'wrong' or 'unparsed'; None without an exact match."""
-  exact = scores.get(results.EXACT_MATCH)
-  if exact is None:
-    return None
-  if exact == 1:
-    return 'right'
-  return 'unparsed' if scores.get('unparsed') else 'wrong'

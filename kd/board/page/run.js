@@ -1,10 +1,8 @@
 // The page of one run: evaluations with intervals, answers, curves, config.
 
+import {answersOf} from './answers.js';
 import {Chart} from './chart.js';
 import {age, get, h, number, problem, status, table} from './dom.js';
-
-const BEFORE = 'student before';  // The column of the untrained student.
-const ANSWERS = 20;  // Examples shown before "more".
 
 class Run {
   constructor(name) {
@@ -85,8 +83,8 @@ class Run {
     const sets = run.tables.filter((t) => !t.problem).map((t) => t.name);
     const drawn = [];
     for (const name of sets) {
-      const examples = await get('/api/answers', {run: this.name, set: name});
-      if (examples.length) drawn.push(answersOf(name, examples));
+      const answers = await get('/api/answers', {run: this.name, set: name});
+      if (answers.examples.length) drawn.push(answersOf(name, answers));
     }
     this.answers.replaceChildren(...drawn);
   }
@@ -130,70 +128,6 @@ function interval(cell, row) {
     h('small', {}, `${number(cell.low, 3)} to ${number(cell.high, 3)}`),
     h('span', {class: 'bar', 'aria-hidden': 'true'},
       h('span', {style: {left: at(cell.low), width: `max(3px, ${(100 * (cell.high - cell.low)) / span}%)`}})));
-}
-
-const KINDS = {
-  all: () => true,
-  'models differ': (e) => new Set(Object.entries(e.models).filter(([title]) => title !== BEFORE)
-    .map(([, m]) => m.verdict)).size > 1,
-  'student wrong': (e) => e.models['student after'] && e.models['student after'].verdict !== 'right',
-};
-
-function answersOf(name, examples) {
-  const box = h('div', {class: 'examples'});
-  const count = h('p', {class: 'muted', role: 'status'});
-  let most = ANSWERS;
-  const kind = h('select', {id: `kind-${name}`, onchange: () => { most = ANSWERS; draw(); }},
-    Object.keys(KINDS).map((k) => h('option', {}, k)));
-  // A student before training is so far away that the others would look alike.
-  const kls = examples.flatMap((e) => Object.entries(e.models).filter(([title]) => title !== BEFORE).map(([, m]) => m.kl))
-    .filter((x) => typeof x === 'number');
-  const highest = kls.reduce((a, b) => Math.max(a, b), 1e-9);
-  function draw() {
-    const chosen = examples.filter(KINDS[kind.value]);
-    count.textContent = `${chosen.length} of ${examples.length} examples`;
-    box.replaceChildren(...chosen.slice(0, most).map((e) => example(e, highest)));
-    if (chosen.length > most) {
-      box.append(h('button', {type: 'button', class: 'more', onclick: () => { most += 100; draw(); }}, 'Show more'));
-    }
-  }
-  draw();
-  return h('div', {}, h('h2', {}, `Answers: ${name}`),
-    h('div', {class: 'tools'}, h('label', {for: `kind-${name}`}, 'Show', kind), count, kls.length ? scale(highest) : null,
-      h('span', {class: 'muted'}, h('span', {}, h('mark', {}, 'marked'), ': from where an answer leaves the teacher’s'))),
-    box);
-}
-
-function scale(highest) {
-  return h('span', {class: 'scale muted'}, 'KL to the teacher on the reference, nats per token: 0',
-    h('span', {class: 'ramp', 'aria-hidden': 'true'}), number(highest, 3));
-}
-
-function example(e, highest) {
-  const teacher = e.models.teacher;
-  return h('article', {class: 'example'},
-    h('div', {class: 'asked'}, e.images.map((src, i) => h('img', {src, alt: `image ${i + 1} of the prompt`})), h('pre', {}, e.prompt.trim()), h('p', {class: 'muted'}, 'reference'), h('pre', {}, e.reference)),
-    h('div', {class: 'models'}, Object.entries(e.models).map(([title, m]) =>
-      h('div', {class: 'answer', style: typeof m.kl === 'number' ? {'--kl': Math.min(1, m.kl / highest)} : {}},
-        h('h4', {}, h('span', {}, title), verdict(m), typeof m.kl === 'number'
-          ? h('span', {class: 'kl', title: 'KL to the teacher on the reference, nats per token'}, `KL ${number(m.kl, 3)}`) : null),
-        h('pre', {}, title === 'teacher' || !teacher ? m.answer : departing(teacher.answer, m.answer.trimEnd()))))));
-}
-
-function verdict(m) {
-  const text = m.verdict || m.finish || '';
-  const shape = {right: '✓', wrong: '✕', unparsed: '?'}[text] || '';
-  return h('span', {class: `verdict ${text}`}, `${shape} ${text}`);
-}
-
-/** Returns an answer, marked from the word where it leaves the teacher's. */
-function departing(teacher, answer) {
-  const theirs = teacher.match(/\s+|\S+/g) || [], ours = answer.match(/\s+|\S+/g) || [];
-  let same = 0;
-  while (same < ours.length && ours[same] === theirs[same]) same += 1;
-  const rest = ours.slice(same).join('');
-  if (!answer) return h('span', {class: 'muted'}, '(empty)');
-  return [ours.slice(0, same).join(''), rest ? h('mark', {}, rest) : null];
 }
 
 /** Opens the page of a run. */

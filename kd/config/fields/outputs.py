@@ -76,6 +76,12 @@ EVALUATION = schema.Section(
     ),
     'batch_size': F(8, sampling.ROWS_AT_A_TIME, 'rows or prompts per batch'),
     'max_new_tokens': F(128, _LENGTH, 'maximum number of tokens of an answer'),
+    'token_kl': F(
+      64,
+      legal.COUNT,
+      'answers of each task with a record of the KL to a live teacher at each '
+      'token (docs/board.md); 0: none',
+    ),
     'params': F(
       'last',
       legal.one_of('last', 'ema'),
