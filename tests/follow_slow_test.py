@@ -9,6 +9,7 @@ import time
 import pytest
 
 from kd.config import base
+from kd.core import paths
 from kd.modes import serve as serve_mode
 from kd.monitoring import names
 from kd.monitoring import webhook_cases
@@ -19,16 +20,20 @@ from kd.serving import scheduler as scheduler_lib
 from kd.versions import changes
 from kd.versions import version_cases
 from tests import command
+from tests import object_store
 from tests import server as server_lib
 
 _PROMPT = {'prompt': 'Q: 1+2=?\nA:\n', 'max_tokens': 8, 'temperature': 0}
 
 
 class _Registry:
-  def __init__(self, folder):
-    self.inputs, self.folder = folder, str(folder / 'registry')
+  def __init__(self, inputs, place):
+    self.inputs, self.place = inputs, place
+    self.folder = paths.expand(place)
     self.settings = base.get_config().registry
-    self.report = version_cases.report(folder, 'ship')
+    self.report = version_cases.report(inputs, 'ship')
+    self.add('a')
+    self.promote('v1')
 
   def add(self, name, scale=1.0):
     model = version_cases.export(self.inputs / name, scale)
@@ -40,10 +45,13 @@ class _Registry:
 
 @pytest.fixture
 def registry(tmp_path):
-  made = _Registry(tmp_path)
-  made.add('a')
-  made.promote('v1')
-  return made
+  return _Registry(tmp_path, f'{tmp_path}/registry')
+
+
+@pytest.fixture
+def bucket_registry(tmp_path, monkeypatch):
+  with object_store.serve_here(monkeypatch):
+    yield _Registry(tmp_path, 'gs://bucket/registry')
 
 
 class _Client(threading.Thread):
@@ -126,12 +134,13 @@ def _fill_queue(server):
     list(pool.map(lambda _: server.send('/v1/completions', request), range(8)))
 
 
-def test_versions_are_switched_without_losing_requests(registry):
+def test_versions_are_switched_without_losing_requests(bucket_registry):
+  registry = bucket_registry
   with (
     webhook_cases.receiver(200) as (url, posted),
     server_lib.running(
       'serve',
-      f'tiny={registry.folder}',
+      f'tiny={registry.place}',
       # The teacher is the model itself and agrees with all tokens.
       f'--config.follow.teacher={registry.inputs}/a',
       f'--config.alarms.webhook={url}',
