@@ -1,8 +1,8 @@
 """A local object store with injected faults, for tests of buckets.
 
 It serves the parts of Cloud Storage's JSON API and of S3's API that TensorStore
-calls. Its state is in the memory of the process that starts it, so it outlives
-killed clients.
+and Arrow's clients call. Its state is in the memory of the process that starts
+it, so it outlives killed clients.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ from xml.sax import saxutils
 
 from kd.core import buckets
 from kd.core import objects
+from tests import object_uploads
 
 _PAGE = 50  # Objects per page of a listing: few, so that paging is tested.
 
@@ -40,8 +41,9 @@ class Store:
     self.removals: list[str] = []
     self.most_read = 0  # Largest number of bytes in one response.
     self.forbidden = ''  # Requests with this in their path are refused.
-    # Called before an upload is stored (False) and after it (True). If it
-    # raises PermissionError, the response is 403.
+    self.uploads: dict[str, object_uploads.Upload] = {}  # Uploads in parts.
+    # Called before an upload or a part is stored (False) and after it (True).
+    # If it raises PermissionError, the response is 403.
     self.watch = lambda stored: None
     self._lock, self._generation = threading.Lock(), time.time_ns()
     self.inject(())
@@ -111,7 +113,7 @@ class Store:
       return 204
 
 
-class _Handler(server.BaseHTTPRequestHandler):
+class _Handler(object_uploads.Handler, server.BaseHTTPRequestHandler):
   protocol_version = 'HTTP/1.1'
   store: Store
 
@@ -136,11 +138,6 @@ class _Handler(server.BaseHTTPRequestHandler):
       self.wfile.write(body)
     return None
 
-  def _json(self, value):
-    self._answer(
-      200, json.dumps(value).encode(), Content_Type='application/json'
-    )
-
   def _hang_up(self):
     self.close_connection = True
     with contextlib.suppress(OSError):
@@ -148,13 +145,11 @@ class _Handler(server.BaseHTTPRequestHandler):
 
   def _handle(self):
     self._lost = False
-    length = int(self.headers.get('Content-Length') or 0)
-    fault = self.store.fault(length > 0)
-    if fault == TORN_UPLOAD:
-      self.rfile.read(length // 2)
-      return self._hang_up()
-    body = self.rfile.read(length)
-    if len(body) < length:  # The client was killed: store nothing.
+    has_body = self.headers.get('Content-Length', '0') != '0'
+    has_body = has_body or 'Transfer-Encoding' in self.headers
+    fault = self.store.fault(has_body)
+    body = self.read_body(fault == TORN_UPLOAD)
+    if body is None:  # Or the client was killed: store nothing.
       return self._hang_up()
     if fault.isdigit():
       return self._answer(int(fault))
@@ -187,6 +182,8 @@ class _Handler(server.BaseHTTPRequestHandler):
       wanted = query.get('ifGenerationMatch')
       return wanted is None or int(wanted) == generation
 
+    if query.get('uploadType') == 'resumable':
+      return self.gcs_upload(bucket, query, body)
     if self.command == 'POST':
       new = self.store.put(bucket, query['name'], body, matches)
       if new is None:
@@ -256,6 +253,8 @@ class _Handler(server.BaseHTTPRequestHandler):
       wanted = self.headers.get('If-Match')
       return wanted is None or wanted.strip('"') == _etag(generation)
 
+    if query.keys() & {'uploads', 'uploadId'}:
+      return self.s3_upload(bucket, name, query, body)
     if self.command == 'PUT':
       new = self.store.put(bucket, name, body, matches)
       if new is None:

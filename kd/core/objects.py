@@ -2,7 +2,8 @@
 
 TensorStore is the client: it is a dependency of Orbax, finds the credentials of
 the Google Cloud and AWS tools, retries temporary failures (429, 5xx, lost
-connections), and supports conditional writes.
+connections), and supports conditional writes. Only large files are written by
+part_uploads, since TensorStore sends an object in one request.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,13 +13,16 @@ import functools
 import os
 from typing import Any, BinaryIO
 
+from kd.core import part_uploads
+
 _SCHEMES = ('gs://', 's3://')
 # The delays double, for about two minutes in total; then the run ends.
 _RETRIES = {'max_retries': 12, 'initial_delay': '0.25s', 'max_delay': '16s'}
 _AT_A_TIME = 16  # Number of concurrent requests.
-_PART = 1 << 25  # Bytes; larger objects are read in parts of this size.
-_MOST_S3 = 5 << 30  # Maximum bytes of an object sent in one request.
+_PART = 1 << 25  # Bytes; larger objects are read and written in parts.
 _PAST_SLASH = chr(ord('/') + 1)
+# The variable with which TensorStore uses another server.
+_CLOUD_STORAGE = 'TENSORSTORE_GCS_HTTP_URL'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,10 +157,7 @@ def write(
 
 
 def write_file(url: str, file: BinaryIO) -> bytes:
-  """Writes an object from a file atomically.
-
-  TensorStore sends an object in one request, so the whole object is in memory.
-  There is only one copy: the bytes that are read here are freed.
+  """Writes an object from a file atomically; a large one in parts.
 
   Args:
     url: URL of the object.
@@ -167,18 +168,17 @@ def write_file(url: str, file: BinaryIO) -> bytes:
 
   Raises:
     OSError: the store refuses the request or does not respond, or the file is
-      too large for one request.
+      too large for the store.
   """
   store, key = _place(url)
-  size = os.fstat(file.fileno()).st_size
-  if url.startswith('s3://') and size > _MOST_S3:
-    raise OSError(
-      errno.EFBIG,
-      f'it has {size:,} bytes, and S3 takes {_MOST_S3:,} in one request',
-      url,
-    )
-  future = store.write(key, file.read())
-  return _result(future, url).generation
+  if os.fstat(file.fileno()).st_size <= _PART:
+    return _result(store.write(key, file.read()), url).generation
+  server = spec(url)
+  endpoint = server.get('endpoint', os.environ.get(_CLOUD_STORAGE, ''))
+  part_uploads.write(url, file, server.get('aws_region', ''), endpoint)
+  # Reads one byte, since the response has no generation in TensorStore's form.
+  future = store.read(key, byte_range=slice(0, 1))
+  return _result(future, url).stamp.generation
 
 
 def remove(urls: Iterable[str]) -> None:
