@@ -1,5 +1,7 @@
 """Converting parameters one by one equals converting all at once."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,13 +9,18 @@ import pytest
 from kd.models import families
 from kd.models import lora
 from kd.models import model_cases
+from kd.models.gemma3 import config as gemma3_config
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
 from kd.quantization import quantized_model
 from kd.quantization import rules as quantization_rules
 from kd.run import conversions
 
-_PLAIN = families.build(model_cases.CONFIG, 'float32', 'none', '')
+# One array of three layers: a program is compiled for each array.
+_CONFIG = dataclasses.replace(
+  model_cases.CONFIG, layer_kinds=(gemma3_config.LOCAL,) * 3
+)
+_PLAIN = families.build(_CONFIG, 'float32', 'none', '')
 _FIELDS = {'weights': 'int8', 'tables': 'none', 'rules': {}}
 _SCHEMES = quantization_rules.scheme_of(_PLAIN.config, _FIELDS, '')
 _MODELS = {
