@@ -1,5 +1,7 @@
 """Tests the formulas against arrays, arithmetic and common sense."""
 
+import functools
+
 import jax
 import ml_collections
 import pytest
@@ -40,17 +42,24 @@ def _config(**changes):
 
 
 def _estimate(**changes):
-  return suggestions.estimate(_config(**changes), _CHOSEN)
+  return _of_changes(tuple(sorted(changes.items())))
+
+
+@functools.cache
+def _of_changes(changes):
+  return suggestions.estimate(_config(**dict(changes)), _CHOSEN)
 
 
 def test_resident_memory_equals_the_bytes_of_real_arrays():
   run = planned_run.on_abstract_mesh(_config(), 1)
-  params = run.student.module.init_params(jax.random.key(0))
+  # Compiled: eager initializers take longer.
+  init = lambda model: jax.jit(model.module.init_params)(jax.random.key(0))
+  params = init(run.student)
   size = sum(x.nbytes for x in jax.tree.leaves(params))
   moments = sum(
-    x.nbytes for x in jax.tree.leaves(run.optimizer.init((params, {})))
+    x.nbytes for x in jax.tree.leaves(jax.jit(run.optimizer.init)((params, {})))
   )
-  teacher = run.teacher.module.init_params(jax.random.key(0))
+  teacher = init(run.teacher)
   resident = costs.resident_memory(run)
   assert resident.parameters == size
   assert resident.optimizer == moments
@@ -227,7 +236,10 @@ def test_every_mesh_of_a_slice_uses_all_its_chips():
   )
 
 
-def test_searches_rank_fitting_configs_and_print_them_as_flags():
+def test_searches_rank_fitting_configs_and_print_them_as_flags(monkeypatch):
+  # Two of each are enough to compare, and all of them take a minute.
+  monkeypatch.setattr(search, '_BATCHES', (1, 2))
+  monkeypatch.setattr(search, '_MICRO_BATCHES', (1, 2))
   config = _config(**{'teacher.variant': '4b', 'student.variant': '1b'})
   chosen = chips.parse('v5e:2x2')
   ranked = search.ranked(config, chosen)
