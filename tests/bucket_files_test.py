@@ -7,12 +7,14 @@ import jax
 import numpy as np
 import pytest
 
+from kd.config import command_line
 from kd.core import bucket_copy
 from kd.core import buckets
 from kd.core import errors
 from kd.core import json_lines
 from kd.core import objects
 from kd.core import paths
+from kd.modes import search
 from kd.planning import compile_client
 from kd.planning import compile_worker
 from tests import object_store
@@ -105,3 +107,22 @@ def test_results_of_the_compiler_are_stored_once(bucket, monkeypatch):
   objects.remove([f'gs://bucket/{name}'])
   assert run()['damaged'] and len(compiled) == 2
   assert not run()['seconds']
+
+
+def test_trees_and_their_data_are_in_the_bucket(bucket, tmp_path, capsys):
+  store, url = bucket
+  table = 'Rank,Puzzles\n1,1 1 4 6\n'
+  objects.write(f'{url}/24.csv', table.encode())
+  config = command_line.load('experiments/game24/config_paths.py')
+  config.search.update(
+    data=f'{url}/24.csv', folder=f'{url}/trees', count=1, num_pictures=0
+  )
+  search.main(config, str(tmp_path))
+  buckets.sync()  # As at the end of the program.
+  names = store.names('bucket', 'run/trees/')
+  assert 'run/trees/trees/game24-0001.json' in names
+  assert 'run/trees/paths.jsonl' in names and not os.listdir(tmp_path)
+  assert 'run/trees/lease.json' not in names
+  buckets._copies.clear()  # As in another process.
+  search.main(config, str(tmp_path))
+  assert f'{url}/trees: 1 trees, the last of ' in capsys.readouterr().out
