@@ -50,8 +50,8 @@ def registry(tmp_path):
 
 @pytest.fixture
 def bucket_registry(tmp_path, monkeypatch):
-  with object_store.serve_here(monkeypatch):
-    yield _Registry(tmp_path, 'gs://bucket/registry')
+  with object_store.serve_here(monkeypatch) as store:
+    yield _Registry(tmp_path, 'gs://bucket/registry'), store
 
 
 class _Client(threading.Thread):
@@ -135,7 +135,7 @@ def _fill_queue(server):
 
 
 def test_versions_are_switched_without_losing_requests(bucket_registry):
-  registry = bucket_registry
+  registry, store = bucket_registry
   with (
     webhook_cases.receiver(200) as (url, posted),
     server_lib.running(
@@ -167,6 +167,14 @@ def test_versions_are_switched_without_losing_requests(bucket_registry):
     registry.promote('v3')
     server.until(lambda: 'alarm: cannot switch to v3: logits' in server.text)
     client.until(3, 'tiny@v2')
+    # Answers continue while the bucket cannot be read.
+    store.forbidden = 'registry'
+    server.until(lambda: 'alarm: cannot follow the registry' in server.text)
+    count = len(client.replies) + 3
+    server.until(lambda: len(client.replies) > count)
+    assert server.text.count('follow the registry') == 1
+    store.forbidden = ''
+    server.until(lambda: 'alarm: can follow the registry' in server.text)
     changes.rollback(registry.folder, 'production', print)
     registry.add('d')
     registry.promote('v4', 'canary')

@@ -106,13 +106,9 @@ class Follower:
       if self._scheduler.state == scheduler_lib.READY:
         call()
 
+    task = 'follow the registry'
     return periodic.thread(
-      run,
-      every_s,
-      self._ended,
-      lambda text: self._bell.ring(
-        'registry', f'cannot follow the registry: {text}'
-      ),
+      run, every_s, self._ended, self._bell, 'registry', task
     )
 
   def _update(self) -> None:

@@ -4,33 +4,43 @@ from collections.abc import Callable
 import threading
 
 from kd.core import errors
+from kd.serving import alarm_bell
 
 
 def thread(
   call: Callable[[], None],
   every_s: float,
   ended: threading.Event,
-  failed: Callable[[str], None],
+  bell: alarm_bell.AlarmBell,
+  alarm: str,
+  task: str,
 ) -> threading.Thread:
   """Returns a thread, not yet started, that repeats a call.
+
+  Calls continue after an error. The bell rings at the first of several errors,
+  which may differ, and at the next success.
 
   Args:
     call: the function to call.
     every_s: seconds between calls.
     ended: ends the thread after its current call.
-    failed: reports an error, once if it repeats; calls continue.
+    bell: raises alarms.
+    alarm: kind of the alarm.
+    task: what the call does, as in 'follow the registry'.
   """
 
   def run():
-    told = ''
+    has_failed = False
     while not ended.wait(every_s):
       try:
         call()
-        told = ''
+        if has_failed:
+          bell.ring(alarm, f'can {task} again', status='resolved')
+        has_failed = False
       except Exception as e:  # The thread must continue.
-        if text(e) != told:
-          told = text(e)
-          failed(told)
+        if not has_failed:
+          bell.ring(alarm, f'cannot {task}: {text(e)}', status='firing')
+        has_failed = True
 
   return threading.Thread(target=run, daemon=True)
 

@@ -35,7 +35,9 @@ class ServerAlarms:
       self._update,
       min(max(c.window_s / _PER_WINDOW, _LEAST_S), _MOST_S),
       self._ended,
-      lambda text: bell.ring('alarms', f'cannot evaluate the alarms: {text}'),
+      bell,
+      'alarms',
+      'evaluate the alarms',
     )
 
   def start(self) -> None:
