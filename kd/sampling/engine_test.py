@@ -309,16 +309,22 @@ def test_bfloat16_parameters_are_cast_as_the_layers_do(params):
   (ids,) = cases.prompts([30])
   tokens = jnp.asarray([ids])
   places = (jnp.arange(30)[None], jnp.ones_like(tokens))
-  plain = model.apply({'params': params}, tokens, *places)[0][0, -1]
-  cache = decoding.insert(
-    decoding.empty(model, 1, 40),
-    decoding.prefill(model, params, tokens[:, :-1], jnp.asarray([29]))[1],
-    jnp.asarray([True]),
-    jnp.asarray([0]),
+
+  @jax.jit
+  def decoded(params, held):
+    length = jnp.asarray([29])
+    cache = decoding.insert(
+      decoding.empty(model, 1, 40),
+      decoding.prefill(model, params, tokens[:, :-1], length)[1],
+      jnp.asarray([True]),
+      jnp.asarray([0]),
+    )
+    return decoding.extend(model, held, cache, tokens[:, -1], length)[0]
+
+  apply = jax.jit(
+    lambda params: model.apply({'params': params}, tokens, *places)
   )
-  ours, _ = decoding.extend(
-    model, held, cache, tokens[:, -1], jnp.asarray([29])
-  )
+  plain, ours = apply(params)[0][0, -1], decoded(params, held)
   as_float = lambda x: np.asarray(x.astype(jnp.float32))
   np.testing.assert_allclose(as_float(ours[0]), as_float(plain), atol=0.15)
 
