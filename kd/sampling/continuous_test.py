@@ -10,7 +10,7 @@ from kd.sampling import continuous_device
 from kd.sampling import engine as engine_lib
 from kd.sampling import engine_cases as cases
 
-SHAPES = continuous.Shapes(batch=4, length=64, steps=3, min_slots=16)
+SHAPES = continuous.Shapes(batch=4, length=64, steps=3, min_slots=32)
 
 
 @pytest.fixture(name='params', scope='module')
