@@ -13,6 +13,7 @@ from kd.losses import selection
 from kd.losses import term_builder
 from kd.losses import terms as terms_lib
 from kd.models import families
+from kd.models import model_cases
 from kd.run import model_sizes
 from kd.train import adaptive_layer_map
 from kd.train import update
@@ -29,6 +30,11 @@ def _batch():
     weights=np.ones((2, 8), np.float32),
     row_id=np.arange(2, dtype=np.int32),
   )
+
+
+def _params(model, seed):
+  drawn = model_cases.random_params(model.abstract_params(), seed)
+  return jax.tree.map(jnp.asarray, drawn)
 
 
 def _objective(specs, sizes):
@@ -57,11 +63,11 @@ def test_loading_only_mapped_layers_gives_equal_loss_and_gradient():
     },
     sizes,
   )
-  params = jax.jit(model.init_params)(jax.random.key(0))
-  teacher = jax.jit(model.init_params)(jax.random.key(1))
+  params, teacher = (_params(model, seed) for seed in (0, 1))
   batch, terms = _batch(), objective.layer_terms
-  _, shown = model.forward(params, batch, objective.student_taps)
-  _, whole = model.forward(teacher, batch, objective.teacher_taps)
+  forward = jax.jit(model.forward, static_argnums=2)
+  _, shown = forward(params, batch, objective.student_taps)
+  _, whole = forward(teacher, batch, objective.teacher_taps)
   projections, _ = layer_objective.init(terms, jax.random.key(2))
   last = sizes.num_layers - 1
   maps = {'own': jnp.asarray([0, last]), 'alike': jnp.asarray([last - 1])}
@@ -90,10 +96,11 @@ def test_loading_only_mapped_layers_gives_equal_loss_and_gradient():
 def test_a_nonfinite_student_keeps_its_map():
   sizes = families.variant('nano', 'variant')
   model = families.build(sizes, 'float32', 'none', 'student')
-  params = jax.jit(model.init_params)(jax.random.key(0))
+  params = _params(model, 0)
   spec = base.term('hidden_states', map='adaptive', pairs=2, remap_every=1)
   objective, batch = _objective({'hidden': spec}, sizes), _batch()
-  _, shown = model.forward(params, batch, objective.teacher_taps)
+  forward = jax.jit(model.forward, static_argnums=2)
+  _, shown = forward(params, batch, objective.teacher_taps)
   targets = distributions.Targets(None, shown)
 
   def state(params):
