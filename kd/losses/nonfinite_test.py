@@ -1,5 +1,7 @@
 """Values that are not finite in every loss, which must report them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,6 +135,12 @@ def _run(objective):
   )
 
 
+@functools.cache
+def _compiled(*arguments):
+  """Returns `_run`; samples of both kinds then share a program."""
+  return _run(_objective(*arguments))
+
+
 def _names(kind):
   """The divergences that can be computed for a kind of teacher."""
   is_drawn = kind in ('sampled', 'stratified')
@@ -142,7 +150,7 @@ def _names(kind):
 @pytest.mark.parametrize('kind', KINDS)
 def test_every_divergence_is_nonfinite_for_bad_models(kind):
   names = _names(kind)
-  run = _run(_objective(names))
+  run = _compiled(tuple(names))
   good_student, good_teacher = _logits(0), _distribution(kind)
   clean = run(good_student, good_teacher)
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(clean))
@@ -167,7 +175,7 @@ def test_every_divergence_is_nonfinite_for_bad_models(kind):
 
 
 def test_cross_entropy_is_nonfinite_for_a_bad_student():
-  run = _run(_objective(['cross_entropy']))
+  run = _compiled(('cross_entropy',))
   for value in (np.nan, np.inf):
     total, _, _ = run(_spoil(_logits(0), AT, value), _distribution('dense'))
     assert not np.isfinite(total)
@@ -176,7 +184,7 @@ def test_cross_entropy_is_nonfinite_for_a_bad_student():
 @pytest.mark.parametrize('kind', KINDS)
 def test_selection_does_not_hide_a_bad_teacher(kind):
   # At positions that the rule keeps, the term uses only labels.
-  run = _run(_objective(['cross_entropy'], 'teacher_entropy', 0.25))
+  run = _compiled(('cross_entropy',), 'teacher_entropy', 0.25)
   clean = run(_logits(0), _distribution(kind))
   assert np.isfinite(clean[0]) and not clean[2].nonfinite.any()
   for value in BAD.values():
@@ -188,7 +196,7 @@ def test_selection_does_not_hide_a_bad_teacher(kind):
 
 
 def test_selection_does_not_hide_a_bad_student():
-  run = _run(_objective(['cross_entropy'], 'student_entropy', 0.25))
+  run = _compiled(('cross_entropy',), 'student_entropy', 0.25)
   total, _, _ = run(_spoil(_logits(0), AT, np.nan), _distribution('dense'))
   assert not np.isfinite(total)
 
