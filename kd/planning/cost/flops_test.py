@@ -122,7 +122,6 @@ def _update(student, remat, rows, length, frozen=None):
   'family,remat,rows,length',
   [
     ('gemma3', 'none', 2, 200),
-    ('gemma3', 'dots', 2, 200),
     ('gemma3', 'block', 1, 1300),
     ('qwen3', 'block', 1, 1300),
   ],
