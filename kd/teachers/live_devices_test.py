@@ -7,6 +7,7 @@ import numpy as np
 
 from kd.core import types
 from kd.models import families
+from kd.models import model_cases
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import placement
 from kd.partitioning import rules
@@ -44,8 +45,8 @@ def _targets(student_mesh, teacher_mesh, batch, on_host=False):
     model.abstract_params(),
     'teacher',
   )
-  init = jax.jit(lambda key: model.init_params(key))
-  params = jax.device_put(init(jax.random.key(0)), shardings)
+  drawn = model_cases.random_params(model.abstract_params())
+  params = jax.device_put(drawn, shardings)
   if on_host:
     params = host_weights.to_host(model, params)
   teacher = live.Teacher(model, params, 1.0)

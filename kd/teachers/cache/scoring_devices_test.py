@@ -7,6 +7,7 @@ import numpy as np
 
 from kd.core import types
 from kd.models import families
+from kd.models import model_cases
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import placement
 from kd.partitioning import rules
@@ -48,10 +49,9 @@ def _teachers(mesh, shares):
     model.abstract_params(),
     'teacher',
   )
-  init = jax.jit(lambda key: model.init_params(key))
   found = []
   for seed, share in enumerate(shares):
-    params = init(jax.random.key(seed))
+    params = model_cases.random_params(model.abstract_params(), seed)
     found.append(live.Teacher(model, jax.device_put(params, shardings), share))
   return found
 
@@ -69,10 +69,9 @@ def _direct(shares):
   mesh = mesh_lib.make({'data': 1}, jax.devices()[:1])
   p, dropped, normalizer = 0, 0, None
   for teacher in _teachers(mesh, shares):
+    forward = jax.jit(teacher.model.forward, static_argnums=2)
     with rules.active(mesh):
-      hidden, _ = teacher.model.forward(
-        teacher.params, _batch(), types.TapSpec((), ())
-      )
+      hidden, _ = forward(teacher.params, _batch(), types.TapSpec((), ()))
     table = np.asarray(teacher.params['embedding'], np.float64)
     e = np.exp(np.asarray(hidden, np.float64) @ table.T)
     normalizer = np.log(e[..., :_V].sum(-1))
