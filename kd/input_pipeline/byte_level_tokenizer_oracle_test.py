@@ -221,7 +221,7 @@ _RENDERED = [
 
 @pytest.fixture(scope='module')
 def rendered(python, tmp_path_factory):
-  """The tokenizer, and the chats and transformers' texts for _RENDERED."""
+  """The tokenizer, chats and transformers' texts of _RENDERED, and an error."""
   root = tmp_path_factory.mktemp('rendered')
   tokenizer = tokenizers.load(trained_byte_level.write(root))
   requests = []
@@ -231,13 +231,15 @@ def rendered(python, tmp_path_factory):
     hf_tokenizer.write(tokenizer, folder, templates.TEMPLATES[jinja].jinja)
     chats = _CHATS if name != 'plain' else _CHATS[:1]
     requests.append(_request(folder, chats=chats, **options))
-  answers = _ask(python, *requests)
-  return tokenizer, list(zip(requests, answers, strict=True))
+  user = {'role': 'user', 'content': 'a'}
+  repeated = _request(root / '0', chats=[[user, user]])
+  *answers, refused = _ask(python, *requests, repeated)
+  return tokenizer, list(zip(requests, answers, strict=True)), refused
 
 
 @pytest.mark.parametrize('index', range(len(_RENDERED)))
 def test_chats_equal_transformers(rendered, index):
-  tokenizer, answers = rendered
+  tokenizer, answers, _ = rendered
   name, (request, got) = _RENDERED[index][0], answers[index]
   for given_chat, chat in zip(request['chats'], got['chats'], strict=True):
     messages = chat_cases.checked(given_chat)
@@ -255,10 +257,6 @@ def test_chats_equal_transformers(rendered, index):
       assert weights.tolist() == chat['mask'] and any(chat['mask'])
 
 
-def test_chats_with_repeated_roles_are_refused(python, tmp_path):
-  tokenizer = tokenizers.load(trained_byte_level.write(tmp_path))
-  hf_tokenizer.write(tokenizer, tmp_path, templates.TEMPLATES['qwen3'].jinja)
-  chat = [{'role': 'user', 'content': 'a'}, {'role': 'user', 'content': 'b'}]
-  (got,) = _ask(python, _request(tmp_path, chats=[chat]))
-  (answer,) = got['chats']
+def test_chats_with_repeated_roles_are_refused(rendered):
+  (answer,) = rendered[2]['chats']
   assert 'Roles must alternate' in answer['error']
