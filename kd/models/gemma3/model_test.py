@@ -12,7 +12,7 @@ from kd.models import families
 from kd.models import transformer
 from kd.models.gemma3 import config as gemma3_config
 
-# One period of 6 layers and 2 more; a window much shorter than a text.
+# One period of 2 layers and 1 more; a window much shorter than a text.
 _CONFIG = gemma3_config.Gemma3Config(
   embed_dim=32,
   mlp_dim=48,
@@ -20,7 +20,7 @@ _CONFIG = gemma3_config.Gemma3Config(
   num_kv_heads=2,
   head_dim=8,
   vocab_size=64,
-  layer_kinds=gemma3_config.published_kinds(8),
+  layer_kinds=gemma3_config.periodic_kinds(3, 2),
   window=4,
   context=128,
   query_scale=12.0,
@@ -168,7 +168,7 @@ def _equations(num_layers, remat):
     _CONFIG, layer_kinds=gemma3_config.periodic_kinds(num_layers, 2)
   )
   model = families.build(config, 'float32', remat, 'student')
-  shapes = jax.eval_shape(lambda: model.init_params(jax.random.key(0)))
+  shapes = model.abstract_params()
   batch = [jax.ShapeDtypeStruct((1, 8), np.int32)] * 3
 
   def loss(params, *batch):
@@ -223,11 +223,11 @@ def _gradient(model):
 def test_saving_values_on_the_host_changes_no_gradient(built, remat):
   model, params = built
   gradient = _gradient(model.clone(remat=remat))
-  # The scan over one period saves six layers' inputs, or products of theirs.
+  # The scan over one period saves two layers' inputs, or products of theirs.
   text = str(gradient.trace(params).jaxpr)
   inputs = set(re.findall(r'(\w+):f32<host>\[1,1,9,32\]', text))
   products = set(re.findall(r'(\w+):f32<host>\[1,9,48\]', text))
-  assert len(inputs) >= 6 if remat == 'block_offload' else products
+  assert len(inputs) >= 2 if remat == 'block_offload' else products
   jax.tree.map(
     lambda got, want: np.testing.assert_allclose(got, want, atol=1e-4),
     gradient(params),
