@@ -189,11 +189,11 @@ class Copy:
 
   def upload_file(self, name: str) -> None:
     """Uploads a file."""
-    self.check_owned()
     path = self._path(name)
     signature = _signature(path)
     with open(path, 'rb') as f:
-      generation = objects.write_file(self._url(name), f)
+      url = self._url(name)
+      generation = objects.write_file(url, f, self.check_owned)
     self._generations[name], self._signatures[name] = generation, signature
 
   def check_owned(self) -> None:

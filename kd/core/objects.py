@@ -6,7 +6,7 @@ connections), and supports conditional writes. Only large files are written by
 part_uploads, since TensorStore sends an object in one request.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import errno
 import functools
@@ -156,12 +156,15 @@ def write(
   return stamp.generation or None
 
 
-def write_file(url: str, file: BinaryIO) -> bytes:
+def write_file(
+  url: str, file: BinaryIO, check: Callable[[], None] = lambda: None
+) -> bytes:
   """Writes an object from a file atomically; a large one in parts.
 
   Args:
     url: URL of the object.
     file: a file opened at its beginning.
+    check: called before each request; stops the upload if it raises.
 
   Returns:
     The new generation.
@@ -172,10 +175,12 @@ def write_file(url: str, file: BinaryIO) -> bytes:
   """
   store, key = _place(url)
   if os.fstat(file.fileno()).st_size <= _PART:
+    check()
     return _result(store.write(key, file.read()), url).generation
   server = spec(url)
   endpoint = server.get('endpoint', os.environ.get(_CLOUD_STORAGE, ''))
-  part_uploads.write(url, file, server.get('aws_region', ''), endpoint)
+  region = server.get('aws_region', '')
+  part_uploads.write(url, file, region, endpoint, check)
   # Reads one byte, since the response has no generation in TensorStore's form.
   future = store.read(key, byte_range=slice(0, 1))
   return _result(future, url).stamp.generation

@@ -5,7 +5,7 @@ uploads and Cloud Storage's resumable uploads: a part that fails is sent again,
 and the object is replaced as a whole, after the last part.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import ctypes
 import datetime
@@ -23,14 +23,24 @@ _ATTEMPTS_S3 = 12  # Of each part, with growing delays of up to 20 s.
 _RETRIED_FOR = datetime.timedelta(minutes=2)  # Each part of Cloud Storage.
 
 
-def write(url: str, file: BinaryIO, region: str, endpoint: str) -> None:
-  """Writes an object from a file; if this raises, the object is unchanged.
+def write(
+  url: str,
+  file: BinaryIO,
+  region: str,
+  endpoint: str,
+  check: Callable[[], None],
+) -> None:
+  """Writes an object from a file.
+
+  If this raises, the object is unchanged, unless the responses to all attempts
+  of the last request were lost.
 
   Args:
     url: URL of the object.
     file: a file opened at its beginning.
     region: region of S3; '' for that of the bucket.
     endpoint: URL of another server; '' for the provider's.
+    check: called before each request; stops the upload if it raises.
 
   Raises:
     OSError: the file cannot be read, or is too large for S3, or the store
@@ -54,9 +64,11 @@ def write(url: str, file: BinaryIO, region: str, endpoint: str) -> None:
     stream = store.open_output_stream(place, buffer_size=0)
   try:
     while data := file.read(_CHUNK):
+      check()
       with _errors_of(url):
         stream.write(data)
         stream.flush()  # Otherwise S3's parts would accumulate in memory.
+    check()
     with _errors_of(url):
       stream.close()
   except BaseException:
