@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import itertools
+import os
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from kd.input_pipeline import packing
 from kd.input_pipeline import tokenizers
 from kd.sampling import requests
 from kd.sampling import stops
-from kd.sampling import streaming
 from kd.teachers import replay_buffer
 from kd.teachers import rollout_rows
 
@@ -113,10 +113,10 @@ def token_ends(sample: requests.Sample, decode: stops.Decode) -> list[int]:
     sample: the answer.
     decode: function from ids to text.
   """
-  stream, ends = streaming.Stream(decode, ()), []
-  for count in range(1, len(sample.ids) + 1):
-    stream.add(sample.ids[:count])
-    ends.append(min(len(stream.text), len(sample.text)))
+  texts = (decode(sample.ids[: n + 1]) for n in range(len(sample.ids)))
+  # The first bytes of a character decode to another text than the answer's.
+  same = (len(os.path.commonprefix([text, sample.text])) for text in texts)
+  ends = [*itertools.accumulate(same, max)]
   if ends:
     ends[-1] = len(sample.text)
   return ends + [len(sample.text)] * (sample.stop_id is not None)

@@ -72,6 +72,14 @@ def _logits(model, params, ids):
   return np.asarray(hidden[0], np.float64) @ table.T
 
 
+def test_invalid_bytes_are_tokens_of_their_own():
+  first = _TOKENIZER.encode('\0')[0]
+  ids = first + 0xFF, first + 0xC3, first + 0xA9, first + 0xFF
+  sample = requests.Sample(ids, (), _TOKENIZER.decode(ids), 'length')
+  assert sample.text == '\ufffdé\ufffd'
+  assert answer_kl.token_ends(sample, _TOKENIZER.decode) == [1, 1, 2, 3]
+
+
 def test_token_kl_equals_float64_sums_over_each_answer():
   model = families.build(_SIZES, 'float32', 'none', '')
   mesh = mesh_lib.make({}, jax.devices()[:1])
