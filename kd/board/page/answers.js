@@ -42,16 +42,16 @@ export function answersOf(name, {examples, uncolored}) {
 }
 
 function legends({tokens, mean}) {
-  const ramp = () => h('span', {class: 'ramp', 'aria-hidden': 'true'});
+  const ramp = h('span', {class: tokens ? 'ramp tokens' : 'ramp', 'aria-hidden': 'true'});
   const from = ': from where an answer leaves the teacher’s';
   if (tokens) {
     return [
-      h('span', {class: 'scale muted'}, 'KL to the teacher at each token, nats: 0', ramp(), `${number(tokens, 3)} or more`),
+      h('span', {class: 'scale muted'}, 'KL to the teacher at each token, nats: 0', ramp, `${number(tokens, 3)} or more`),
       h('span', {class: 'muted'}, h('span', {}, h('span', {class: 'departed'}, 'underlined'), from)),
       h('span', {class: 'muted'}, 'A token’s KL: point at it, or use the arrow keys in an answer. ⊣: its end.')];
   }
   return [
-    mean ? h('span', {class: 'scale muted'}, 'KL to the teacher on the reference, nats per token: 0', ramp(), number(mean, 3)) : null,
+    mean ? h('span', {class: 'scale muted'}, 'KL to the teacher on the reference, nats per token: 0', ramp, number(mean, 3)) : null,
     h('span', {class: 'muted'}, h('span', {}, h('mark', {}, 'marked'), from))];
 }
 
