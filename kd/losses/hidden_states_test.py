@@ -41,11 +41,10 @@ def reference(kind, params, student, teacher):
 
 def make_params(pairs, student_width, teacher_width, norm):
   keys = jax.random.split(jax.random.key(0), pairs)
-  params = jax.vmap(
-    lambda key: hidden_states.init_projection(
-      key, student_width, teacher_width, norm
-    )
-  )(keys)
+  init = lambda key: hidden_states.init_projection(
+    key, student_width, teacher_width, norm
+  )
+  params = jax.jit(jax.vmap(init))(keys)
   if norm:
     params['norm']['scale'] += normal(pairs, student_width, scale=0.3)
   return params
@@ -115,14 +114,14 @@ def test_zero_vectors_and_large_entries_stay_finite(kind):
   student[0, 0, 3] *= 1e-30
   teacher[0, 0, 3] *= 1e-30
 
-  def total(params, student):
+  def total(params, student, teacher):
     losses = hidden_states.layers_loss(
       kind, params, student, teacher, 0.0, None
     )
     return jnp.sum(losses), losses
 
   both = jax.grad(total, argnums=(0, 1), has_aux=True)
-  gradients, losses = both(params, jnp.asarray(student))
+  gradients, losses = jax.jit(both)(params, student, teacher)
   for x in jax.tree.leaves((gradients, losses)):
     assert np.isfinite(x).all()
   if kind == 'cosine':
@@ -138,7 +137,8 @@ def test_bfloat16_states_are_summed_in_float32():
   student, teacher = normal(1, 1, 3, 512), normal(1, 1, 3, 640, seed=1)
   student, teacher = (jnp.asarray(x, jnp.bfloat16) for x in (student, teacher))
   for kind in hidden_states.KINDS:
-    got = hidden_states.layers_loss(kind, params, student, teacher, 0.0, None)
+    loss = jax.jit(hidden_states.layers_loss, static_argnums=(0, 4))
+    got = loss(kind, params, student, teacher, 0.0, None)
     expected = reference(kind, *wide((params, student, teacher)))
     np.testing.assert_allclose(got, expected, rtol=2e-3)
   # The factors of products are bfloat16, but sums are not.
@@ -174,15 +174,18 @@ def test_each_pair_has_its_own_dropout():
   params['norm']['scale'] *= 0
   row = normal(1, 1, 32, 16)
   hidden = np.concatenate([row, row])
-  loss = lambda rng: hidden_states.layers_loss(
-    'mse', params, hidden, hidden, 0.25, rng
+  loss = jax.jit(
+    lambda rng: hidden_states.layers_loss(
+      'mse', params, hidden, hidden, 0.25, rng
+    )
   )
-  alone = lambda key: hidden_states.mse(
-    hidden_states.apply_projection(
-      jax.tree.map(lambda x: x[0], params), row[0], 0.25, key
-    ),
-    row[0],
-  )
+
+  @jax.jit
+  def alone(key):
+    own = jax.tree.map(lambda x: x[0], params)
+    projected = hidden_states.apply_projection(own, row[0], 0.25, key)
+    return hidden_states.mse(projected, row[0])
+
   rng = jax.random.key(3)
   keys = jax.random.split(rng)
   expected = (alone(keys[0]) + alone(keys[1])) / 2

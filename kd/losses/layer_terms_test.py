@@ -19,6 +19,7 @@ B, L = 2, 5
 STUDENT = terms.Sizes(4, 6, 2, 1, 4, 0.5, (2, None, 2, None))
 TEACHER = terms.Sizes(6, 8, 4, 2, 4, 0.3, (3, None, 3, None, 3, None))
 CONTEXT = terms.Context(steps=10, student=STUDENT, teacher=TEACHER)
+layers_loss = jax.jit(hidden_states.layers_loss, static_argnums=(0, 4))
 
 
 def build(**losses):
@@ -71,16 +72,24 @@ def run(objective, layer_maps=None, share_path=False):
   if share_path:
     paths = dict.fromkeys(paths, next(iter(paths.values())))
   batch = make_batch()
-  total, sums, _, bad = layer_objective.total(
-    objective.layer_terms,
-    paths,
-    student_taps,
-    teacher_taps,
-    batch,
-    objective.settings(batch, 0),
-    first_maps if layer_maps is None else layer_maps,
-    jax.random.key(1),
-  )
+  settings = objective.settings(batch, 0)
+
+  @jax.jit
+  def whole(paths, student_taps, teacher_taps, maps):
+    total, sums, _, bad = layer_objective.total(
+      objective.layer_terms,
+      paths,
+      student_taps,
+      teacher_taps,
+      batch,
+      settings,
+      maps,
+      jax.random.key(1),
+    )
+    return total, sums, bad
+
+  maps = first_maps if layer_maps is None else layer_maps
+  total, sums, bad = whole(paths, student_taps, teacher_taps, maps)
   assert bad == 0
   return total, sums, paths, student, teacher, batch
 
@@ -94,7 +103,7 @@ def test_each_term_uses_its_own_layers_of_the_shared_taps():
   pairs = {'first': ([1, 3], [2, 5]), 'second': ([1, 2, 3], [3, 4, 5])}
   for key, kind in (('first', 'mse'), ('second', 'cosine')):
     mine, theirs = pairs[key]
-    losses = hidden_states.layers_loss(
+    losses = layers_loss(
       kind, paths[key], student.hidden[mine], teacher.hidden[theirs], 0.0, None
     )
     np.testing.assert_allclose(
@@ -148,7 +157,7 @@ def test_adaptive_maps_by_attention_compare_attention_maps():
   loss, batch = term.loss, make_batch()
   _, student = shown(STUDENT, types.TapSpec((), loss.student_attention), 0)
   _, teacher = shown(TEACHER, types.TapSpec((), loss.teacher_attention), 1)
-  found = loss.similarity(student, teacher, batch)
+  found = jax.jit(loss.similarity)(student, teacher, batch)
   assert found.shape == (3, TEACHER.layers)
   weights = np.float64(batch.weights)
   for i, mine in enumerate(loss.student_attention):
@@ -171,7 +180,7 @@ def test_adaptive_maps_are_read_from_the_state():
   chosen = {'a': jnp.array([0, 4])}
   _, sums, *_ = run(objective, chosen)
   assert sums['a'] != first['a']
-  losses = hidden_states.layers_loss(
+  losses = layers_loss(
     'mse', paths['a'], student.hidden[[1, 3]], teacher.hidden[[0, 4]], 0.0, None
   )
   np.testing.assert_allclose(
@@ -201,7 +210,8 @@ def test_no_gradient_reaches_the_teacher():
       jax.random.key(0),
     )[0]
 
-  mine, theirs = jax.grad(total, argnums=(0, 1))(student, teacher)
+  gradient = jax.jit(jax.grad(total, argnums=(0, 1)))
+  mine, theirs = gradient(student, teacher)
   assert not any(np.any(x) for x in jax.tree.leaves(theirs))
   assert all(np.any(x) for x in jax.tree.leaves(mine))
 
