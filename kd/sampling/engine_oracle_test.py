@@ -10,7 +10,7 @@ from kd.sampling import engine
 from kd.sampling import requests
 from tests.oracles import client
 
-NEW_TOKENS = 20
+NEW_TOKENS = 10
 TEXTS = [
   'The capital of France is',
   'Q: Tom has 12 apples and gives away 5. How many are left?\nA:',
