@@ -1,9 +1,11 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from kd.checkpoints import huggingface
 from kd.checkpoints import weights
 from kd.models import families
+from kd.models import model_cases
 from kd.partitioning import mesh as meshes
 from kd.partitioning import rules
 
@@ -20,7 +22,8 @@ def _shardings(mesh, model):
 def test_each_device_holds_its_part_of_each_parameter(tmp_path):
   config = families.variant('tiny', 'variant')
   model = families.build(config, 'float32', 'none', 'student')
-  params = model.init_params(jax.random.key(0))
+  drawn = model_cases.random_params(model.abstract_params())
+  params = jax.tree.map(jnp.asarray, drawn)
   directory = str(tmp_path / 'model')
   huggingface.write(
     directory, params, config, 'float32', 2, [1], 0, lambda _: None

@@ -130,7 +130,7 @@ def test_random_text_neither_raises_nor_hangs():
   print(f'KD_FUZZ_SEED={seed}')  # Shown by pytest if the test fails.
   rng = random.Random(seed)
   begin, slowest, count = time.process_time(), 0.0, 0
-  while time.process_time() - begin < 6:
+  while time.process_time() - begin < 2:
     size = rng.choice((3, 10, 30, 100, 1000))
     some = rng.choices(_FRAGMENTS, k=rng.randrange(1, 12))
     text = ''.join(rng.choices(some, k=size))
@@ -138,4 +138,4 @@ def test_random_text_neither_raises_nor_hangs():
     _judge(text)
     slowest = max(slowest, time.process_time() - before)
     count += 1
-  assert slowest < 2 and count > 100
+  assert slowest < 2 and count > 30

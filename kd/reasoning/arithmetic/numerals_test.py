@@ -261,7 +261,7 @@ def _written(rng, whole, decimals, separator):
 def test_numbers_are_read_exactly_or_rejected():
   rng = random.Random(0)
   right = dict.fromkeys(_SEPARATORS, 0)
-  for _ in range(30_000):
+  for _ in range(10_000):
     whole = rng.randrange(10 ** rng.randrange(1, 11))
     decimals = rng.choice(('', '', '5', '25', '125'))
     separator = rng.choice(_SEPARATORS)
@@ -277,7 +277,7 @@ def test_numbers_are_read_exactly_or_rejected():
       assert separator in number and separator in _AMBIGUOUS, text
       assert separator not in _BLANKS or _is_last(value, number, separator)
   for separator in _SEPARATORS[:_SURE]:
-    assert right[separator] > 300, (separator, right)
+    assert right[separator] > 100, (separator, right)
 
 
 def _is_last(value, number, separator):
