@@ -1,5 +1,6 @@
 """Tests --mode=plan with the TPU compiler."""
 
+import functools
 import json
 import os
 import subprocess
@@ -97,22 +98,9 @@ def test_planning_imports_no_tensorflow_and_writes_its_results(planned):
   assert 'tiny to nano on v5e:2x4' in done.stdout
 
 
-def test_only_damaged_results_are_compiled_again(planned):
-  folder, _, row = planned
-  damaged = sorted((folder / 'answers').iterdir())[0] / 'live-range.txt.gz'
-  damaged.write_bytes(damaged.read_bytes()[:100])
-  done = _run(folder)
-  assert done.returncode == 0, done.stderr[-3000:]
-  assert 'is damaged' in done.stdout
-  assert done.stdout.count(f'compiled on {row["date"]}') == 2
-  with open(folder / 'plan' / 'plan.json', encoding='utf-8') as f:
-    (again,) = json.load(f)['plans']
-  assert again | {'date': ''} == row | {'date': ''}
-
-
-def test_with_other_compiler_flags_a_program_is_compiled_again(
-  planned, monkeypatch
-):
+@pytest.fixture(name='client')
+def _client(planned, monkeypatch):
+  """Compiles programs as the command does, into the same folder."""
   config = overrides.apply(
     gemma3_tpu.get_config(),
     [
@@ -121,14 +109,39 @@ def test_with_other_compiler_flags_a_program_is_compiled_again(
       if word.startswith('--config.')
     ],
   )
-  chosen = chips.parse(config.plan.topology)
-  teacher = lambda: next(
-    compile_client.run(config, chosen, [256], ['teacher'], print)
-  )
   monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
   monkeypatch.delenv('XLA_FLAGS', raising=False)
-  known = teacher()
+  chosen = chips.parse(config.plan.topology)
+  return functools.partial(compile_client.run, config, chosen, [256])
+
+
+def _smallest(folder):
+  """Returns the stored result of the program that compiles fastest."""
+  size = lambda stored: (stored / compile_client.PROGRAM).stat().st_size
+  return min((folder / 'answers').iterdir(), key=size)
+
+
+def test_only_damaged_results_are_compiled_again(planned, client):
+  stored = _smallest(planned[0])
+  facts = (stored / compile_client.FACTS).read_text()
+  damaged = stored / compile_client.LIVE
+  damaged.write_bytes(damaged.read_bytes()[:100])
+  said = []
+  compiled = [one.folder for one in client(None, said.append) if one.seconds]
+  assert compiled == [str(stored)]
+  assert f'{stored} is damaged: compiled again' in said
+  assert sum('compiled on' in line for line in said) == 2
+  assert compile_client.is_intact(str(stored))
+  undated = lambda text: json.loads(text) | {'date': '', 'sha256': {}}
+  again = (stored / compile_client.FACTS).read_text()
+  assert undated(again) == undated(facts)
+
+
+def test_with_other_compiler_flags_a_program_is_compiled_again(
+  planned, client, monkeypatch
+):
+  known = set(os.listdir(planned[0] / 'answers'))
   flag = '--xla_tpu_enable_latency_hiding_scheduler=false'
   monkeypatch.setenv('LIBTPU_INIT_ARGS', flag)
-  other = teacher()
-  assert known.seconds == 0 < other.seconds and known.folder != other.folder
+  other = next(client(['teacher'], print))
+  assert other.seconds > 0 and os.path.basename(other.folder) not in known
