@@ -71,6 +71,7 @@ def test_interrupted_downloads_are_not_uploaded(bucket, monkeypatch):
   assert not store.writes
 
 
+@pytest.mark.parametrize('bucket', ['s3'], indirect=True)
 def test_results_of_the_compiler_are_stored_once(bucket, monkeypatch):
   store, url = bucket
   compiled = []
@@ -104,11 +105,12 @@ def test_results_of_the_compiler_are_stored_once(bucket, monkeypatch):
   assert not run()['seconds'] and len(compiled) == 1
   # As after a kill during the upload.
   (name, *_) = [n for n in store.names('bucket') if n.endswith('.gz')]
-  objects.remove([f'gs://bucket/{name}'])
+  objects.remove([f's3://bucket/{name}'])
   assert run()['damaged'] and len(compiled) == 2
   assert not run()['seconds']
 
 
+@pytest.mark.parametrize('bucket', ['gs'], indirect=True)
 def test_trees_and_their_data_are_in_the_bucket(bucket, tmp_path, capsys):
   store, url = bucket
   table = 'Rank,Puzzles\n1,1 1 4 6\n'
