@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 
 from absl.testing import flagsaver
@@ -31,6 +32,18 @@ from kd.models.attention import attention
 from kd.planning.cost import flops
 
 _MODEL = families.variant('nano', '').keep_layers((4, 5))
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _compiled_once(tmp_path_factory):
+  """The benchmarks' programs share compiled programs."""
+  with pytest.MonkeyPatch.context() as patch:
+    folder = str(tmp_path_factory.mktemp('compiled'))
+    folder = os.environ.get('KD_TESTS_COMPILED', folder)
+    patch.setenv('JAX_COMPILATION_CACHE_DIR', folder)
+    patch.setenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+    patch.setenv('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
+    yield
 
 
 def _check(result, tokens):
