@@ -75,6 +75,27 @@ def _layer_params(params, i):
   return params['remainder'][f'layer_{i - 8}']
 
 
+def _single_layer(kind, batch):
+  """Returns a layer as a function of its parameters and its input."""
+  c, is_local = _CONFIG, kind == gemma3_config.LOCAL
+  angles = layers.rotary_angles(
+    batch.positions,
+    c.head_dim,
+    c.local_rope_base if is_local else c.global_rope_base,
+    1.0 if is_local else c.global_rope_factor,
+  )
+  places = attention_mask.Positions(batch.positions, batch.segment_ids)
+  mask = attention_mask.AttentionMask(places, c.window if is_local else None)
+  module = layer.Layer(c, True, attention.XLA, layers.unrounded)
+
+  @jax.jit
+  def run(params, x):
+    y, _, heads = module.apply({'params': params}, x, angles, mask, None, None)
+    return y, heads
+
+  return run
+
+
 @pytest.mark.parametrize('weighted', [False, True])
 def test_taps_equal_the_outputs_of_single_layers(params, weighted):
   """All layers, out of order, equal single layers, times their weights."""
@@ -90,20 +111,10 @@ def test_taps_equal_the_outputs_of_single_layers(params, weighted):
   assert shown.hidden.shape == (11, 2, 11, 32)
   assert shown.query.shape == (11, 2, 11, 4, 8)
   assert shown.key.shape == shown.value.shape == (11, 2, 11, 2, 8)
-  places = attention_mask.Positions(batch.positions, batch.segment_ids)
+  single = {kind: _single_layer(kind, batch) for kind in set(_KINDS)}
   x = params['embedding'][batch.tokens] * np.float32(32) ** 0.5
   for i, kind in enumerate(_KINDS):
-    is_local = kind == gemma3_config.LOCAL
-    angles = layers.rotary_angles(
-      batch.positions,
-      c.head_dim,
-      c.local_rope_base if is_local else c.global_rope_base,
-      1.0 if is_local else c.global_rope_factor,
-    )
-    mask = attention_mask.AttentionMask(places, c.window if is_local else None)
-    y, _, heads = layer.Layer(c, True, attention.XLA, layers.unrounded).apply(
-      {'params': _layer_params(params, i)}, x, angles, mask, None, None
-    )
+    y, heads = single[kind](_layer_params(params, i), x)
     x = y if weights is None else x + weights[i][:, None, None] * (y - x)
     found = shown.hidden[order.index(i)]
     np.testing.assert_allclose(found, x, atol=1e-5)
