@@ -27,6 +27,7 @@ from kd.partitioning import rules
 from kd.planning import libtpu
 
 _ROWS, _LENGTH = 8, 4096
+_SHORT = 1024  # For offloading, of which attention is no part.
 _QUERIES, _KEYS = 4, 1  # Heads of 256, as in 1B.
 _MESHES = {
   'fsdp': {'data': 1, 'fsdp': 8},
@@ -41,7 +42,7 @@ _SMALL = gemma3_config.Gemma3Config(
   vocab_size=4096,
   layer_kinds=(gemma3_config.LOCAL,) * 4,
   window=512,
-  context=_LENGTH,
+  context=_SHORT,
   query_scale=128.0,
   local_rope_base=1e4,
   global_rope_base=1e6,
@@ -97,9 +98,9 @@ def _offloaded(mesh):
   """Returns bytes in host memory by remat policy and of optimizer state."""
   results = {}
   ids = jax.ShapeDtypeStruct(
-    (_ROWS, _LENGTH), jnp.int32, sharding=rules.batch_sharding(mesh)
+    (_ROWS, _SHORT), jnp.int32, sharding=rules.batch_sharding(mesh)
   )
-  for remat in ('block', 'block_offload', 'dots_offload'):
+  for remat in ('block_offload', 'dots_offload'):
     model, gradient = _gradient(remat)
     shapes = model.abstract_params()
     places = rules.param_shardings(mesh, model.logical_axes(), shapes, '')
@@ -177,9 +178,8 @@ def test_kernels_of_both_passes_are_in_the_program(results, place, kind):
 
 def test_offloaded_arrays_are_in_host_memory(results):
   host_bytes = results['host']
-  assert host_bytes['block'] == 0
   # Each layer's input, [1, L, D] in bfloat16.
-  inputs = _SMALL.num_layers * _LENGTH * _SMALL.embed_dim * 2
+  inputs = _SMALL.num_layers * _SHORT * _SMALL.embed_dim * 2
   assert inputs <= host_bytes['block_offload'] < 1.5 * inputs
   assert host_bytes['dots_offload'] > inputs
   moments = 2 * host_bytes['parameters']
