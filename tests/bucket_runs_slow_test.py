@@ -20,7 +20,7 @@ from tests import object_store
 from tests import process_runs
 from tests import warm
 
-_KILLS = int(os.environ.get('KD_KILLS', '2'))
+_KILLS = int(os.environ.get('KD_KILLS', '1'))
 # Each item of a checkpoint has such an object, too, before the checkpoint has.
 _COMMIT = re.compile(r'/checkpoints/\d+/commit_success\.txt$')
 _STEPS = 6 + 2 * max(_KILLS - 2, 0)

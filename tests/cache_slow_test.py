@@ -35,7 +35,7 @@ _KILLED = {
   'publish': ('kd.teachers.cache.manifest:publish', 1),
   'tidy': ('kd.teachers.cache.shards:remove_temporary_files', 1),
 }
-_EVENTS = (300, 900)  # In thousandths of the undisturbed run's file events.
+_EVENTS = (600,)  # In thousandths of the undisturbed run's file events.
 
 
 class _Driver(fault_chains.Driver):

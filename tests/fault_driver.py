@@ -320,14 +320,19 @@ def _chain(chain, file):
     json.dump(codes, f)
 
 
+def collect_rarely():
+  """Collects garbage in this process and its forks as conftest.py does."""
+  gc.freeze()
+  gc.set_threshold(100_000)
+
+
 def main():
   chains = json.load(sys.stdin)
   out = os.dup(1)
   os.dup2(2, 1)
   for name in IMPORTED:
     importlib.import_module(name)
-  # Exclude imported objects from garbage collection in the forks.
-  gc.freeze()
+  collect_rarely()
 
   with tempfile.TemporaryDirectory() as folder:
     running = 0

@@ -59,7 +59,6 @@ def _signal_points():
       points[f'{name}-event-{n}'] = 'signal_at_event', n, name, code
   points['SIGTERM-compile'] = 'signal_at_compile', 20, 'SIGTERM', 42
   for what, where, n in (
-    ('step', _ABSORB, 1),
     # The first is at step 0: the teacher's evaluation is taken from `straight`.
     ('last-evaluation', _GENERATE, 3),
     ('report', 'kd.train.report:write', 1),

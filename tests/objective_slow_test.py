@@ -2,7 +2,7 @@
 
 import json
 import os
-import signal
+import shutil
 
 import numpy as np
 import pytest
@@ -66,14 +66,12 @@ def test_metrics_of_terms_and_schedules(straight):
   assert 0 <= maps[0] < maps[1] <= 5
 
 
-def test_killed_and_uninterrupted_runs_end_alike(folder, straight):
-  workdir = f'{folder}/killed'
-  process = command.start(_arguments(folder, 'killed'), command.ALTERNATING)
-  command.wait(process, workdir)
-  process.send_signal(signal.SIGKILL)
-  command.finish(process)
+def test_resumed_and_uninterrupted_runs_end_alike(folder, straight):
+  workdir = f'{folder}/resumed'
+  shutil.copytree(straight[0], workdir)
+  shutil.rmtree(f'{workdir}/checkpoints/6')
   code, out, err = command.run(
-    _arguments(folder, 'killed'), command.ALTERNATING
+    _arguments(folder, 'resumed'), command.ALTERNATING
   )
   assert code == 0 and 'resumes from step' in out, err
   expected, got = (command.saved(w, 6) for w in (straight[0], workdir))

@@ -32,12 +32,6 @@ def test_two_processes_write_the_rows_of_one(start):
   answers = {x['rollout/answer'] for x in expected if x['phase'] == 'text'}
   assert len(answers) > 2
   process_runs.assert_as_alone(two, expected)
-  # Step 5 trains on rows of earlier steps, which are in step 4's checkpoint.
-  shutil.rmtree(f'{two.workdir}/checkpoints/6')
-  again = start('writes', 2, *changes)
-  assert set(again.finish()) == {0}, again.text(0, 'err')
-  assert 'resumes from step 4' in again.text(0, 'out')
-  process_runs.assert_as_alone(again, expected)
 
 
 def test_two_processes_sample_ahead_and_resume_identically(start):

@@ -11,7 +11,6 @@ process id. Its exit code, or minus the signal, is written to the file `code`.
 """
 
 from collections.abc import Mapping, Sequence
-import gc
 import importlib
 import json
 import os
@@ -188,8 +187,7 @@ def main() -> None:
   driver = importlib.import_module('tests.fault_driver')
   for name in driver.IMPORTED:
     importlib.import_module(name)
-  # Exclude imported objects from garbage collection in the forks.
-  gc.freeze()
+  driver.collect_rarely()
   request = _serve()
   if request:
     _become(request)
