@@ -30,11 +30,13 @@ def _read(workdir):
   """Returns the measures of a finished run."""
   with open(os.path.join(workdir, 'config.json'), encoding='utf-8') as f:
     config = json.load(f)
-  file = os.path.join(
-    workdir, outputs.EVALUATIONS, f'step_{config["steps"]}.json'
-  )
-  with open(file, encoding='utf-8') as f:
-    metrics = json.load(f)['metrics']
+  metrics = {}
+  # --mode=eval has added the exact match where training does not measure it.
+  for name in ('eval_last', f'step_{config["steps"]}'):
+    file = os.path.join(workdir, outputs.EVALUATIONS, f'{name}.json')
+    if os.path.exists(file):
+      with open(file, encoding='utf-8') as f:
+        metrics.update(json.load(f)['metrics'])
   lines = summary.training_metrics(workdir)
   result = {name: metrics[f'eval/held_out/{name}'] for name in _MEASURES}
   (loss,) = config['losses'].values()
