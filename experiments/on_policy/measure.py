@@ -38,7 +38,8 @@ def _read(workdir):
       with open(file, encoding='utf-8') as f:
         metrics.update(json.load(f)['metrics'])
   lines = summary.training_metrics(workdir)
-  result = {name: metrics[f'eval/held_out/{name}'] for name in _MEASURES}
+  keys = {name: f'eval/held_out/{name}' for name in _MEASURES}
+  result = {name: metrics[key] for name, key in keys.items() if key in metrics}
   (loss,) = config['losses'].values()
   result['loss'] = loss['name']
   # Each line is a mean over log.every steps.
@@ -51,13 +52,24 @@ def _read(workdir):
   return result
 
 
+def _measures(results):
+  """Returns the names and titles of the measures that all runs have."""
+  runs = [run for seeds in results.values() for run in seeds.values()]
+  return {
+    name: title
+    for name, title in _MEASURES.items()
+    if all(name in run for run in runs)
+  }
+
+
 def table(results):
   """Returns a Markdown table: mean over seeds, and each seed's value."""
-  titles = ' | '.join(['student', 'loss', *_MEASURES.values(), 'tokens'])
-  rows = [f'| {titles} |', '| --- | --- |' + ' ---: |' * (len(_MEASURES) + 1)]
+  measures = _measures(results)
+  titles = ' | '.join(['student', 'loss', *measures.values(), 'tokens'])
+  rows = [f'| {titles} |', '| --- | --- |' + ' ---: |' * (len(measures) + 1)]
   for kind, seeds in results.items():
     cells = []
-    for name in _MEASURES:
+    for name in measures:
       values = [seeds[seed][name] for seed in sorted(seeds)]
       each = ', '.join(f'{v:.3f}' for v in values)
       cells.append(f'{np.mean(values):.3f} ({each})')
@@ -74,7 +86,8 @@ def draw(results, path):
   from matplotlib import pyplot
 
   figure, axes = pyplot.subplots(1, 2, figsize=(9.6, 3.4))
-  for axis, measure in zip(axes, ('exact_match', 'kl'), strict=True):
+  measures = list(_measures(results).items())[:2]
+  for axis, (measure, title) in zip(axes, measures, strict=True):
     for x, (kind, seeds) in enumerate(results.items()):
       values = [seed[measure] for seed in seeds.values()]
       color = 'tab:gray' if kind == 'start' else f'C{x}'
@@ -82,7 +95,7 @@ def draw(results, path):
       axis.plot([x] * len(values), values, 'k.', markersize=5)
     names = [kind.replace('_', '\n', 1) for kind in results]
     axis.set_xticks(range(len(names)), names, fontsize=8)
-    axis.set_title(_MEASURES[measure], fontsize=10)
+    axis.set_title(title, fontsize=10)
   figure.tight_layout()
   atomic_files.write_picture(path, figure, dpi=110)
 
