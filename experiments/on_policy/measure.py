@@ -26,17 +26,22 @@ _MEASURES = {
 }
 
 
+def _metrics(file):
+  """Returns the metrics of an evaluation."""
+  with open(file, encoding='utf-8') as f:
+    return json.load(f)['metrics']
+
+
 def _read(workdir):
   """Returns the measures of a finished run."""
   with open(os.path.join(workdir, 'config.json'), encoding='utf-8') as f:
     config = json.load(f)
-  metrics = {}
-  # --mode=eval has added the exact match where training does not measure it.
-  for name in ('eval_last', f'step_{config["steps"]}'):
-    file = os.path.join(workdir, outputs.EVALUATIONS, f'{name}.json')
-    if os.path.exists(file):
-      with open(file, encoding='utf-8') as f:
-        metrics.update(json.load(f)['metrics'])
+  folder = os.path.join(workdir, outputs.EVALUATIONS)
+  metrics = _metrics(os.path.join(folder, f'step_{config["steps"]}.json'))
+  later = os.path.join(folder, 'eval_last.json')
+  if os.path.exists(later):
+    # --mode=eval has added the exact match where training does not measure it.
+    metrics = _metrics(later) | metrics
   lines = summary.training_metrics(workdir)
   keys = {name: f'eval/held_out/{name}' for name in _MEASURES}
   result = {name: metrics[key] for name, key in keys.items() if key in metrics}

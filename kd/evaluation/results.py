@@ -35,11 +35,11 @@ class Result:
     answers: one record per answered example: set, task, id, prompt, reference,
       answer, verdict, scores, finish, tokens, in_rows (whether the example was
       scored; false if it is too long), and, if the prompt has images, `images`:
-      thumbnails as data URIs. If it was
-      measured, there are also `token_kl`, the KL from the teacher to the model
-      at each token of the answer and its stop id, in nats (None: not finite),
-      and `token_ends`, the number of characters of the answer up to the end of
-      each token; see answer_kl.token_ends.
+      thumbnails as data URIs. If it was measured, there are also `token_kl`,
+      the KL from the teacher to the model at each token of the answer and its
+      stop id, in nats (None: not finite), and `token_ends`, the number of
+      characters of the answer up to the end of each token; see
+      answer_kl.token_ends.
     descriptions: descriptions of the tasks' metrics, by set and metric.
   """
 

@@ -35,7 +35,12 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   params = outputs.student_params(run, workdir)
   held_out = evaluate_lib.prepare_sets(run, say)
   evaluator = evaluate_lib.Evaluator(
-    run, run.student, teacher_targets, held_out, say
+    run,
+    run.student,
+    teacher_targets,
+    held_out,
+    say,
+    token_kl=config.evaluation.token_kl,
   )
   result = evaluator(params, lambda: None)
   # Runs on all processes, since each holds a part of the parameters.

@@ -216,7 +216,12 @@ class _Training:
       else self._teacher_targets
     )
     self._evaluator = evaluate_lib.Evaluator(
-      run, run.student, compared, data.held_out, session.say
+      run,
+      run.student,
+      compared,
+      data.held_out,
+      session.say,
+      token_kl=run.config.evaluation.token_kl,
     )
 
   def evaluate_teacher(self) -> None:

@@ -100,7 +100,7 @@ def _offloaded(mesh):
   ids = jax.ShapeDtypeStruct(
     (_ROWS, _SHORT), jnp.int32, sharding=rules.batch_sharding(mesh)
   )
-  for remat in ('block_offload', 'dots_offload'):
+  for remat in ('block', 'block_offload', 'dots_offload'):
     model, gradient = _gradient(remat)
     shapes = model.abstract_params()
     places = rules.param_shardings(mesh, model.logical_axes(), shapes, '')
@@ -178,6 +178,7 @@ def test_kernels_of_both_passes_are_in_the_program(results, place, kind):
 
 def test_offloaded_arrays_are_in_host_memory(results):
   host_bytes = results['host']
+  assert host_bytes['block'] == 0
   # Each layer's input, [1, L, D] in bfloat16.
   inputs = _SMALL.num_layers * _SHORT * _SMALL.embed_dim * 2
   assert inputs <= host_bytes['block_offload'] < 1.5 * inputs

@@ -25,7 +25,7 @@ class Asked:
 
   Attributes:
     examples: the examples, as from Prepared.examples.
-    prompts: ids of the prompt of each example.
+    prompts: ids of the prompt of each example; more prompts are ignored.
     samples: the answer to each example; more answers are ignored.
   """
 

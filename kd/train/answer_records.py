@@ -25,7 +25,7 @@ def of_set(
     set_name: name of the set.
     answered: the answers by task.
     scored: their scores.
-    token_kl: fields of each answer from answer_kl.records, by task.
+    token_kl: fields of each answer from answer_kl.measure, by task.
   """
   records, by_example = [], scored.by_example
   names = [name for name in scored.pooled if name in by_example]

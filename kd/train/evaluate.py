@@ -143,6 +143,7 @@ class Evaluator:
     held_out: Sequence[HeldOut],
     say: progress.Say,
     detailed: bool = False,
+    token_kl: int = 0,
   ):
     """Builds the compiled programs.
 
@@ -154,18 +155,16 @@ class Evaluator:
       held_out: held-out sets from prepare_sets.
       say: function that prints a line of progress.
       detailed: whether to compute the scores of a benchmark too.
+      token_kl: number of answers per task whose records have the KL to the
+        teacher at each token, if there is a teacher.
     """
     config = run.config
     self._run, self._held_out, self._say = run, held_out, say
     self._mesh, self._names = model.mesh, _names(run, model)
     self._config, self._has_teacher = model.config, bool(teacher_targets)
     self._norm = jax.jit(_norm)
-    # The teacher's own answers and benchmarks have no record of tokens.
-    own = model is run.teacher or detailed
     has_answers = any(s.answers for s in held_out)
-    self._token_kl = config.evaluation.token_kl
-    if own or not (teacher_targets and has_answers):
-      self._token_kl = 0
+    self._token_kl = token_kl if teacher_targets and has_answers else 0
     self._likelihood = likelihood.Scorer(
       model.module,
       teacher_targets,
@@ -212,7 +211,7 @@ class Evaluator:
         }
       columns = {key: value.tolist() for key, value in by_row.items()}
       if held_out.answers:
-        answered = self._answer(params, held_out, check)
+        answered, asked = self._answer(params, held_out, check)
         scored = seqio_adapter.score(
           answered,
           held_out.mixture,
@@ -224,7 +223,9 @@ class Evaluator:
             found[f'/{task}'] |= values
         columns |= scored.by_example
         descriptions[held_out.name] = scored.descriptions
-        token_kl = self._measure_tokens(params, held_out, answered, check)
+        token_kl = self._measure_tokens(
+          params, held_out, answered, asked, check
+        )
         answers += answer_records.of_set(
           held_out.name, answered, scored, token_kl
         )
@@ -283,7 +284,7 @@ class Evaluator:
       yield router(batch) if router else batch
 
   def _answer(self, params, held_out, check):
-    """Generates answers to the first examples of each task."""
+    """Answers the first examples of each task; returns the requests, too."""
     chosen = answered_examples(held_out)
     label = f'answering {held_out.name}'
     total = sum(len(examples) for _, examples in chosen)
@@ -301,26 +302,27 @@ class Evaluator:
       ]
       samples = iter(self._complete(params, asked, advance))
     template = self._run.config.data.template
-    return [
+    answered = [
       seqio_adapter.Answered(
         name, examples, [next(samples) for _ in examples], template
       )
       for name, examples in chosen
     ]
+    return answered, asked
 
-  def _measure_tokens(self, params, held_out, answered, check):
+  def _measure_tokens(self, params, held_out, answered, asked, check):
     """Returns the result of answer_kl.measure for each task."""
-    measured, tokenizer = {}, self._run.tokenizer
+    measured, tokenizer, ids = {}, self._run.tokenizer, (x.ids for x in asked)
     for task_rows, of_task in zip(held_out.prepared, answered, strict=True):
+      prompt_ids = list(itertools.islice(ids, len(of_task.examples)))
       examples = of_task.examples[: self._token_kl]
-      every = prompts(self._run, self._config, examples)
 
       def token_kl(batches, task_rows=task_rows):
         routed = self._routed(task_rows, batches, check)
         return self._likelihood.token_kl(params, routed)
 
       measured[of_task.task] = answer_kl.measure(
-        answer_kl.Asked(examples, [ids for ids, _ in every], of_task.samples),
+        answer_kl.Asked(examples, prompt_ids, of_task.samples),
         self._batches(task_rows),
         self._run.config.evaluation.batch_size,
         task_rows.first_row_id,
