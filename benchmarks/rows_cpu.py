@@ -1,7 +1,8 @@
 """Compares preparing rows on this CPU with datasets and TRL.
 
-Three cases: all of GSM8K's training problems, and few and many generated
-problems of the same kind, which must need the same memory. TRL truncates
+Four cases: all of GSM8K's training problems, and 1 %, 10 % and all of many
+generated problems of the same kind. Only the smallest is prepared without
+worker processes; the two others must need the same memory. TRL truncates
 examples that are longer than a row and counts their tokens; kd drops them. The
 vocabulary is the real Gemma 3's, which comes with the peer's environment.
 Prints one line of JSON. The time runs from the start of reading to the last
@@ -33,7 +34,6 @@ from kd.input_pipeline import tokenizers
 _EXAMPLES = flags.DEFINE_integer(
   'examples', 1_000_000, 'Number of examples.', lower_bound=100
 )
-_FEW = 100  # Ratio of the many generated examples to the few.
 _LENGTH = 512
 _PEER = 'datasets_trl'
 _THINGS = ('apples', 'books', 'coins', 'eggs', 'flowers', 'marbles', 'stamps')
@@ -136,7 +136,8 @@ def main():
   count = _EXAMPLES.value
   cases = {
     'gsm8k': _gsm8k(),
-    'generated_few': generated(count // _FEW),
+    'generated_hundredth': generated(count // 100),
+    'generated_tenth': generated(count // 10),
     'generated': generated(count),
   }
   tokenizer = tokenizers.load(f'gguf:{needs.gguf()}')

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import dataclasses
+import functools
 from typing import Any
 
 from kd.core import errors
@@ -136,16 +137,26 @@ def prompt(
   return chat
 
 
+@functools.cache
+def _names(columns):
+  """Returns kd's name of each column, the file's name and a synonym or ''."""
+  names = []
+  for field in dataclasses.fields(columns):
+    column = getattr(columns, field.name)
+    synonym = _SYNONYMS.get(field.name, '') if column == field.default else ''
+    names.append((field.name, column, synonym))
+  return names
+
+
 def _fields(row, where, columns, generate=False):
   """Returns the values of a row by kd's names of the columns."""
   fields = {}
-  for field in dataclasses.fields(columns):
-    column = getattr(columns, field.name)
+  for name, column, synonym in _names(columns):
     value = row.get(column)
-    if value is None and column == field.default:
-      value = row.get(_SYNONYMS.get(field.name, ''))
+    if value is None and synonym:
+      value = row.get(synonym)
     if value is not None:
-      fields[field.name] = value
+      fields[name] = value
   if 'messages' in fields and 'completion' not in fields:
     fields.pop('prompt', None)  # Some data sets repeat the first message here.
   if generate:

@@ -67,7 +67,8 @@ class Encoder:
         columns = templates.encode(
           self.tokenizer, self.template, chat, self.form
         )
-        images = tuple(sum(image_tokens.slots(chat, self.form), []))
+        if self.form is not None:
+          images = tuple(sum(image_tokens.slots(chat, self.form), []))
     except errors.ConfigError as e:
       where = f'data.mixture: example {example["id"]!r}: {e.path}'
       raise e.at(where) from e

@@ -98,14 +98,19 @@ class _Room:
 
   def take(self, amount: int, images: int) -> int:
     """Reserves positions and images in a row; returns the row's index."""
-    leaf = node = self._first(1, amount, images)
-    self._largest[node] -= amount
-    self._most[node] -= images
-    while node > 1:
-      node //= 2
-      for tree in (self._largest, self._most):
-        tree[node] = max(tree[2 * node], tree[2 * node + 1])
+    leaf = self._first(1, amount, images) if images else self._first_of(amount)
+    self._subtract(self._largest, leaf, amount)
+    if images:
+      self._subtract(self._most, leaf, images)
     return leaf - self._leaves
+
+  def _first_of(self, amount):
+    """Returns the first leaf with room for positions alone."""
+    largest, node = self._largest, 1
+    while node < self._leaves:
+      node *= 2
+      node += largest[node] < amount
+    return node
 
   def _first(self, node, amount, images):
     """Returns the first leaf below a node with room for both, or 0."""
@@ -116,6 +121,17 @@ class _Room:
     return self._first(2 * node, amount, images) or self._first(
       2 * node + 1, amount, images
     )
+
+  def _subtract(self, tree, node, amount):
+    """Subtracts an amount from a leaf, and updates the nodes above it."""
+    tree[node] -= amount
+    while node > 1:
+      node //= 2
+      left, right = tree[2 * node], tree[2 * node + 1]
+      largest = left if left > right else right
+      if tree[node] == largest:
+        return  # No node above changes.
+      tree[node] = largest
 
 
 def fill(
@@ -140,12 +156,13 @@ def fill(
   if sum(e.positions for e in examples) > length:
     raise ValueError(f'the examples do not fit in a row of {length}')
   row = empty(length, pad_id)
+  counted = np.arange(length)
   begin = 0
   for segment, example in enumerate(examples, start=1):
     end = begin + example.positions
     row['tokens'][begin:end] = example.ids[:-1]
     row['targets'][begin:end] = example.ids[1:]
-    row['positions'][begin:end] = np.arange(example.positions)
+    row['positions'][begin:end] = counted[: example.positions]
     row['segment_ids'][begin:end] = segment
     row['parts'][begin:end] = example.parts[1:]
     row['weights'][begin:end] = example.weights[1:]

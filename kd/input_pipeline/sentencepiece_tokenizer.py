@@ -14,6 +14,7 @@ from kd.core import errors
 from kd.core import text_files
 from kd.input_pipeline import base_tokenizer
 from kd.input_pipeline import sentencepiece_models
+from kd.input_pipeline import word_cache
 from kd.models import families
 
 _GEMMA_SETTINGS = {
@@ -55,6 +56,11 @@ class SentencePieceTokenizer(base_tokenizer.BaseTokenizer):
       self._processor.LoadFromSerializedProto(model_proto)
     except (RuntimeError, ValueError) as e:
       raise sentencepiece_models.not_a_model(name, e) from e
+    self._alters_text = bool(sentencepiece_models.alters_text(proto))
+    joining = None if self._alters_text else word_cache.joining(proto)
+    self._words = None
+    if joining is not None:
+      self._words = word_cache.WordCache(self._processor, joining)
     self.pieces = [(p.piece, p.score, p.type) for p in proto.pieces]
     self.vocab_size = len(self.pieces)
     self.bos_id: int = self._special(name, 'bos')
@@ -66,7 +72,6 @@ class SentencePieceTokenizer(base_tokenizer.BaseTokenizer):
     self.stop_ids = (self.eos_id, *(i for i in ends if i is not None))
     self.image_ids = sentencepiece_models.image_ids(self.pieces)
     self.digest = self._digest(proto)
-    self._alters_text = bool(sentencepiece_models.alters_text(proto))
     kind = sentencepiece_models.Type
     self._silent = {
       i
@@ -77,7 +82,7 @@ class SentencePieceTokenizer(base_tokenizer.BaseTokenizer):
   def encode(self, text: str) -> list[int]:
     """Returns the ids of a text; see tokenizers.Tokenizer."""
     text_files.check_unicode(text, 'text to tokenize')
-    return self._processor.encode(text)
+    return self._ids(text).tolist()
 
   def encode_with_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns ids and their characters; see tokenizers.Tokenizer."""
@@ -85,13 +90,14 @@ class SentencePieceTokenizer(base_tokenizer.BaseTokenizer):
     if not self._alters_text:
       # Offsets from SentencePiece double the time. If it does not change the
       # text, they follow from the pieces.
-      ids = self._processor.encode(text, return_type='numpy')
-      widths = self._widths[ids]
-      ends = np.cumsum(widths)
+      ids = self._ids(text)
+      widths = self._widths.take(ids)
+      ends = widths.cumsum()
       if len(text) == (ends[-1] if len(ends) else 0):
         # Later bytes of a character have width 0, but its offsets.
+        np.maximum(widths, 1, out=widths)
         offsets = np.empty((2, len(ids)), np.int32)
-        np.subtract(ends, np.maximum(widths, 1), offsets[0], casting='unsafe')
+        np.subtract(ends, widths, offsets[0], casting='unsafe')
         offsets[1] = ends
         return ids, offsets.T
     out = self._processor.encode(text, return_type='offset_mapping')
@@ -137,6 +143,12 @@ class SentencePieceTokenizer(base_tokenizer.BaseTokenizer):
       return len(piece)
 
     return np.array([width(p, k) for p, _, k in self.pieces], np.int64)
+
+  def _ids(self, text: str) -> np.ndarray:
+    """Returns the ids of a text, int32 [n]."""
+    if self._words is not None:
+      return self._words.encode(text)
+    return self._processor.encode(text, return_type='numpy')
 
   def _special(self, name: str, kind: str) -> int:
     index = getattr(self._processor, f'{kind}_id')()

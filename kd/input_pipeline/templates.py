@@ -130,7 +130,7 @@ def encode(
   if closed:
     body = body.removesuffix(chat_turns.EOS)
   ids, offsets = _encode_body(tokenizer, body, form)
-  begins, ends = (x + cut for x in offsets.T)
+  begins, ends = offsets.T
   first_id, end = len(first), len(first) + len(ids)
   all_ids = np.full(end + closed, tokenizer.eos_id, np.int32)
   all_ids[:first_id], all_ids[first_id:end] = first, ids
@@ -138,9 +138,10 @@ def encode(
   weights = np.zeros(end + closed, np.float32)
   # Reversed, so that a token shared by two turns belongs to the first.
   for turn in reversed(turns):
-    at = _overlapping(begins, ends, turn.begin, turn.end)
+    begin = turn.begin - cut
+    at = _overlapping(begins, ends, begin, turn.end - cut)
     weights[first_id:end][at] = turn.weight
-    at = _overlapping(begins, ends, turn.begin, turn.answer)
+    at = _overlapping(begins, ends, begin, turn.answer - cut)
     parts[first_id:end][at] = types.RATIONALE
   if closed:
     weights[end] = turns[0].weight

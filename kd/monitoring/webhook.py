@@ -14,6 +14,12 @@ from kd.core import run_info
 # Environment variable for the URL, which is a secret.
 VARIABLE = 'KD_ALARMS_WEBHOOK'
 _TIMEOUT_S = 10.0
+# Statuses below 500 after which another attempt may succeed.
+_TEMPORARY = (408, 425, 429)
+
+
+class RefusedError(OSError):
+  """Another attempt to deliver the alarm would fail as well."""
 
 
 def url(config: Any) -> str:
@@ -55,7 +61,8 @@ def deliver(to: str, value: Mapping[str, Any]) -> None:
     value: alarm from `alarm`.
 
   Raises:
-    OSError: there was no answer, or a status other than 2xx.
+    RefusedError: the URL is invalid, or the status says that the request is.
+    OSError: there was no answer, or another status than 2xx.
   """
   data = json.dumps(value).encode()
   try:
@@ -66,6 +73,10 @@ def deliver(to: str, value: Mapping[str, Any]) -> None:
       pass
   except error.HTTPError as e:
     # The message omits the URL, which contains a secret.
-    raise OSError(f'status {e.code}') from e
-  except (client.HTTPException, ValueError) as e:
-    raise OSError(f'not a URL, or no answer of HTTP: {type(e).__name__}') from e
+    is_refused = e.code < 500 and e.code not in _TEMPORARY
+    error_type = RefusedError if is_refused else OSError
+    raise error_type(f'status {e.code}') from e
+  except (client.InvalidURL, ValueError) as e:
+    raise RefusedError(f'not a URL: {type(e).__name__}') from e
+  except client.HTTPException as e:
+    raise OSError(f'no answer of HTTP: {type(e).__name__}') from e

@@ -7,11 +7,13 @@ import threading
 
 
 @contextlib.contextmanager
-def receiver(status: int) -> Iterator[tuple[str, list[tuple[str, str, bytes]]]]:
+def receiver(
+  *statuses: int,
+) -> Iterator[tuple[str, list[tuple[str, str, bytes]]]]:
   """Yields a URL and the path, content type and body of each post to it.
 
   Args:
-    status: HTTP status of the replies.
+    *statuses: HTTP status of each reply; the last is repeated.
   """
   posted = []
 
@@ -19,7 +21,7 @@ def receiver(status: int) -> Iterator[tuple[str, list[tuple[str, str, bytes]]]]:
     def do_POST(self):
       body = self.rfile.read(int(self.headers['Content-Length']))
       posted.append((self.path, self.headers['Content-Type'], body))
-      self.send_response(status)
+      self.send_response(statuses[min(len(posted), len(statuses)) - 1])
       self.end_headers()
 
     def log_message(self, *unused):
