@@ -159,7 +159,7 @@ def test_copies_of_killed_processes_are_removed(bucket, tmp_path, monkeypatch):
   monkeypatch.setattr(tempfile, 'tempdir', None)
   paths.expand(bucket[1])
   (of_this_process,) = os.listdir(tmp_path)
-  code = 'from kd.core import bucket_copy as b; import os; b._new_folder(); '
+  code = 'from kd.core import bucket_copy as b; import os; b.new_folder("a"); '
   subprocess.run([sys.executable, '-c', f'{code}os._exit(42)'], check=False)
   assert len(os.listdir(tmp_path)) == 2
   subprocess.run([sys.executable, '-c', code], check=True)

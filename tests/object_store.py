@@ -7,6 +7,7 @@ it, so it outlives killed clients.
 
 from collections.abc import Sequence
 import contextlib
+import datetime
 import hashlib
 from http import server
 import json
@@ -36,6 +37,8 @@ class Store:
   def __init__(self, *buckets: str):
     self.buckets = set(buckets)
     self.objects: dict[tuple[str, str], tuple[int, bytes]] = {}
+    # Time of each object's last write.
+    self.modified: dict[tuple[str, str], datetime.datetime] = {}
     # Names of objects in the order in which they were stored and removed.
     self.writes: list[str] = []
     self.removals: list[str] = []
@@ -97,6 +100,7 @@ class Store:
         return None
       self._generation += 1
       self.objects[bucket, name] = self._generation, data
+      self.modified[bucket, name] = datetime.datetime.now(datetime.UTC)
       self.writes.append(name)
       return self._generation
 
@@ -238,7 +242,19 @@ class _Handler(object_uploads.Handler, server.BaseHTTPRequestHandler):
   def _gcs_list(self, bucket, query):
     names, following = self._page(bucket, query, query.get('pageToken', ''))
     more = {'nextPageToken': following} if following else {}
-    self._json({'items': [{'name': n} for n in names], **more})
+    items = [self._listed(bucket, name) for name in names]
+    self._json({'items': items, **more})
+
+  def _listed(self, bucket, name):
+    # Another request may have just removed the object.
+    _, data = self.store.objects.get((bucket, name), (0, b''))
+    date = self.store.modified[bucket, name].isoformat(timespec='milliseconds')
+    return {
+      'name': name,
+      'bucket': bucket,
+      'size': str(len(data)),
+      'timeCreated': date.replace('+00:00', 'Z'),
+    }
 
   # S3.
 
@@ -279,8 +295,9 @@ class _Handler(object_uploads.Handler, server.BaseHTTPRequestHandler):
     begin = query.get('continuation-token', '')
     names, following = self._page(bucket, query, begin)
     contents = ''.join(
-      f'<Contents><Key>{saxutils.escape(n)}</Key><Size>0</Size></Contents>'
-      for n in names
+      f'<Contents><Key>{saxutils.escape(x["name"])}</Key><Size>{x["size"]}'
+      f'</Size><LastModified>{x["timeCreated"]}</LastModified></Contents>'
+      for x in (self._listed(bucket, name) for name in names)
     )
     more = following is not None
     token = saxutils.escape(following or '')

@@ -13,6 +13,7 @@ import re
 import time
 from typing import Any
 
+from kd.board import bucket_root
 from kd.board import directions
 from kd.board import discovery
 from kd.board import expressions
@@ -21,6 +22,7 @@ from kd.board import sql
 from kd.board import status as status_lib
 from kd.core import config as config_lib
 from kd.core import errors
+from kd.core import objects
 
 Row = dict[str, Any]
 
@@ -88,10 +90,17 @@ class Database:
     """Initializes an empty database; `refresh` reads the files.
 
     Args:
-      roots: folders to search for runs.
+      roots: folders to search for runs, some of them perhaps in buckets.
       clock: returns the time in seconds since 1970.
     """
-    self._roots, self._clock = roots, clock
+    self._clock = clock
+    self._buckets = [
+      bucket_root.BucketRoot(x) for x in roots if objects.is_url(x)
+    ]
+    copies = iter(self._buckets)
+    self._roots = [
+      next(copies).folder if objects.is_url(x) else x for x in roots
+    ]
     self.folders = discovery.Discovered({}, {}, {}, {})
     self.runs: dict[str, run_files.RunFiles] = {}
     self.statuses: dict[str, status_lib.Status] = {}
@@ -102,8 +111,10 @@ class Database:
     """Reads the files that have changed since the last call.
 
     Raises:
-      ConfigError: a folder cannot be read.
+      ConfigError: a folder or bucket cannot be read.
     """
+    for bucket in self._buckets:
+      bucket.refresh()
     self.folders = discovery.find(self._roots)
     folders = self.folders.runs
     changed = folders.keys() != self.runs.keys()
@@ -120,6 +131,13 @@ class Database:
     changed |= statuses != self.statuses
     self.runs, self.statuses, self.problems = runs, statuses, problems
     self.version += changed
+
+  def location(self, files: run_files.RunFiles) -> str:
+    """Returns the folder or URL of a run."""
+    for bucket in self._buckets:
+      if f'{files.folder}/'.startswith(f'{bucket.folder}/'):
+        return bucket.url + files.folder[len(bucket.folder) :]
+    return files.folder
 
   def metrics(self) -> list[str]:
     """Returns the sorted names of the metrics of all runs."""
@@ -162,7 +180,7 @@ class Database:
     steps = files.config.get('steps')
     row = {
       'run': name,
-      'folder': files.folder,
+      'folder': self.location(files),
       'status': status.name,
       'why': status.why,
       'step': files.step,

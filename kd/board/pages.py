@@ -130,7 +130,7 @@ class Pages:
     run = files.run
     return {
       'run': name,
-      'folder': files.folder,
+      'folder': self._db.location(files),
       'status': status.name,
       'why': status.why,
       'step': files.step,

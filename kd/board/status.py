@@ -6,6 +6,7 @@ import os
 import socket
 
 from kd.board import run_files
+from kd.core import buckets
 from kd.core import errors
 from kd.run import lock
 from kd.run import outputs
@@ -17,6 +18,8 @@ ALL = (RUNNING, FINISHED, FAILED, PREEMPTED, STOPPED)
 
 # A run on another host counts as running if it wrote within this time.
 _RECENT_S = 900
+# The same for renewals of a lease, whose dates are those of the store's clock.
+_RENEWED_S = 120
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +43,14 @@ def of(files: run_files.RunFiles, now: float) -> Status:
     files: files of the run.
     now: current time in seconds since 1970.
   """
-  holder = _holder(files.folder)
-  silent = now - files.modified
-  if holder and _is_running(files.folder, holder, silent):
+  holder = _holder(files.folder, lock.FILE)
+  leased = _holder(files.folder, buckets.LEASE)
+  if leased:
+    holder, is_running = leased, now - leased['modified'] < _RENEWED_S
+  else:
+    silent = now - files.modified
+    is_running = holder and _is_running(files.folder, holder, silent)
+  if is_running:
     return Status(RUNNING, 'process {pid} on {host}'.format_map(holder))
   end = _end(files)
   if end:
@@ -58,12 +66,16 @@ def of(files: run_files.RunFiles, now: float) -> Status:
   return Status(STOPPED, 'ended before the last step')
 
 
-def _holder(folder):
-  """Returns process id and host from the lock file; None without one."""
+def _holder(folder, name):
+  """Returns process, host and date from a lock or lease; None without one."""
   try:
-    with open(os.path.join(folder, lock.FILE), encoding='utf-8') as f:
-      holder = json.load(f)
-    return {'pid': int(holder['pid']), 'host': str(holder['host'])}
+    with open(os.path.join(folder, name), encoding='utf-8') as f:
+      holder, modified = json.load(f), os.fstat(f.fileno()).st_mtime
+    return {
+      'pid': int(holder['pid']),
+      'host': str(holder['host']),
+      'modified': modified,
+    }
   except (OSError, ValueError, KeyError, TypeError, RecursionError):
     return None
 

@@ -59,23 +59,28 @@ def _signature(path):
   return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _new_folder():
+def new_folder(name: str) -> str:
   """Creates a folder that is removed after the end of this process.
 
   A lock, released when the process ends, marks it as in use. The folder of a
   killed process is removed by the next process that creates one.
+
+  Args:
+    name: name of the folder; its parent has a unique name.
   """
   _remove_unused()
   while True:
-    folder = tempfile.mkdtemp(prefix=_PREFIX)
+    parent = tempfile.mkdtemp(prefix=_PREFIX)
     try:
-      descriptor = os.open(folder, os.O_RDONLY)  # Never closed.
+      descriptor = os.open(parent, os.O_RDONLY)  # Never closed.
     except FileNotFoundError:
       continue
     with contextlib.suppress(OSError):  # Some file systems have no locks.
       fcntl.flock(descriptor, fcntl.LOCK_EX)
-    if os.path.isdir(folder):  # Another process may have just removed it.
-      atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    if os.path.isdir(parent):  # Another process may have just removed it.
+      atexit.register(shutil.rmtree, parent, ignore_errors=True)
+      folder = os.path.join(parent, name)
+      os.mkdir(folder)
       return folder
     os.close(descriptor)
 
@@ -110,10 +115,8 @@ class Copy:
       is_sparse: whether files are downloaded and uploaded only by name.
     """
     self.url, self.is_sparse = url, is_sparse
-    parent = _new_folder()
     # Keeps the name, since a model is named after its workdir.
-    self.folder = os.path.join(parent, os.path.basename(url))
-    os.mkdir(self.folder)
+    self.folder = new_folder(os.path.basename(url))
     # The generation in the bucket by relative name, and the signature of the
     # local file at that time.
     self._generations: dict[str, bytes] = {}

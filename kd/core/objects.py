@@ -13,6 +13,7 @@ import functools
 import os
 from typing import Any, BinaryIO
 
+from kd.core import arrow_stores
 from kd.core import part_uploads
 
 _SCHEMES = ('gs://', 's3://')
@@ -177,10 +178,7 @@ def write_file(
   if os.fstat(file.fileno()).st_size <= _PART:
     check()
     return _result(store.write(key, file.read()), url).generation
-  server = spec(url)
-  endpoint = server.get('endpoint', os.environ.get(_CLOUD_STORAGE, ''))
-  region = server.get('aws_region', '')
-  part_uploads.write(url, file, region, endpoint, check)
+  part_uploads.write(url, file, *_server(url), check)
   # Reads one byte, since the response has no generation in TensorStore's form.
   future = store.read(key, byte_range=slice(0, 1))
   return _result(future, url).stamp.generation
@@ -228,6 +226,40 @@ def names(folder: str) -> list[str]:
   return sorted(key.decode()[len(begin) :] for key in keys)
 
 
+@dataclasses.dataclass(frozen=True)
+class Listed:
+  """An object of a listing.
+
+  Attributes:
+    size: size in bytes.
+    modified: time of the write that produced it, in seconds since 1970.
+  """
+
+  size: int
+  modified: float
+
+
+def listed(folder: str) -> dict[str, Listed]:
+  """Returns all objects below a folder by their names relative to it.
+
+  Args:
+    folder: URL without a trailing slash.
+
+  Raises:
+    OSError: the store refuses the request or does not respond.
+  """
+  from pyarrow import fs
+
+  with arrow_stores.errors_of(folder):
+    store, place = arrow_stores.opened(folder, *_server(folder))
+    infos = store.get_file_info(fs.FileSelector(place, recursive=True))
+  return {
+    info.path[len(place) + 1 :]: Listed(info.size, info.mtime_ns / 1e9)
+    for info in infos
+    if info.is_file
+  }
+
+
 def remove_folder(folder: str) -> None:
   """Removes all objects below a folder.
 
@@ -269,6 +301,13 @@ def spec(url: str) -> dict[str, Any]:
     result['endpoint'] = endpoint
     region = region or 'us-east-1'
   return {**result, 'aws_region': region} if region else result
+
+
+def _server(url: str) -> tuple[str, str]:
+  """Returns the region and the server of a bucket; '' for the defaults."""
+  server = spec(url)
+  endpoint = server.get('endpoint', os.environ.get(_CLOUD_STORAGE, ''))
+  return server.get('aws_region', ''), endpoint
 
 
 class _PastEndError(OSError):
