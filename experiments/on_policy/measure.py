@@ -44,7 +44,7 @@ def _read(workdir):
     metrics = _metrics(later) | metrics
   lines = summary.training_metrics(workdir)
   keys = {name: f'eval/held_out/{name}' for name in _MEASURES}
-  result = {name: metrics[key] for name, key in keys.items() if key in metrics}
+  result = {name: metrics[key] for name, key in keys.items()}
   (loss,) = config['losses'].values()
   result['loss'] = loss['name']
   # Each line is a mean over log.every steps.
@@ -57,24 +57,13 @@ def _read(workdir):
   return result
 
 
-def _measures(results):
-  """Returns the names and titles of the measures that all runs have."""
-  runs = [run for seeds in results.values() for run in seeds.values()]
-  return {
-    name: title
-    for name, title in _MEASURES.items()
-    if all(name in run for run in runs)
-  }
-
-
 def table(results):
   """Returns a Markdown table: mean over seeds, and each seed's value."""
-  measures = _measures(results)
-  titles = ' | '.join(['student', 'loss', *measures.values(), 'tokens'])
-  rows = [f'| {titles} |', '| --- | --- |' + ' ---: |' * (len(measures) + 1)]
+  titles = ' | '.join(['student', 'loss', *_MEASURES.values(), 'tokens'])
+  rows = [f'| {titles} |', '| --- | --- |' + ' ---: |' * (len(_MEASURES) + 1)]
   for kind, seeds in results.items():
     cells = []
-    for name in measures:
+    for name in _MEASURES:
       values = [seeds[seed][name] for seed in sorted(seeds)]
       each = ', '.join(f'{v:.3f}' for v in values)
       cells.append(f'{np.mean(values):.3f} ({each})')
@@ -90,9 +79,8 @@ def draw(results, path):
   matplotlib.use('Agg')
   from matplotlib import pyplot
 
-  figure, axes = pyplot.subplots(1, 2, figsize=(9.6, 3.4))
-  measures = list(_measures(results).items())[:2]
-  for axis, (measure, title) in zip(axes, measures, strict=True):
+  figure, axes = pyplot.subplots(1, len(_MEASURES), figsize=(14.4, 3.4))
+  for axis, (measure, title) in zip(axes, _MEASURES.items(), strict=True):
     for x, (kind, seeds) in enumerate(results.items()):
       values = [seed[measure] for seed in seeds.values()]
       color = 'tab:gray' if kind == 'start' else f'C{x}'
