@@ -2,8 +2,8 @@
 
   python -m experiments.served_270m.compare FOLDER RUN [RUN ...]
 
-FOLDER has the workdirs by their names. What is printed is in
-FOLDER/results.json, too: differences are from the second run.
+FOLDER contains the workdirs by their names. The printed values are also written
+to FOLDER/results.json. Differences are those from the second run.
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,10 @@
-"""The runs of experiments/served_270m: one student, one teacher, asked in turn.
+"""Configures the runs of experiments/served_270m.
 
-  --config=experiments/served_270m/config.py:TEACHER[,FROM]
+  --config=experiments/served_270m/config.py:TEACHER[,SOURCE]
 
-TEACHER is where the teacher's weights are. FROM says who tells what it says:
-`live`, the model in the run itself; else the URL of a server that has loaded
-it, or the folder of a cache.
+TEACHER names the teacher's weights. SOURCE is where the teacher's distributions
+come from: `live`, the model in the run itself; the URL of a server that has
+loaded it; or the folder of a cache.
 """
 
 import ml_collections
@@ -12,18 +12,19 @@ import ml_collections
 from kd.config import base
 from kd.configs import gemma3_270m_gsm8k
 
-ENTRIES = 20  # As many as `kd serve` tells of each target.
+ENTRIES = 20  # The most that `kd serve` returns for each target.
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
   """Returns the config of a run."""
-  teacher, _, told_by = arg.partition(',')
+  teacher, _, source = arg.partition(',')
   c = gemma3_270m_gsm8k.get_config(teacher)
   c.student.init = teacher
   c.steps = 4
   c.data.length = 128
   c.data.batch_size = 2
   c.data.seed = 0
+  c.data.examples = 100
   c.data.tokenizer = teacher
   c.log.every = 1
   c.evaluation.baseline = False
@@ -33,11 +34,11 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   c.cache.method = base.cache_method(
     'top_k', entries=ENTRIES, logprobs='float16'
   )
-  if told_by.startswith('http'):
+  if source.startswith('http'):
     c.teacher.source = 'server'
-    c.teacher.server.url = told_by
+    c.teacher.server.url = source
     c.teacher.server.top_k = ENTRIES
-  elif told_by not in ('', 'live'):
+  elif source not in ('', 'live'):
     c.teacher.source = 'cached'
-    c.cache.folder = told_by
+    c.cache.folder = source
   return c

@@ -247,7 +247,7 @@ class _Session:
     self._answering = True
     try:
       ((_, (sample,)),) = self._stream(request, watch)
-      speed.count(len(sample.ids) + (sample.stop_id is not None))
+      speed.count(len(sample.all_ids))
       self._console.write(part.end(sample.text))
       finish = sample.finish
     except _Stopped:

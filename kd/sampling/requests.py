@@ -111,6 +111,18 @@ class Sample:
   stop_id: int | None = None
   stop_logprob: float | None = None
 
+  @property
+  def all_ids(self) -> tuple[int, ...]:
+    """Returns the new ids and the stop id, if there is one."""
+    return self.ids if self.stop_id is None else (*self.ids, self.stop_id)
+
+  @property
+  def all_logprobs(self) -> tuple[float, ...]:
+    """Returns the log-probability of each id in `all_ids`."""
+    if self.stop_logprob is None:
+      return self.logprobs
+    return *self.logprobs, self.stop_logprob
+
 
 class Sampler(Protocol):
   """Answers requests with one model's parameters."""

@@ -71,7 +71,7 @@ class Reply:
     """Returns the numbers of tokens, including the stop ids of answers."""
     prompts = sum(len(prompt.ids) for prompt in self._work.prompts)
     answers = sum(
-      len(answer.result.ids) + (answer.result.stop_id is not None)
+      len(answer.result.all_ids)
       for prompt in self._work.prompts
       for answer in prompt.answers
       if answer.result

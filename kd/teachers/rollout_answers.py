@@ -45,13 +45,10 @@ def put(arrays: Mapping[str, np.ndarray], slot: int, answers: Answers) -> None:
   """Writes a step's answers into arrays of `empty`."""
   arrays['made'][slot] = answers.sampled_at
   for row, sample in answers.samples.items():
-    ids, logprobs = list(sample.ids), list(sample.logprobs)
-    if sample.stop_id is not None:
-      ids.append(sample.stop_id)
-      logprobs.append(sample.stop_logprob)
-    arrays['ids'][slot, row, : len(ids)] = ids
-    arrays['logprobs'][slot, row, : len(ids)] = logprobs
-    arrays['count'][slot, row] = len(ids)
+    count = len(sample.all_ids)
+    arrays['ids'][slot, row, :count] = sample.all_ids
+    arrays['logprobs'][slot, row, :count] = sample.all_logprobs
+    arrays['count'][slot, row] = count
     arrays['finish'][slot, row] = requests.FINISHES.index(sample.finish)
 
 

@@ -48,8 +48,7 @@ def answer_row(
   Returns:
     Arrays [L], by the names in packing.FIELDS.
   """
-  end = [] if sample.stop_id is None else [sample.stop_id]
-  ids = [*prompt, *sample.ids, *end][: length + 1]
+  ids = [*prompt, *sample.all_ids][: length + 1]
   is_new = np.arange(len(ids)) >= len(prompt)
   example = packing.Example(
     ids=np.asarray(ids, np.int32),
@@ -73,8 +72,7 @@ def logprobs(
   Returns:
     float32 [L], log-probabilities at temperature 1; 0 at other targets.
   """
-  end = [] if sample.stop_id is None else [sample.stop_logprob]
-  values = [*sample.logprobs, *end][: max_answer_length(prompt, length)]
+  values = sample.all_logprobs[: max_answer_length(prompt, length)]
   result = np.zeros(length, np.float32)
   first = len(prompt) - 1  # The last id of the prompt predicts it.
   result[first : first + len(values)] = values
@@ -146,7 +144,7 @@ def summary(
   for place, sample in samples.items():
     kept.append(sample.logprobs[: max_lengths[place]])
     ends = sample.finish == 'stop'
-    fits = len(sample.ids) + (sample.stop_id is not None) <= max_lengths[place]
+    fits = len(sample.all_ids) <= max_lengths[place]
     stopped.append(ends and fits)
     # Counts as truncated even if max_new_tokens ended it at the same id.
     truncated.append(

@@ -143,10 +143,10 @@ SEARCH = schema.Section(
       'exact',
       legal.one_of('exact', 'likelihood', 'value', 'vote'),
       "a state's value: exact (the problem's verifier), likelihood (geometric "
-      "mean of the thoughts' probabilities), value (the model's judgement), "
+      "mean of the thoughts' probabilities), value (the model's judgment), "
       "vote (the model's votes for the best of several)",
     ),
-    'votes': F(3, legal.Integer(1, 2**16), 'judgements per state, or votes'),
+    'votes': F(3, legal.Integer(1, 2**16), 'judgments per state, or votes'),
     'prune': F(
       0.0,
       legal.Number(at_least=0, below=1),

@@ -21,12 +21,12 @@ FAULTS = {
   'division_by_zero': 'a division by zero',
   'wrong_result': 'the result of the step is wrong',
   'wrong_left': 'the list of numbers that are left is wrong',
-  'unread_value': 'a judgement of a state cannot be parsed',
+  'unread_value': 'a judgment of a state cannot be parsed',
   'unread_vote': 'a vote cannot be parsed',
 }
 # Maximum length of a thought in characters; longer ones are invalid.
 MAX_CHARS = 1000
-# Values of a model's judgements of a state, after arXiv 2305.10601 with
+# Values of a model's judgments of a state, after arXiv 2305.10601 with
 # `sure` as 1.
 VALUES = {'sure': 1.0, 'likely': 0.05, 'impossible': 0.0}
 

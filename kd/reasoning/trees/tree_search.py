@@ -228,7 +228,7 @@ class _Search:
     yield from ()
 
   def _judge_values(self, nodes):
-    """Sets values to the mean judgement; 'likely' if none can be parsed."""
+    """Sets values to the mean judgment; 'likely' if none can be parsed."""
     prompts = [
       (node.id, self._problem.value_inputs(self._states[node.id]), '')
       for node in nodes

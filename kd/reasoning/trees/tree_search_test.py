@@ -192,7 +192,7 @@ def test_values_and_votes_are_parsed_from_the_model():
   values = {n.thought: n.value for n in tree.nodes if n.depth == 1}
   assert list(values.values()) == [0.5, 0.0, 0.0]
   assert tree.faults['unread_value'] == 1
-  assert len(batches[1]) == 3  # One batch for the level's judgements.
+  assert len(batches[1]) == 3  # One batch for the level's judgments.
   tree, batches = grow(GAME, plan(evaluator='vote', depth=2), judge)
   values = {n.thought: n.value for n in tree.nodes if n.depth == 1}
   assert list(values.values()) == [1.0, 0.0, 0.0]
