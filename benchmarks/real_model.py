@@ -9,6 +9,7 @@ import sys
 
 from kd.checkpoints import huggingface
 from kd.checkpoints import weights
+from kd.input_pipeline import hf_tokenizer
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 from kd.models import families
@@ -46,7 +47,9 @@ def main(gguf, file, folder, length):
     tokenizer.bos_id,
     tokenizer.stop_ids,
     tokenizer.pad_id,
-    lambda new: None,  # No tokenizer: peers receive ids.
+    lambda new: hf_tokenizer.write(
+      tokenizer, new, templates.TEMPLATES['plain'].jinja
+    ),
   )
   print(json.dumps(row(tokenizer, file, int(length))))
 

@@ -1,8 +1,8 @@
 """Compares preparing rows on this CPU with datasets and TRL.
 
 Four cases: all of GSM8K's training problems, and 1 %, 10 % and all of many
-generated problems of the same kind. Only the smallest is prepared without
-worker processes; the two others must need the same memory. TRL truncates
+generated problems of the same kind. The first two fit into one shard and need
+no worker processes; 10 % and all must need the same memory. TRL truncates
 examples that are longer than a row and counts their tokens; kd drops them. The
 vocabulary is the real Gemma 3's, which comes with the peer's environment.
 Prints one line of JSON. The time runs from the start of reading to the last

@@ -90,7 +90,7 @@ class Database:
     """Initializes an empty database; `refresh` reads the files.
 
     Args:
-      roots: folders to search for runs, some of them perhaps in buckets.
+      roots: folders to search for runs, local or in buckets.
       clock: returns the time in seconds since 1970.
     """
     self._clock = clock
@@ -115,7 +115,7 @@ class Database:
     """
     for bucket in self._buckets:
       bucket.refresh()
-    self.folders = discovery.find(self._roots)
+    self.folders = discovery.find(self._roots, self._location)
     folders = self.folders.runs
     changed = folders.keys() != self.runs.keys()
     runs, now = {}, self._clock()
@@ -126,18 +126,29 @@ class Database:
         files = run_files.RunFiles(folder)
       changed |= files.refresh()
       runs[name] = files
-      statuses[name] = status_lib.of(files, now)
+      bucket = self._bucket(folder)
+      statuses[name] = status_lib.of(files, now, bucket is not None)
       problems[name] = _problems(files, statuses[name])
+      if bucket and bucket.problem:
+        problems[name].append(bucket.problem)
     changed |= statuses != self.statuses
     self.runs, self.statuses, self.problems = runs, statuses, problems
     self.version += changed
 
   def location(self, files: run_files.RunFiles) -> str:
     """Returns the folder or URL of a run."""
+    return self._location(files.folder)
+
+  def _location(self, folder):
+    bucket = self._bucket(folder)
+    return bucket.url + folder[len(bucket.folder) :] if bucket else folder
+
+  def _bucket(self, folder):
+    """Returns the root of a folder's original; None if it is local."""
     for bucket in self._buckets:
-      if f'{files.folder}/'.startswith(f'{bucket.folder}/'):
-        return bucket.url + files.folder[len(bucket.folder) :]
-    return files.folder
+      if f'{folder}/'.startswith(f'{bucket.folder}/'):
+        return bucket
+    return None
 
   def metrics(self) -> list[str]:
     """Returns the sorted names of the metrics of all runs."""

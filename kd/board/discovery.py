@@ -1,10 +1,11 @@
 """Finds the runs, plans, caches and searches below folders."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import os
 
 from kd.board import run_files
+from kd.core import bucket_copy
 from kd.core import errors
 from kd.planning import records
 from kd.reasoning.trees import tree_run
@@ -39,11 +40,14 @@ class Discovered:
   searches: dict[str, str]
 
 
-def find(roots: Sequence[str]) -> Discovered:
+def find(
+  roots: Sequence[str], location: Callable[[str], str] = str
+) -> Discovered:
   """Searches folders and their subfolders.
 
   Args:
     roots: the folders.
+    location: returns the unique name of a folder, for two runs of equal names.
 
   Raises:
     ConfigError: a root is not a folder or cannot be read.
@@ -62,17 +66,17 @@ def find(roots: Sequence[str]) -> Discovered:
     for folder, names in _below(base):
       for folders, marks in marked:
         if not names.isdisjoint(marks):
-          folders[_name(folder, base, roots, folders)] = folder
+          folders[_name(folder, base, roots, folders, location)] = folder
   return Discovered(*(dict(sorted(folders.items())) for folders, _ in marked))
 
 
-def _name(folder, base, roots, taken):
+def _name(folder, base, roots, taken, location):
   name = os.path.relpath(folder, base)
   if name == '.':
     name = os.path.basename(base)
   elif len(roots) > 1:
     name = os.path.join(os.path.basename(base), name)
-  return folder if taken.get(name, folder) != folder else name
+  return location(folder) if taken.get(name, folder) != folder else name
 
 
 def _check(root):
@@ -105,7 +109,10 @@ def _below(base: str) -> Iterator[tuple[str, set[str]]]:
       continue
     is_own = not names.isdisjoint({*run_files.MARKS, tree_run.IDENTITY})
     for entry in listed:
-      if entry.name.startswith('.') or (is_own and entry.name in _OWN):
+      # Local copies of buckets have roots of their own.
+      if entry.name.startswith(('.', bucket_copy.PREFIX)):
+        continue
+      if is_own and entry.name in _OWN:
         continue
       if entry.is_dir(follow_symlinks=False):
         waiting.append((entry.path, depth + 1))

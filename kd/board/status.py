@@ -18,7 +18,8 @@ ALL = (RUNNING, FINISHED, FAILED, PREEMPTED, STOPPED)
 
 # A run on another host counts as running if it wrote within this time.
 _RECENT_S = 900
-# The same for renewals of a lease, whose dates are those of the store's clock.
+# A run in a bucket counts as running if its lease was renewed within this time,
+# by the store's clock.
 _RENEWED_S = 120
 
 
@@ -36,20 +37,22 @@ class Status:
   why: str
 
 
-def of(files: run_files.RunFiles, now: float) -> Status:
+def of(files: run_files.RunFiles, now: float, in_bucket: bool) -> Status:
   """Returns the status of a run.
 
   Args:
     files: files of the run.
     now: current time in seconds since 1970.
+    in_bucket: whether the workdir is in a bucket.
   """
-  holder = _holder(files.folder, lock.FILE)
-  leased = _holder(files.folder, buckets.LEASE)
-  if leased:
-    holder, is_running = leased, now - leased['modified'] < _RENEWED_S
+  name = buckets.LEASE if in_bucket else lock.FILE
+  holder = _holder(files.folder, name)
+  if not holder:
+    is_running = False
+  elif in_bucket:
+    is_running = now - holder['modified'] < _RENEWED_S
   else:
-    silent = now - files.modified
-    is_running = holder and _is_running(files.folder, holder, silent)
+    is_running = _is_running(files.folder, holder, now - files.modified)
   if is_running:
     return Status(RUNNING, 'process {pid} on {host}'.format_map(holder))
   end = _end(files)

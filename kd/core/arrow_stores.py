@@ -59,7 +59,7 @@ def _s3(region: str, endpoint: str) -> Any:
   return fs.S3FileSystem(
     region=region,
     retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS_S3),
-    **_server(endpoint),
+    **_endpoint_options(endpoint),
   )
 
 
@@ -70,11 +70,11 @@ def _cloud_storage(endpoint: str) -> Any:
   return fs.GcsFileSystem(
     anonymous=bool(endpoint),
     retry_time_limit=_RETRIED_FOR,
-    **_server(endpoint),
+    **_endpoint_options(endpoint),
   )
 
 
-def _server(endpoint: str) -> dict[str, str]:
+def _endpoint_options(endpoint: str) -> dict[str, str]:
   url = parse.urlsplit(endpoint)
   if not endpoint:
     return {}

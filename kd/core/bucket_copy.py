@@ -22,7 +22,7 @@ ON_DEMAND = (layout.EXPORT, layout.PRUNE, layout.VERSIONS)
 LEASE = 'lease.json'  # See kd.run.lease.
 # Lists the files of a folder that is replaced as a whole, once it is complete.
 CONTENTS = 'kd_contents.json'
-_PREFIX = 'kd-bucket-copy-'  # Names folders in $TMPDIR.
+PREFIX = 'kd-bucket-copy-'  # Names folders in $TMPDIR.
 # Seconds between uploads of growing files; each upload sends the whole file.
 _SYNC_EVERY_S = 30.0
 _POLL_S = 0.1
@@ -70,7 +70,7 @@ def new_folder(name: str) -> str:
   """
   _remove_unused()
   while True:
-    parent = tempfile.mkdtemp(prefix=_PREFIX)
+    parent = tempfile.mkdtemp(prefix=PREFIX)
     try:
       descriptor = os.open(parent, os.O_RDONLY)  # Never closed.
     except FileNotFoundError:
@@ -88,7 +88,7 @@ def new_folder(name: str) -> str:
 def _remove_unused():
   parent = tempfile.gettempdir()
   for name in os.listdir(parent):
-    if not name.startswith(_PREFIX):
+    if not name.startswith(PREFIX):
       continue
     folder = os.path.join(parent, name)
     try:

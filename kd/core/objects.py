@@ -2,8 +2,9 @@
 
 TensorStore is the client: it is a dependency of Orbax, finds the credentials of
 the Google Cloud and AWS tools, retries temporary failures (429, 5xx, lost
-connections), and supports conditional writes. Only large files are written by
-part_uploads, since TensorStore sends an object in one request.
+connections), and supports conditional writes. Arrow's clients write large files
+(part_uploads), since TensorStore sends an object in one request, and list sizes
+and dates (arrow_stores).
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -221,7 +221,7 @@ def _read(workdir, baseline, thorough):
     config=files.config,
     run=files.run,
     exit=files.end,
-    status=status_lib.of(files, time.time()),
+    status=status_lib.of(files, time.time(), in_bucket=False),
     train=train,
     evals=evals,
     evaluations=curves.evaluations(workdir),

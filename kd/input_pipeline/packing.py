@@ -105,7 +105,7 @@ class _Room:
     return leaf - self._leaves
 
   def _first_of(self, amount):
-    """Returns the first leaf with room for positions alone."""
+    """Returns the first leaf with enough free positions."""
     largest, node = self._largest, 1
     while node < self._leaves:
       node *= 2

@@ -69,17 +69,23 @@ def test_packing_keeps_all_tokens(pack, seed):
       assert not row[name][padding].any()
 
 
-def test_packing_equals_brute_force_first_fit():
-  lengths = np.random.default_rng(0).integers(1, 30, 500).tolist()
+@pytest.mark.parametrize('most_images', [0, 3])
+def test_packing_equals_brute_force_first_fit(most_images):
+  rng = np.random.default_rng(0)
+  lengths = rng.integers(1, 30, 500).tolist()
+  images = rng.integers(0, most_images, 500, endpoint=True).tolist()
   rows, room = [], []
-  for i, n in enumerate(lengths):
-    row = next((r for r, left in enumerate(room) if left >= n), len(room))
+  for i, (n, m) in enumerate(zip(lengths, images, strict=True)):
+    row = next(
+      (r for r, (x, y) in enumerate(room) if x >= n and y >= m), len(room)
+    )
     if row == len(room):
       rows.append([])
-      room.append(32)
+      room.append((32, most_images))
     rows[row].append(i)
-    room[row] -= n
-  assert packing.assign(lengths, 32, True) == (rows, [])
+    room[row] = room[row][0] - n, room[row][1] - m
+  found = packing.assign(lengths, 32, True, images, most_images)
+  assert found == (rows, [])
 
 
 def test_positions_restart_and_no_target_crosses_segments():

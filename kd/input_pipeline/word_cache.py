@@ -7,7 +7,7 @@ contain it are encoded as a whole.
 """
 
 import array
-from collections.abc import Iterable
+from collections.abc import Sequence
 import re
 
 import numpy as np
@@ -20,9 +20,12 @@ _SPACE = sentencepiece_models.SPACE
 _JOINS_WORDS = re.compile(f'[^{_SPACE}]{_SPACE}').search
 # A word is a run of other characters with the spaces before it.
 _words = re.compile(' *[^ ]+| +').findall
-_LONGEST = 32  # Number of characters of the longest words that are kept.
-_MOST = 1 << 16  # Number of words that are kept, about 10 MB.
+_LONGEST = 32  # Number of characters and of ids of the words that are kept.
+_MOST = 1 << 16  # Number of words that are kept, in 10 to 30 MB.
 _MOST_JOINING = 16  # Number of pieces whose texts are searched for.
+_FIRST = 1 << 14  # Number of words that are encoded before hits are expected.
+# Number of texts that are encoded as a whole after one of mostly new words.
+_WHOLE = 31
 
 
 def joining(
@@ -42,39 +45,54 @@ def joining(
   found = [p.piece for p in proto.pieces if _JOINS_WORDS(p.piece)]
   if len(found) > _MOST_JOINING:
     return None
-  # SentencePiece takes its own character for a space for a space.
+  # SentencePiece treats U+2581 in a text as a space.
   return _SPACE, *(piece.replace(_SPACE, ' ') for piece in found)
 
 
 class WordCache(dict[str, bytes]):
-  """The ids of words, int32, computed when a word is first needed."""
+  """Caches the ids of words, int32.
+
+  The words of tables, hashes and texts without spaces seldom repeat, and take
+  several times as long one by one. After a text of mostly new words, the next
+  texts are encoded as a whole.
+  """
 
   def __init__(
     self,
     processor: sentencepiece.SentencePieceProcessor,
-    joining: Iterable[str],
+    joining: Sequence[str],
   ):
-    """Keeps no words yet.
+    """Initializes an empty cache.
 
     Args:
       processor: encodes the words.
-      joining: result of the function of that name.
+      joining: result of `joining`.
     """
     super().__init__()
-    self._processor, self._joining = processor, tuple(joining)
+    self._processor, self._joining = processor, joining
+    self._encoded = 0  # Number of words that the processor has encoded.
+    self._whole_texts = 0  # Number of texts to encode as a whole.
 
   def encode(self, text: str) -> np.ndarray:
     """Returns the same ids as the processor, int32 [n]."""
+    if self._whole_texts:
+      self._whole_texts -= 1
+      return self._processor.encode(text, return_type='numpy')
     for whole in self._joining:
       if whole in text:
         return self._processor.encode(text, return_type='numpy')
-    ids = b''.join(map(self.__getitem__, _words(text)))
-    return np.frombuffer(ids, np.int32)
+    words, encoded = _words(text), self._encoded
+    ids = np.frombuffer(b''.join(map(self.__getitem__, words)), np.int32)
+    if self._encoded > max(_FIRST, encoded + len(words) // 2):
+      self._whole_texts = _WHOLE
+    return ids
 
   def __missing__(self, word: str) -> bytes:
-    ids = array.array('i', self._processor.encode(word)).tobytes()
-    if len(word) <= _LONGEST:
+    ids = array.array('i', self._processor.encode(word))
+    self._encoded += 1
+    data = ids.tobytes()
+    if max(len(word), len(ids)) <= _LONGEST:
       if len(self) >= _MOST:
         self.clear()
-      self[word] = ids
-    return ids
+      self[word] = data
+    return data

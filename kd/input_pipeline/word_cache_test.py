@@ -50,6 +50,23 @@ def test_ids_equal_those_of_the_whole_text(most, monkeypatch):
     assert len(words) <= most
 
 
+def test_texts_of_new_words_are_encoded_as_a_whole(monkeypatch):
+  monkeypatch.setattr(word_cache, '_FIRST', 100)
+  proto, processor = _model()
+  words = word_cache.WordCache(processor, word_cache.joining(proto))
+  rng = random.Random(0)
+  new = [
+    ' '.join(f'{rng.randrange(10**6)}' for _ in range(40)) for _ in range(100)
+  ]
+  assert all(words.encode(x).tolist() == processor.encode(x) for x in new)
+  # The first three, and one of 32 of the others.
+  assert len(words) <= 40 * 7
+  usual = inspect.getsource(random)[:1000]
+  for _ in range(100):
+    assert words.encode(usual).tolist() == processor.encode(usual)
+  assert words.keys() >= {' the', ' random'}
+
+
 def test_texts_with_pieces_that_join_words_are_encoded_as_a_whole():
   # The first merges before all others, after which nothing merges with it.
   joined = f's{_SPACE}a'

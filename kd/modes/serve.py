@@ -99,6 +99,7 @@ def main(
     if follower:
       follower.close()
       follower.join(timeout_s=5)
+    bell.close()
   if scheduler.error:
     raise scheduler.error
   say('stopped')

@@ -7,6 +7,7 @@ import os
 import socket
 from typing import Any
 from urllib import error
+from urllib import parse
 from urllib import request
 
 from kd.core import run_info
@@ -61,11 +62,14 @@ def deliver(to: str, value: Mapping[str, Any]) -> None:
     value: alarm from `alarm`.
 
   Raises:
-    RefusedError: the URL is invalid, or the status says that the request is.
-    OSError: there was no answer, or another status than 2xx.
+    RefusedError: the URL is invalid, or the server rejects the request.
+    OSError: there was no answer, or a status other than 2xx.
   """
   data = json.dumps(value).encode()
   try:
+    parts = parse.urlsplit(to)
+    if parts.scheme not in ('http', 'https') or not parts.hostname:
+      raise RefusedError('not a URL of a web server')
     posted = request.Request(
       to, data=data, headers={'Content-Type': 'application/json'}
     )
@@ -79,4 +83,4 @@ def deliver(to: str, value: Mapping[str, Any]) -> None:
   except (client.InvalidURL, ValueError) as e:
     raise RefusedError(f'not a URL: {type(e).__name__}') from e
   except client.HTTPException as e:
-    raise OSError(f'no answer of HTTP: {type(e).__name__}') from e
+    raise OSError(f'not an HTTP response: {type(e).__name__}') from e

@@ -16,10 +16,22 @@ def test_alarms_are_delivered_or_raise_an_error():
   assert json.loads(body) == {'text': 'kd: é'}
   with pytest.raises(OSError):  # Nobody listens there now.
     webhook.deliver(url, {'text': ''})
-  with webhook_cases.receiver(500) as (url, _), pytest.raises(OSError) as e:
-    webhook.deliver(url, {'text': ''})
-  assert str(e.value) == 'status 500'
-  for wrong in ('http://secret:80x/', 'http://[secret'):
-    with pytest.raises(OSError, match='not a URL') as e:
+  for status, refused in ((500, False), (429, False), (404, True)):
+    with (
+      webhook_cases.receiver(status) as (url, _),
+      pytest.raises(OSError, match=f'^status {status}$') as e,
+    ):
+      webhook.deliver(url, {'text': ''})
+    assert isinstance(e.value, webhook.RefusedError) == refused
+  for wrong in (
+    *(
+      'http://secret:80x/',
+      'http://[secret',
+      'htps://secret',
+      'http:///secret',
+    ),
+    *('file:///etc/hostname', 'secret'),
+  ):
+    with pytest.raises(webhook.RefusedError, match='not a URL') as e:
       webhook.deliver(wrong, {'text': ''})
     assert 'secret' not in str(e.value)

@@ -119,7 +119,7 @@ class Sample:
   @property
   def all_logprobs(self) -> tuple[float, ...]:
     """Returns the log-probability of each id in `all_ids`."""
-    if self.stop_logprob is None:
+    if self.stop_id is None:
       return self.logprobs
     return *self.logprobs, self.stop_logprob
 

@@ -1,6 +1,7 @@
 """Raises alarms as a line in the log and a post to the webhook."""
 
 from collections.abc import Callable
+import contextlib
 import queue
 import threading
 import time
@@ -8,9 +9,10 @@ from typing import Any
 
 from kd.monitoring import webhook
 
-# Seconds between the attempts to deliver an alarm.
-_DELAYS_S = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-_MOST_WAITING = 100  # Number of alarms that wait while nobody answers.
+_LONGEST_DELAY_S = 64.0  # Between attempts; the delays double from 1 s.
+_GIVE_UP_S = 480.0  # From the start of an alarm to its last attempt.
+_MOST_WAITING = 100  # Number of alarms that wait for their delivery.
+_CLOSING_S = 5.0  # Time for the last deliveries when the server ends.
 
 
 class AlarmBell:
@@ -29,7 +31,9 @@ class AlarmBell:
       say: writes a line to the log.
     """
     self._url, self._service, self.say = url, service, say
-    self._waiting: queue.Queue[dict[str, Any]] = queue.Queue(_MOST_WAITING)
+    # The time of each alarm and its post.
+    self._waiting: queue.Queue[tuple[float, dict[str, Any]]] = queue.Queue()
+    self._closing = threading.Event()
     if url:
       threading.Thread(target=self._deliver_all, daemon=True).start()
 
@@ -45,37 +49,55 @@ class AlarmBell:
     if not self._url:
       return
     shown = f'kd: {self._service}: {text}'
-    try:
-      self._waiting.put_nowait(
-        webhook.alarm(alarm, shown, self._service, **more)
+    value = webhook.alarm(alarm, shown, self._service, **more)
+    self._waiting.put((time.monotonic(), value))
+    while self._waiting.qsize() > _MOST_WAITING:
+      # The latest alarms describe the current state.
+      with contextlib.suppress(queue.Empty):
+        self._warn(f'{_MOST_WAITING} later ones are waiting')
+        self._waiting.get_nowait()
+        self._waiting.task_done()
+
+  def close(self) -> None:
+    """Tries to deliver the alarms that are waiting, for a few seconds."""
+    self._closing.set()
+    end = time.monotonic() + _CLOSING_S
+    while self._waiting.unfinished_tasks and time.monotonic() < end:
+      time.sleep(0.01)
+    if self._waiting.unfinished_tasks:
+      self.say(
+        f'warning: {self._waiting.unfinished_tasks} alarms were not delivered'
       )
-    except queue.Full:
-      self._warn(f'{_MOST_WAITING} others are waiting')
 
   def _deliver_all(self):
     """Delivers alarms one after the other, so that they arrive in order."""
     while True:
-      value = self._waiting.get()
+      since, value = self._waiting.get()
       try:
-        self._deliver(value)
-      except OSError as e:
-        self._warn(str(e))
+        self._deliver(since, value)
+      except Exception as e:  # The thread must continue.
+        self._warn(str(e) if isinstance(e, OSError) else repr(e))
       self._waiting.task_done()
 
-  def _deliver(self, value):
-    """Tries to deliver an alarm for about 8 minutes.
+  def _deliver(self, since, value):
+    """Posts an alarm until it is accepted.
 
     Raises:
       OSError: the alarm is refused, or every attempt failed.
     """
-    for delay in _DELAYS_S:
+    delay = 1.0
+    while True:
       try:
         return webhook.deliver(self._url, value)
       except webhook.RefusedError:
         raise
       except OSError:
-        time.sleep(delay)
-    return webhook.deliver(self._url, value)
+        is_last = self._closing.is_set()
+        if is_last or time.monotonic() - since > _GIVE_UP_S:
+          raise
+      self._closing.wait(delay)
+      delay = min(2 * delay, _LONGEST_DELAY_S)
 
   def _warn(self, reason):
-    self.say(f'warning: an alarm was not delivered: {reason}')
+    with contextlib.suppress(Exception):  # The log may be a closed pipe.
+      self.say(f'warning: an alarm was not delivered: {reason}')
