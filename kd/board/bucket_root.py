@@ -121,7 +121,7 @@ class BucketRoot:
       raise errors.ConfigError(
         self.folder,
         f'cannot be written: {e.strerror}',
-        legal='a usable $TMPDIR',
+        legal='a $TMPDIR with space',
       ) from e
 
   def _update(self):

@@ -39,6 +39,7 @@ class Columns:
   images: str = 'images'
 
 
+_PLAIN_PAIR = {'prompt', 'completion'}
 _SYNONYMS = {'prompt': 'inputs', 'completion': 'targets'}
 
 
@@ -88,6 +89,15 @@ def example(
         f'{where}: weight', f'is {row_weight:g}', legal='1 with text'
       )
     return whole
+  if _PLAIN_PAIR == fields.keys() - {'id'}:
+    # Most rows. `chats.check` would check nothing else.
+    question, answer = fields['prompt'], fields['completion']
+    if isinstance(question, str) and isinstance(answer, str):
+      return whole | {
+        'inputs': chats.text(question, f'{where}: prompt'),
+        'targets': chats.text(answer, f'{where}: completion'),
+        'rationale': '',
+      }
   chat = _messages(fields, where, columns, loader)
   for message in chat:
     message['weight'] *= row_weight

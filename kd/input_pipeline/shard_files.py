@@ -32,6 +32,7 @@ ROWS, EXAMPLES, COUNTS = '.array_record', '.examples.jsonl', '.counts.json'
 IMAGES = 'image_files'  # key in the counts
 NAMED = 5  # maximum number of ids of dropped examples in the counts
 _MOST_VALUES = 1000  # of a recorded field
+_IN_ROWS, _LEFT_OUT = b', "in_rows": true}\n', b', "in_rows": false}\n'
 
 _SUMS = ('examples', 'rows', 'tokens', 'target_weight', 'rationale_weight')
 
@@ -106,9 +107,14 @@ def write(
   )
   counts['rows_sha256'] = _write_rows(stem + ROWS, records)
   counts['rows_file_sha256'] = identity.file_digest(stem + ROWS)
-  lines = (e | {'in_rows': i not in missing} for i, e in enumerate(examples))
+  # The lines of json_lines.encode(example | {'in_rows': ...}), without encoding
+  # each example again.
+  lines = (
+    line[:-1] + (_LEFT_OUT if i in missing else _IN_ROWS)
+    for i, line in enumerate(shard.lines())
+  )
   counts['examples_sha256'] = _write_lines(stem + EXAMPLES, lines)
-  _write_lines(stem + COUNTS, [counts])
+  _write_lines(stem + COUNTS, [json_lines.encode(counts)])
   return counts
 
 
@@ -275,11 +281,11 @@ def _write_rows(path: str, records: Iterable[bytes]) -> str:
   return digest.hexdigest()
 
 
-def _write_lines(path: str, records: Iterable[Mapping[str, Any]]) -> str:
-  """Writes lines of JSON; returns the SHA-256 of the file."""
+def _write_lines(path: str, lines: Iterable[bytes]) -> str:
+  """Writes a file; returns its SHA-256."""
   digest = hashlib.sha256()
   with _atomic_path(path) as new, open(new, 'wb') as f:
-    for line in map(json_lines.encode, records):
+    for line in lines:
       digest.update(line)
       f.write(line)
   return digest.hexdigest()

@@ -23,7 +23,7 @@ class Shard:
   Attributes:
     task: name of the task.
     number: index of the shard, from 0.
-    data: the examples, as JSON.
+    data: the examples, a line of JSON each, without the last line's end.
     images: (size in bytes, SHA-256 in hex) of the image files that were read
       for the shard, by path or URL.
   """
@@ -43,9 +43,13 @@ class Shard:
     """SHA-256 (hex) of the examples."""
     return hashlib.sha256(self.data).hexdigest()
 
+  def lines(self) -> list[bytes]:
+    """Returns the JSON of each example."""
+    return self.data.split(b'\n')
+
   def examples(self) -> list[dict[str, Any]]:
     """Returns the examples."""
-    return json.loads(self.data)
+    return json.loads(b'[%s]' % self.data.replace(b'\n', b','))
 
 
 def name(task: str, number: int) -> str:
@@ -86,7 +90,7 @@ def _characters(value: Any) -> int:
 
 
 def _json(example: Mapping[str, Any]) -> bytes:
-  text = json.dumps(example, ensure_ascii=False)
+  text = json.dumps(example, ensure_ascii=False, allow_nan=False)
   # Lone surrogates are rejected later, when the text is tokenized.
   return text.encode('utf-8', 'surrogatepass')
 
@@ -95,6 +99,6 @@ def _shard(
   task: str, number: int, examples: list[bytes], images: Images
 ) -> Shard:
   # JSON takes a fraction of the memory of Python objects.
-  data, read = b'[' + b', '.join(examples) + b']', dict(images)
+  data, read = b'\n'.join(examples), dict(images)
   images.clear()
   return Shard(task, number, data, read)
