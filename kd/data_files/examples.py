@@ -89,7 +89,7 @@ def example(
         f'{where}: weight', f'is {row_weight:g}', legal='1 with text'
       )
     return whole
-  if _PLAIN_PAIR == fields.keys() - {'id'}:
+  if fields.keys() - {'id'} == _PLAIN_PAIR:
     # Most rows. `chats.check` would check nothing else.
     question, answer = fields['prompt'], fields['completion']
     if isinstance(question, str) and isinstance(answer, str):
