@@ -65,9 +65,8 @@ class AlarmBell:
     while self._waiting.unfinished_tasks and time.monotonic() < end:
       time.sleep(0.01)
     if self._waiting.unfinished_tasks:
-      self.say(
-        f'warning: {self._waiting.unfinished_tasks} alarms were not delivered'
-      )
+      left = self._waiting.unfinished_tasks
+      self.say(f'warning: alarms that were not delivered: {left}')
 
   def _deliver_all(self):
     """Delivers alarms one after the other, so that they arrive in order."""
