@@ -141,7 +141,7 @@ add(NAME, seqio.FunctionDataSource(read, splits=['train']), parse)
 
 
 @pytest.mark.parametrize(
-  'name, body', [('opened', _OPENED), ('declared', _DECLARED)]
+  'name, body', [('bucket_opened', _OPENED), ('bucket_declared', _DECLARED)]
 )
 def test_files_of_a_users_task_are_known_by_their_content(
   name, body, store, tmp_path, monkeypatch
