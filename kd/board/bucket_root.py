@@ -136,17 +136,6 @@ class BucketRoot:
       if found.data is None and not found.is_large:
         continue  # It was removed after the listing.
       name = url[len(self.url) + 1 :]
-      self._write(name, url, found, listed[name].modified)
+      path = os.path.join(self.folder, name)
+      bucket_copy.write_file(path, url, found, listed[name].modified)
       self._listed[name] = listed[name]
-
-  def _write(self, name, url, found, modified):
-    path = os.path.join(self.folder, name)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    # Replaced as a whole, since a reader may have the old file open.
-    with open(path + layout.ASIDE, 'wb') as f:
-      if found.is_large:
-        objects.read_large(url, f)
-      else:
-        f.write(found.data)
-    os.utime(path + layout.ASIDE, (modified, modified))
-    os.replace(path + layout.ASIDE, path)

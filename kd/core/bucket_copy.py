@@ -59,6 +59,34 @@ def _signature(path):
   return status.st_mtime_ns, status.st_size, status.st_ino
 
 
+def write_file(
+  path: str, url: str, read: objects.Object, modified: float | None = None
+) -> bytes:
+  """Writes an object to a file, which it replaces as a whole.
+
+  Args:
+    path: path of the file.
+    url: URL of the object.
+    read: the result of reading the object.
+    modified: date of the file, in seconds since 1970; None for now.
+
+  Returns:
+    The generation of the object.
+  """
+  os.makedirs(os.path.dirname(path), exist_ok=True)
+  generation, aside = read.generation, path + layout.ASIDE
+  # Renamed when complete: `sync` would upload a partial file.
+  with open(aside, 'wb') as f:
+    if read.is_large:
+      generation = objects.read_large(url, f)
+    else:
+      f.write(read.data)
+  if modified is not None:
+    os.utime(aside, (modified, modified))
+  os.replace(aside, path)
+  return generation
+
+
 def new_folder(name: str) -> str:
   """Creates a folder that is removed after the end of this process.
 
@@ -174,17 +202,7 @@ class Copy:
     path = self._path(name)
     if not name and os.path.isdir(path):  # The copied URL is a file.
       os.rmdir(path)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    generation = read.generation
-    # Renamed when complete: `sync` would upload a partial file.
-    aside = path + layout.ASIDE
-    with open(aside, 'wb') as f:
-      if read.is_large:
-        generation = objects.read_large(url, f)
-      else:
-        f.write(read.data)
-    os.replace(aside, path)
-    self._generations[name] = generation
+    self._generations[name] = write_file(path, url, read)
     self._signatures[name] = _signature(path)
 
   def _forget(self, name):

@@ -54,9 +54,9 @@ class AlarmBell:
     while self._waiting.qsize() > _MOST_WAITING:
       # The latest alarms describe the current state.
       with contextlib.suppress(queue.Empty):
-        self._warn(f'{_MOST_WAITING} later ones are waiting')
         self._waiting.get_nowait()
         self._waiting.task_done()
+        self._warn(f'{_MOST_WAITING} later ones are waiting')
 
   def close(self) -> None:
     """Tries to deliver the alarms that are waiting, for a few seconds."""
