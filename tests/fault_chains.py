@@ -110,4 +110,5 @@ def assert_same(workdir, straight):
   assert arrays.keys() == straight[0].keys() and len(arrays) > 50
   for key, value in straight[0].items():
     np.testing.assert_array_equal(arrays[key], value, err_msg=key)
-  assert rest == straight[1]
+  for name, expected in straight[1].items():
+    assert rest[name] == expected, name

@@ -51,12 +51,17 @@ def figure(folder: str) -> float | None:
 
   Raises:
     ValueError: the file is damaged.
+    OSError: the bucket cannot be read.
   """
   try:
     text = epath.Path(folder, FIGURE).read_text()
     return float(json.loads(text)[METRIC])
   except FileNotFoundError:
     return None
+  except OSError as e:  # A folder in its place, for example.
+    if objects.is_url(folder):
+      raise
+    raise ValueError(str(e)) from e
   except (KeyError, TypeError, OverflowError, RecursionError) as e:
     raise ValueError(f'it does not contain a number {METRIC!r}') from e
 

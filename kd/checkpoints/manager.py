@@ -144,7 +144,11 @@ class Manager:
     self._literal_folder = _literal(self.folder, read_only)
     try:
       self._manager = self._open(keep, read_only)
-    except (ValueError, KeyError, TypeError, RecursionError) as e:
+    except (ValueError, KeyError, TypeError, RecursionError, OSError) as e:
+      if isinstance(e, OSError) and (
+        objects.is_url(self.folder) or not read_only
+      ):
+        raise  # A fault of the store, or of a folder that cannot be written.
       raise errors.ConfigError(self.folder, f'cannot be read: {e}') from e
 
   def _open(self, keep, read_only):

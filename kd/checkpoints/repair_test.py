@@ -89,13 +89,20 @@ def test_copies_named_after_another_step_are_put_aside(copied):
     (digests.FIGURE, '{"quality": []}'),
     (digests.FIGURE, '{"quantity": 1.0}'),
     (digests.FIGURE, '[' * 100_000),
+    (digests.FIGURE, None),
     (digests.TIMES, '{"init_timestamp_nsecs": 0.\0'),
     (digests.TIMES, '[' * 100_000),
+    (digests.TIMES, None),
   ],
 )
 @pytest.mark.parametrize('step', ['1', '2'])
 def test_unlistable_checkpoints_are_put_aside(step, name, text, copied):
-  (copied / step / name).write_text(text)
+  file = copied / step / name
+  if text is None:
+    file.unlink()
+    file.mkdir()
+  else:
+    file.write_text(text)
   if name == digests.FIGURE:
     with pytest.raises(errors.ConfigError, match=f'{step}/{name}: cannot be'):
       manager.best_step(str(copied.parent))
@@ -103,6 +110,13 @@ def test_unlistable_checkpoints_are_put_aside(step, name, text, copied):
   assert f'checkpoint {step} is damaged' in line and name in line, line
   reading = manager.Manager(str(copied.parent), 2)
   assert reading.latest_step() == {'1': 2, '2': 1}[step]
+
+
+def test_a_folder_in_place_of_a_quality_metric_is_refused(copied):
+  (copied / '1' / digests.FIGURE).unlink()
+  (copied / '1' / digests.FIGURE).mkdir()
+  with pytest.raises(errors.ConfigError, match=f'{copied}: cannot be read'):
+    manager.Manager(str(copied.parent), 2, read_only=True)
 
 
 def test_without_a_good_checkpoint_nothing_is_moved(copied):
