@@ -63,13 +63,8 @@ def write_bytes(path: str, value: bytes) -> None:
   if objects.is_url(path):
     objects.write(path, value)
     return
-  aside = path + layout.ASIDE
-  with open(aside, 'wb') as f:
+  with aside(path) as new, open(new, 'wb') as f:
     f.write(value)
-    f.flush()
-    os.fsync(f.fileno())
-  os.replace(aside, path)
-  buckets.upload_file(path)
 
 
 @contextlib.contextmanager
