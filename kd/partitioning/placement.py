@@ -137,6 +137,16 @@ def split_alike(one: np.ndarray, other: np.ndarray) -> bool:
   )
 
 
+def rows_are_apart(indices: np.ndarray) -> bool:
+  """Returns whether no two processes have the same rows of a batch.
+
+  Args:
+    indices: process indices of a mesh, in the order of mesh.AXES.
+  """
+  by_rows = indices.reshape(indices.shape[0] * indices.shape[1], -1)
+  return bool((by_rows == by_rows[:, :1]).all())
+
+
 def _is_block(own):
   places = np.argwhere(own)
   return len(places) and np.prod(np.ptp(places, axis=0) + 1) == len(places)

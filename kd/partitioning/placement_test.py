@@ -40,6 +40,18 @@ def test_split_alike_agrees_with_all_devices():
   assert 10 < sum(outcomes) < len(outcomes) - 10
 
 
+def test_rows_are_apart_unless_two_processes_have_one():
+  outcomes = []
+  for shape in itertools.product((1, 2, 4, 8), repeat=5):
+    if np.prod(shape) == 8:
+      for indices in (np.arange(8) // 4, np.arange(8) % 2):
+        one = indices.reshape(shape)
+        rows = [{p[0] for p in _part(one, process, 8, 8)} for process in (0, 1)]
+        assert placement.rows_are_apart(one) == rows[0].isdisjoint(rows[1])
+        outcomes.append(rows[0].isdisjoint(rows[1]))
+  assert {*outcomes} == {True, False}
+
+
 def test_parts_that_are_not_blocks_are_not_split_alike():
   """Three devices of each process in a mesh of three by two."""
   one = np.arange(6).reshape(3, 2, 1, 1, 1) // 3

@@ -6,14 +6,16 @@ from kd.config import schema
 
 F = schema.Field
 
+_A_URL = r'https?://[^\s@?#]+'
 _URL = legal.Matching(
-  r'(https?://[^\s@?#]+)?', "'', or the URL of a server, without user or query"
+  f'({_A_URL})?', "'', or the URL of a server, without user or query"
 )
 _PRICE = legal.Number(at_least=0, at_most=1e6)
 
 BUDGET = schema.Section(
   'Limits for all runs with this `folder` together; 0: no limit. Requests, '
-  'retries included, are counted before they are sent.',
+  'retries included, are counted before they are sent. The processes of a run '
+  'have equal shares of what is left.',
   {
     'requests': F(0, legal.COUNT, 'requests'),
     'tokens': F(0, legal.COUNT, 'prompt tokens and generated tokens'),
@@ -41,6 +43,14 @@ SERVER = schema.Section(
       '',
       _URL,
       'URL of the server, with its /v1, such as http://127.0.0.1:8000/v1',
+    ),
+    'replicas': F(
+      (),
+      legal.Tuple(
+        legal.Matching(_A_URL, 'the URL of a server, without user or query')
+      ),
+      'URLs of more servers of the same model, which share the requests with '
+      '`url`; a request that fails is repeated on the next one',
     ),
     'model': F(
       '',
@@ -77,7 +87,9 @@ SERVER = schema.Section(
       'most likely ids per token in training; --mode=cache requests '
       '`cache.method.entries`',
     ),
-    'concurrency': F(8, legal.Integer(1, 1024), 'requests at a time'),
+    'concurrency': F(
+      8, legal.Integer(1, 1024), 'requests at a time, in each process'
+    ),
     'attempts': F(6, legal.Integer(1, 1000), 'attempts per request'),
     'wait_s': F(
       1.0,

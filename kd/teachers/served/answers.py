@@ -120,7 +120,7 @@ class Answerer:
     )
     patience = (spec['attempts'], spec['wait_s'], spec['timeout_s'])
     self._client = client_lib.Client(
-      spec['url'],
+      (spec['url'], *spec['replicas']),
       spec['key_variable'],
       client_lib.Patience(*patience),
       self._budget,

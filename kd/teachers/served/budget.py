@@ -1,6 +1,6 @@
 """Counts the costs of a served teacher; raises before they exceed a limit."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import os
 import threading
@@ -64,7 +64,9 @@ class Budget:
       ConfigError: the file is damaged.
     """
     self._path = os.path.join(folder, FILE)
-    self._limits, self._prices, self._ahead = dict(limits), prices, ahead
+    self._limits = {name: most for name, most in limits.items() if most}
+    self._shares: dict[str, float] = {}
+    self._prices, self._ahead = prices, ahead
     self._lock = threading.Condition()
     self._under_way = 0
     self._spent = {'requests': 0, 'tokens': 0, 'money': 0.0}
@@ -79,6 +81,16 @@ class Budget:
     """The `requests`, `tokens` and `money` so far."""
     with self._lock:
       return dict(self._spent)
+
+  def share(self, spent: Sequence[Mapping[str, float]]) -> None:
+    """Limits this budget to an equal share of what may still be spent.
+
+    Args:
+      spent: what each of the budgets with these limits has spent.
+    """
+    for name, most in self._limits.items():
+      left = most - sum(each[name] for each in spent)
+      self._shares[name] = self._spent[name] + left / len(spent)
 
   def summary(self) -> str:
     """Returns a phrase for the user with the costs so far."""
@@ -106,11 +118,14 @@ class Budget:
         self._lock.wait()
       if name := self._over(cost):
         self._write(self._spent)
+        share = ''
+        if name in self._shares:
+          share = f' ({self._shares[name]:g} in this process)'
         raise errors.ConfigError(
           f'{_PATH}.{name}',
-          f'found {self._limits[name]:g}, of which {self._spent[name]:g} is '
-          'spent; the next request could raise this to '
-          f'{self._spent[name] + cost[name]:g}',
+          f'found {self._limits[name]:g}{share}, of which '
+          f'{self._spent[name]:g} is spent; the next request could raise this '
+          f'to {self._spent[name] + cost[name]:g}',
           legal='a higher limit; the same command then resumes and does not '
           'repeat requests that were answered',
         )
@@ -119,7 +134,8 @@ class Budget:
         self._spent[name] += value
       if any(self._spent[k] > self._written[k] for k in cost):
         ahead = {k: self._spent[k] + self._ahead * cost[k] for k in cost}
-        self._write({k: min(x, self._limits[k] or x) for k, x in ahead.items()})
+        most = self._limits | self._shares
+        self._write({k: min(x, most.get(k, x)) for k, x in ahead.items()})
 
   def settle(
     self, prompt: int, generated: int, used: tuple[int, int] | None
@@ -150,8 +166,8 @@ class Budget:
 
   def _over(self, cost):
     """Returns the first limit that one more request would exceed, or ''."""
-    for name, most in self._limits.items():
-      if most and self._spent[name] + cost[name] > most:
+    for name, most in (self._limits | self._shares).items():
+      if self._spent[name] + cost[name] > most:
         return name
     return ''
 

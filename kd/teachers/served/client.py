@@ -1,8 +1,10 @@
-"""Sends requests to a server that may be slow, busy or down for a while."""
+"""Sends requests to servers that may be slow, busy or down for a while."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+import copy
 import dataclasses
 import http.client
+import itertools
 import json
 import random
 import threading
@@ -46,11 +48,18 @@ class Patience:
 
 
 class Client:
-  """A client of one server; thread-safe."""
+  """A client of servers that answer alike; thread-safe.
+
+  Each request goes to the next server, and a failed one to the others before
+  it waits.
+
+  Attributes:
+    urls: the URL of each server.
+  """
 
   def __init__(
     self,
-    url: str,
+    urls: Sequence[str],
     key_variable: str,
     patience: Patience,
     budget: budget_lib.Budget,
@@ -58,14 +67,27 @@ class Client:
     """Initializes the client.
 
     Args:
-      url: URL of the server, with its /v1.
+      urls: URL of each server, with its /v1.
       key_variable: environment variable with the API key.
       patience: retry settings.
       budget: budget that counts each attempt.
     """
-    self.url, self._key_variable = url.rstrip('/'), key_variable
+    self.urls = tuple(url.rstrip('/') for url in urls)
+    self._key_variable = key_variable
     self._patience, self._budget = patience, budget
-    self._closed = threading.Event()
+    self._closed, self._numbers = threading.Event(), itertools.count()
+
+  @property
+  def url(self) -> str:
+    """URL of the first server."""
+    return self.urls[0]
+
+  def each(self) -> list['Client']:
+    """Returns a client of each server alone, closed together with this one."""
+    alone = [copy.copy(self) for _ in self.urls]
+    for client, url in zip(alone, self.urls, strict=True):
+      client.urls = (url,)
+    return alone
 
   def close(self) -> None:
     """Stops sending requests; those that wait for a retry fail."""
@@ -80,7 +102,7 @@ class Client:
     Raises:
       ConfigError, ReadError: as for `post`.
     """
-    return self._ask(self.url + path, None, 0, 0)
+    return self._ask(path, None, 0, 0)
 
   def post(
     self, path: str, fields: Mapping[str, Any], prompt: int, generated: int
@@ -100,18 +122,23 @@ class Client:
       ConfigError: the server refuses the API key, or the budget is spent.
       ReadError: every attempt failed.
     """
-    url = self.url + path
-    if path.startswith('/..'):
-      url = self.url.removesuffix('/v1') + path.removeprefix('/..')
-    return self._ask(url, fields, prompt, generated)
+    return self._ask(path, fields, prompt, generated)
 
-  def _ask(self, url, fields, prompt, generated):
+  def _url(self, number, path):
+    """Returns the URL of a path on the server with a number, modulo all."""
+    url = self.urls[number % len(self.urls)]
+    if path.startswith('/..'):
+      return url.removesuffix('/v1') + path.removeprefix('/..')
+    return url + path
+
+  def _ask(self, path, fields, prompt, generated):
     patience, wait = self._patience, self._patience.wait_s
+    first = next(self._numbers)
     problem = 'the run is stopping'
     for attempt in range(1, patience.attempts + 1):
       if self._closed.is_set():
         break
-      asked_to_wait = None
+      asked_to_wait, url = None, self._url(first + attempt - 1, path)
       try:
         if fields is None:
           return self._reply(url, fields)
@@ -128,6 +155,8 @@ class Client:
         problem = f'{url}: {type(e).__name__}: {e}'
       if attempt < patience.attempts:
         logging.error('attempt %d: %s', attempt, problem)
+        if attempt % len(self.urls):
+          continue  # Another server has not been asked yet.
         varied = wait * random.uniform(0.5, 1.0)
         if self._closed.wait(max(varied, asked_to_wait or 0.0)):
           break

@@ -1,6 +1,7 @@
 """Requests the log-probabilities after each id of a prompt from a server."""
 
 from collections.abc import Iterable, Sequence
+import copy
 import dataclasses
 import io
 import math
@@ -87,6 +88,12 @@ class PromptScorer:
     """
     self._client, self._api, self._vocabulary = client, api, vocabulary
     self.most, self.generated = most, generated
+
+  def through(self, client: client_lib.Client) -> 'PromptScorer':
+    """Returns a scorer with the same settings that uses another client."""
+    scorer = copy.copy(self)
+    scorer._client = client
+    return scorer
 
   def score(
     self, ids: Sequence[int], positions: Iterable[int], temperature: float = 1.0

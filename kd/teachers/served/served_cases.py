@@ -151,7 +151,11 @@ class Server:
         'top_logprobs': [None]
         + [{self.text(j): x for j, x in one.items()} for one in told],
       }
-    return {'model': 'bigrams', 'choices': [choice]}
+    return {
+      'model': 'bigrams',
+      'system_fingerprint': self.fingerprint,
+      'choices': [choice],
+    }
 
 
 @contextlib.contextmanager

@@ -1,12 +1,15 @@
-"""Scores the prompts of batches with a model on a server."""
+"""Scores the prompts of batches with a model on one or several servers."""
 
 import atexit
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
+import dataclasses
+import itertools
 import os
 import threading
 from typing import Any
 
+import jax
 import numpy as np
 
 from kd.core import atomic_files
@@ -17,6 +20,7 @@ from kd.core import paths
 from kd.core import types
 from kd.input_pipeline import prefixes as prefixes_lib
 from kd.input_pipeline import tokenizers
+from kd.partitioning import processes
 from kd.teachers.served import apis
 from kd.teachers.served import budget as budget_lib
 from kd.teachers.served import client as client_lib
@@ -31,8 +35,15 @@ FILE = 'model.json'
 _MODEL, _FOLDER = 'teacher.server.model', 'teacher.server.folder'
 
 
+# Numbers of the exchanges in which processes open a teacher together.
+_OPENED = itertools.count()
+
+
 class Teacher:
-  """A model on a server; raises if the server changes the model.
+  """A model on servers; raises if one of them changes the model.
+
+  In a run of several processes each sends the requests of its own rows, and
+  has its own folder and share of the budget. All must open the teacher.
 
   Attributes:
     most: K, number of requested ids per token; the server may return fewer.
@@ -50,7 +61,7 @@ class Teacher:
     prefix: str = '',
     prefixes: prefixes_lib.Prefixes | None = None,
   ):
-    """Probes the server and opens the folder.
+    """Probes the servers and opens the folder.
 
     Args:
       spec: the config's section teacher.server.
@@ -62,11 +73,14 @@ class Teacher:
       prefixes: prefixes before each example; None for no prefix.
 
     Raises:
-      ConfigError: the server returns no log-probabilities, its model differs
-        from the one recorded in the folder, or a field is wrong.
-      ReadError: the server cannot be reached.
+      ConfigError: a server returns no log-probabilities, its model differs
+        from the one recorded in the folder or on another server, or a field is
+        wrong.
+      ReadError: a server cannot be reached.
     """
     folder = paths.expand(spec['folder'])
+    if jax.process_index():
+      folder = os.path.join(folder, f'process_{jax.process_index()}')
     with errors.refused_unless_writable(_FOLDER, folder, 'a local folder'):
       os.makedirs(folder, exist_ok=True)
     self.most, self._say = most, say
@@ -78,7 +92,7 @@ class Teacher:
       folder, spec['budget'], budget_lib.Prices(**spec['price'])
     )
     self._client = client = client_lib.Client(
-      spec['url'],
+      (spec['url'], *spec['replicas']),
       spec['key_variable'],
       client_lib.Patience(spec['attempts'], spec['wait_s'], spec['timeout_s']),
       self._budget,
@@ -89,10 +103,10 @@ class Teacher:
     self._check_every, self._asked = spec['check_every'], 0
     self._lock = threading.Lock()
     try:
-      self._probed = probe_lib.probe(
-        client, self._vocabulary, spec['model'], spec['api'], most
-      )
-      self._record = self._recorded(folder)
+      self._probed = self._probe(spec['model'], spec['api'])
+      self._record = processes.from_first(lambda: self._recorded(folder))
+      self._check_recorded()
+      self._share_budget()
     except BaseException:
       self._budget.close()
       self._replies.close()
@@ -106,31 +120,73 @@ class Teacher:
     self.digest = identity.digest({**self._record, **self.description})
     self._pool = futures.ThreadPoolExecutor(spec['concurrency'], 'served')
     atexit.register(self.close)
-    say(f'teacher: {self._probed.model} at {client.url} ({self._probed.api})')
+    where = ', '.join(client.urls)
+    say(f'teacher: {self._probed.model} at {where} ({self._probed.api})')
     for note in self._probed.notes:
       say(f'  {note}')
 
+  def _probe(self, model, api):
+    """Probes all servers; returns what the first can do, through all of them.
+
+    Raises:
+      ConfigError: they differ.
+    """
+    first, *others = (
+      probe_lib.probe(client, self._vocabulary, model, api, self.most)
+      for client in self._client.each()
+    )
+    for url, other in zip(self._client.urls[1:], others, strict=True):
+      pairs = [
+        ('model', first.model, other.model),
+        ('api', first.api, other.api),
+        ('ids per token', first.scorer.most, other.scorer.most),
+      ]
+      if 'fingerprint' in self._same:
+        prints = (x.origin.fingerprint for x in (first, other))
+        pairs.append(('fingerprint', *prints))
+      for name, expected, found in pairs:
+        if found != expected:
+          raise _differs(url, f'{name} {found!r} instead of {expected!r}')
+      apart = _nats_apart(first.scores.actual, other.scores)
+      if not apart <= self._tolerance:
+        raise _differs(
+          url, f'log-probabilities that are {apart:.3g} nats apart'
+        )
+    scorer = first.scorer.through(self._client)
+    return dataclasses.replace(first, scorer=scorer)
+
   def _recorded(self, folder):
-    """Returns the model's recorded identity; records or compares it."""
-    path, probed = os.path.join(folder, FILE), self._probed
-    now = {
+    """Returns the identity in the folder, or that of now, which it records."""
+    path = os.path.join(folder, FILE)
+    if os.path.exists(path):
+      return json_files.read(path, _FOLDER)
+    now = self._identity()
+    atomic_files.write_json(path, now)
+    return now
+
+  def _identity(self):
+    probed = self._probed
+    return {
       'model': probed.model,
       'fingerprint': probed.origin.fingerprint,
       'probe': list(self._vocabulary.probe),
       'logprobs': [float(x) for x in probed.scores.actual],
     }
-    if not os.path.exists(path):
-      atomic_files.write_json(path, now)
-      return now
-    there = json_files.read(path, _FOLDER)
+
+  def _check_recorded(self):
+    there, now = self._record, self._identity()
     for key in (*self._same, 'probe'):
       if there.get(key) != now[key]:
         raise self._changed(f'{key} {there.get(key)!r}', repr(now[key]))
-    self._compare(np.asarray(there['logprobs'], np.float32), probed.scores)
-    return there
+    self._compare(self._probed.scores)
 
-  def _compare(self, before, scores):
-    apart = float(np.abs(scores.actual - before).mean())
+  def _share_budget(self):
+    spent = processes.gather('spent', next(_OPENED), self._budget.spent)
+    if len(spent) > 1:
+      self._budget.share(spent)
+
+  def _compare(self, scores):
+    apart = _nats_apart(self._record['logprobs'], scores)
     if not apart <= self._tolerance:
       raise self._changed(
         'log-probabilities of the probe', f'{apart:.3g} nats apart'
@@ -220,7 +276,7 @@ class Teacher:
     if due:
       ids = self._vocabulary.probe
       answer = self._ask(ids, range(len(ids) - 1))
-      self._compare(np.asarray(self._record['logprobs'], np.float32), answer)
+      self._compare(answer)
 
   def close(self) -> None:
     """Stops all requests and reports the costs; may be called repeatedly."""
@@ -233,3 +289,17 @@ class Teacher:
     self._replies.close()
     costs = self._budget.summary()
     self._say(f'teacher: {costs} since its folder was created')
+
+
+def _nats_apart(before: Sequence[float], now: prompt_scorer.PromptScores):
+  """Returns the mean difference of the log-probabilities of the same ids."""
+  before = np.asarray(before, np.float32)
+  return float(np.abs(now.actual - before).mean())
+
+
+def _differs(url: str, difference: str) -> errors.ConfigError:
+  return errors.ConfigError(
+    'teacher.server.replicas',
+    f'{url} has {difference}',
+    legal='servers of the same model as teacher.server.url',
+  )

@@ -13,6 +13,7 @@ from kd.core import errors
 from kd.core import types
 from kd.input_pipeline import prefixes
 from kd.input_pipeline import retry
+from kd.teachers.served import budget as budget_lib
 from kd.teachers.served import prompts
 from kd.teachers.served import served_cases
 from kd.teachers.served import teacher as teacher_lib
@@ -177,6 +178,64 @@ def test_faults_of_servers_are_retried(tmp_path):
     with pytest.raises(errors.ConfigError, match='KD_TEACHER_KEY'):
       _targets(teacher, _batch(1))
     teacher.close()
+
+
+def test_replicas_share_requests_and_replace_each_other(tmp_path):
+  batch = _batch(rows=8)
+  with served_cases.running() as server, served_cases.running() as other:
+    opened = {'replicas': (other.url,), 'attempts': 2, 'wait_s': 60.0}
+    teacher = _open(server, tmp_path, **opened)
+    before = len(server.asked), len(other.asked)
+    _check(_targets(teacher, batch), batch, server.model, _K)
+    assert len(server.asked) - before[0] == len(other.asked) - before[1] == 8
+    # A request that fails on one server is sent to the other at once.
+    other.fault = lambda number: (503, {})
+    later, began = _batch(1), time.monotonic()
+    _check(_targets(teacher, later), later, server.model, _K)
+    assert time.monotonic() - began < 30
+    teacher.close()
+
+
+@pytest.mark.parametrize(
+  'fields, words',
+  [
+    ({'model': served_cases.logprobs(1)}, r'that are [\d.]+ nats apart'),
+    ({'most': 5}, 'ids per token 5 instead of 8'),
+    ({'apis': ('echo',)}, "api 'echo' instead of 'prompt_logprobs'"),
+    ({'fingerprint': 'second'}, "fingerprint 'second' instead of 'first'"),
+  ],
+)
+def test_replicas_of_another_model_are_refused(tmp_path, fields, words):
+  with (
+    served_cases.running() as server,
+    served_cases.running(**fields) as other,
+  ):
+    with pytest.raises(errors.ConfigError, match=words) as error:
+      _open(server, tmp_path, replicas=(other.url,))
+    assert other.url in str(error.value)
+    assert error.value.path == 'teacher.server.replicas'
+
+
+def test_shares_of_a_budget_are_never_more_than_it(tmp_path):
+  limits = {'requests': 11, 'tokens': 0, 'money': 0.0}
+  budgets, prices = [], budget_lib.Prices(0.0, 0.0)
+  for number, spent in enumerate((3, 0, 1)):
+    folder = tmp_path / str(number)
+    folder.mkdir()
+    # What runs of another number of processes have spent counts too.
+    budgets.append(budget_lib.Budget(str(folder), limits, prices))
+    for _ in range(spent):
+      budgets[-1].reserve(1, 0)
+      budgets[-1].settle(1, 0, None)
+  for budget in budgets:
+    budget.share([x.spent for x in budgets])
+  for budget in budgets:
+    with pytest.raises(errors.ConfigError, match=r'found 11 \(.* in this'):
+      for _ in range(11):
+        budget.reserve(1, 0)
+        budget.settle(1, 0, None)
+  # 7 were left, 2 whole requests for each.
+  assert [x.spent['requests'] for x in budgets] == [5, 2, 3]
 
 
 def test_another_model_stops_the_run(tmp_path):

@@ -1,11 +1,11 @@
 """Supplies batches with targets of a teacher on a server."""
 
-import jax
 import jax.numpy as jnp
 
 from kd.core import errors
 from kd.losses import distributions
 from kd.losses import sparse_distributions
+from kd.partitioning import placement
 from kd.partitioning import rules
 from kd.run import session
 from kd.run import source
@@ -61,16 +61,20 @@ class Source(source.Source):
         'no images',
         legal='none',
       )
-    if jax.process_count() > 1:
+    if not placement.rows_are_apart(placement.process_indices(mesh)):
+      # Each would request them, and get targets that are rounded differently.
+      axes = ', '.join(f'{k} {n}' for k, n in mesh.shape.items() if n > 1)
       raise errors.ConfigError(
-        'teacher.source',
-        f'found {config.teacher.source!r} with {jax.process_count()} processes',
-        legal="one process, or 'cached' after --mode=cache in one process",
+        'mesh',
+        f'found {axes}: several processes have the same rows of a batch, and '
+        'each requests the targets of its rows from the server',
+        legal='tensor, sequence and pipeline axes within a process',
       )
 
   def describe_teacher(self):
     server = self._config.teacher.server
-    return f'teacher: {server.model or "the model"} at {server.url}'
+    urls = ', '.join((server.url, *server.replicas))
+    return f'teacher: {server.model or "the model"} at {urls}'
 
   def teacher_names(self):
     return (f'the teacher ({_PATH}.url {self._config.teacher.server.url})',)
