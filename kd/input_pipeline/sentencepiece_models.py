@@ -140,12 +140,13 @@ def image_ids(
     The ids, None if the vocabulary does not support images.
   """
   ids = {text: i for i, (text, _, _) in enumerate(pieces)}
-  normal = {text for text, _, kind in pieces if kind == Type.NORMAL}
   first, last = _IMAGE if _IMAGE[0] in ids else _BYTES_OF_IMAGE
   if first not in ids or last not in ids:
     return None
-  if first != _IMAGE[0] and normal != {SPACE}:
-    return None
+  if first != _IMAGE[0]:
+    normal = {text for text, _, kind in pieces if kind == Type.NORMAL}
+    if normal != {SPACE}:
+      return None
   return ids[first], ids.get(SOFT_IMAGE_TOKEN, len(pieces)), ids[last]
 
 

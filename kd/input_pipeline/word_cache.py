@@ -17,7 +17,6 @@ from sentencepiece import sentencepiece_model_pb2
 from kd.input_pipeline import sentencepiece_models
 
 _SPACE = sentencepiece_models.SPACE
-_JOINS_WORDS = re.compile(f'[^{_SPACE}]{_SPACE}').search
 # A word is a run of other characters with the spaces before it.
 _words = re.compile(' *[^ ]+| +').findall
 _LONGEST = 32  # Number of characters and of ids of the words that are kept.
@@ -42,7 +41,8 @@ def joining(
   trainer = proto.trainer_spec
   if trainer.model_type != trainer.BPE or not trainer.byte_fallback:
     return None  # Neighbors of unknown characters share one unknown id.
-  found = [p.piece for p in proto.pieces if _JOINS_WORDS(p.piece)]
+  pieces = [p.piece for p in proto.pieces]
+  found = [x for x in pieces if _SPACE in x.lstrip(_SPACE)]
   if len(found) > _MOST_JOINING:
     return None
   # SentencePiece treats U+2581 in a text as a space.
