@@ -29,6 +29,8 @@ def test_two_processes_share_servers_and_a_budget(tmp_path):
         f'--config.teacher.server.url={first.url}',
         f'--config.teacher.server.replicas={second.url}',
         f'--config.teacher.server.folder={tmp_path}/{name}-replies',
+        '--config.evaluation.batch_size=8',
+        '--config.evaluation.sets.held_out.examples=8',
         *changes,
         devices=4 // count,
       )
