@@ -143,7 +143,8 @@ def rows_are_apart(indices: np.ndarray) -> bool:
   Args:
     indices: process indices of a mesh, in the order of mesh.AXES.
   """
-  by_rows = indices.reshape(indices.shape[0] * indices.shape[1], -1)
+  indices = np.moveaxis(indices, -1, 0)  # Stages have different rows, too.
+  by_rows = indices.reshape(math.prod(indices.shape[:3]), -1)
   return bool((by_rows == by_rows[:, :1]).all())
 
 

@@ -46,7 +46,12 @@ def test_rows_are_apart_unless_two_processes_have_one():
     if np.prod(shape) == 8:
       for indices in (np.arange(8) // 4, np.arange(8) % 2):
         one = indices.reshape(shape)
-        rows = [{p[0] for p in _part(one, process, 8, 8)} for process in (0, 1)]
+        # Rows are divided over pipeline, data and fsdp, in this order.
+        batch = np.moveaxis(one, -1, 0).reshape(*one.shape[-1:], *one.shape[:4])
+        rows = [set(), set()]
+        for p, d, f, t, s in np.ndindex(batch.shape):
+          own = (p * batch.shape[1] + d) * batch.shape[2] + f
+          rows[batch[p, d, f, t, s]].add(own)
         assert placement.rows_are_apart(one) == rows[0].isdisjoint(rows[1])
         outcomes.append(rows[0].isdisjoint(rows[1]))
   assert {*outcomes} == {True, False}

@@ -103,10 +103,10 @@ class Teacher:
     self._check_every, self._asked = spec['check_every'], 0
     self._lock = threading.Lock()
     try:
+      self._share_budget()  # Before the probe, which is charged, too.
       self._probed = self._probe(spec['model'], spec['api'])
       self._record = processes.from_first(lambda: self._recorded(folder))
       self._check_recorded()
-      self._share_budget()
     except BaseException:
       self._budget.close()
       self._replies.close()

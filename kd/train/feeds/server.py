@@ -1,5 +1,6 @@
 """Supplies batches with targets of a teacher on a server."""
 
+import jax
 import jax.numpy as jnp
 
 from kd.core import errors
@@ -61,14 +62,16 @@ class Source(source.Source):
         'no images',
         legal='none',
       )
-    if not placement.rows_are_apart(placement.process_indices(mesh)):
+    if jax.process_count() > 1 and not placement.rows_are_apart(
+      placement.process_indices(mesh)
+    ):
       # Each would request them, and get targets that are rounded differently.
       axes = ', '.join(f'{k} {n}' for k, n in mesh.shape.items() if n > 1)
       raise errors.ConfigError(
         'mesh',
         f'found {axes}: several processes have the same rows of a batch, and '
         'each requests the targets of its rows from the server',
-        legal='tensor, sequence and pipeline axes within a process',
+        legal='tensor and sequence axes within a process',
       )
 
   def describe_teacher(self):
