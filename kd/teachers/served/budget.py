@@ -65,7 +65,7 @@ class Budget:
     """
     self._path = os.path.join(folder, FILE)
     self._limits = {name: most for name, most in limits.items() if most}
-    self._shares: dict[str, float] = {}
+    self._own_limits = dict(self._limits)  # Of this process; see `share`.
     self._prices, self._ahead = prices, ahead
     self._lock = threading.Condition()
     self._under_way = 0
@@ -90,7 +90,7 @@ class Budget:
     """
     for name, most in self._limits.items():
       left = most - sum(each[name] for each in spent)
-      self._shares[name] = self._spent[name] + left / len(spent)
+      self._own_limits[name] = self._spent[name] + left / len(spent)
 
   def summary(self) -> str:
     """Returns a phrase for the user with the costs so far."""
@@ -118,9 +118,9 @@ class Budget:
         self._lock.wait()
       if name := self._over(cost):
         self._write(self._spent)
-        share = ''
-        if name in self._shares:
-          share = f' ({self._shares[name]:g} in this process)'
+        share, own = '', self._own_limits[name]
+        if own != self._limits[name]:
+          share = f' ({own:g} in this process)'
         raise errors.ConfigError(
           f'{_PATH}.{name}',
           f'found {self._limits[name]:g}{share}, of which '
@@ -134,7 +134,7 @@ class Budget:
         self._spent[name] += value
       if any(self._spent[k] > self._written[k] for k in cost):
         ahead = {k: self._spent[k] + self._ahead * cost[k] for k in cost}
-        most = self._limits | self._shares
+        most = self._own_limits
         self._write({k: min(x, most.get(k, x)) for k, x in ahead.items()})
 
   def settle(
@@ -166,7 +166,7 @@ class Budget:
 
   def _over(self, cost):
     """Returns the first limit that one more request would exceed, or ''."""
-    for name, most in (self._limits | self._shares).items():
+    for name, most in self._own_limits.items():
       if self._spent[name] + cost[name] > most:
         return name
     return ''

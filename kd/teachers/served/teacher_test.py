@@ -222,7 +222,7 @@ def test_shares_of_a_budget_are_never_more_than_it(tmp_path):
   for number, spent in enumerate((3, 0, 1)):
     folder = tmp_path / str(number)
     folder.mkdir()
-    # What runs of another number of processes have spent counts too.
+    # Earlier runs have spent different amounts.
     budgets.append(budget_lib.Budget(str(folder), limits, prices))
     for _ in range(spent):
       budgets[-1].reserve(1, 0)
